@@ -1,0 +1,348 @@
+"""The TOML file as frozen models: every key, default and bound, with units in the names.
+
+All problems are reported at once, each on a line with its place in the file. Secrets come only by `*_env` or `*_file` and are read by
+`read_secret`; they are never printed. Knows nobody but `domain` and `errors`.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+import re
+import tomllib
+import zoneinfo
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from proxy import domain
+from proxy.errors import SetupError
+
+Dialect = Literal["openai", "anthropic", "gemini", "ollama"]
+LEDGER_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+WINDOW_SECONDS_MAX = 366 * 86_400
+
+
+def _nanocredits(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
+        raise ValueError("give an amount of credits as a decimal string, such as \"12.5\"")
+    return domain.nanocredits_from_credits(str(value))
+
+
+def _not_negative(value: int) -> int:
+    if value < 0:
+        raise ValueError("must not be negative")
+    return value
+
+
+def _window(value: str) -> str:
+    if value in ("hour", "day", "week", "month", "ever"):
+        return value
+    seconds = re.fullmatch(r"([1-9][0-9]{0,8})s", value)
+    if seconds is None or int(seconds.group(1)) > WINDOW_SECONDS_MAX:
+        raise ValueError('must be hour, day, week, month, ever, or a number of seconds such as "18000s"')
+    return value
+
+
+def _time_zone(value: str) -> str:
+    try:
+        zoneinfo.ZoneInfo(value)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"{value!r} is not an IANA time zone, such as \"Europe/Berlin\"") from error
+    return value
+
+
+def _pattern(value: str) -> str:
+    if not value or "*" in value[:-1] or len(value) > 256 or not value.isprintable():
+        raise ValueError("must be a model's exact name, or a prefix with one trailing *")
+    return value
+
+
+def _base_url(value: str) -> str:
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query or parts.fragment:
+        raise ValueError("must be http(s)://host[:port][/path], without user, query or fragment")
+    return value.rstrip("/")
+
+
+def _address(value: str) -> str:
+    host, separator, port = value.rpartition(":")
+    if not separator or not host or not port.isdigit() or int(port) > 65_535:
+        raise ValueError("must be HOST:PORT, such as 127.0.0.1:8080")
+    return value
+
+
+Nanocredits = Annotated[int, BeforeValidator(_nanocredits)]
+Amount = Annotated[int, BeforeValidator(_nanocredits), AfterValidator(_not_negative)]
+Identifier = Annotated[str, Field(pattern=f"^{domain.IDENTIFIER_PATTERN}$")]
+ModelPattern = Annotated[str, AfterValidator(_pattern)]
+Address = Annotated[str, AfterValidator(_address)]
+
+
+class Section(BaseModel):
+    """A table of the file: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, validate_default=False)
+
+
+class Listen(Section):
+    proxy: Address = "127.0.0.1:8080"
+    admin: Address = "127.0.0.1:8081"
+    workers: int = Field(default=1, ge=1, le=256)
+    body_max_bytes: int = Field(default=32 * 2**20, ge=1024, le=2**30)
+    header_timeout_s: float = Field(default=75.0, gt=0, le=3600)
+    """How long a connection may idle, or dribble a request's head, before it is closed."""
+    body_timeout_s: float = Field(default=60.0, gt=0, le=3600)
+    drain_timeout_s: float = Field(default=30.0, ge=0, le=3600)
+    """How long running requests may go on after SIGTERM; then they are cut and settled."""
+
+
+class LedgerSection(Section):
+    url: str = "embedded"
+    password_env: str | None = None
+    password_file: Path | None = None
+    data_dir: Path = Path("ledger-data")
+    hold_ttl_s: int = Field(default=60, ge=3, le=3600)
+    slice_tokens: int = Field(default=256, ge=1, le=65_536)
+    deadline_ms: int = Field(default=1000, ge=20, le=60_000)
+    """How long one call may take, repeats included, before it counts as failed."""
+    on_failure: Literal["refuse", "allow"] = "refuse"
+    allow_max: Amount = domain.NANOCREDITS_PER_CREDIT
+    """With on_failure = "allow": credits that one worker lets through unpaid in one outage."""
+    audit_interval_s: float = Field(default=60.0, ge=1, le=86_400)
+
+    @model_validator(mode="after")
+    def _check_url(self) -> Self:
+        if self.url != "embedded" and urlsplit(self.url).scheme not in LEDGER_SCHEMES:
+            raise ValueError(f'url must be "embedded" or start with one of: {", ".join(s + "://" for s in LEDGER_SCHEMES)}')
+        return self
+
+
+class Admin(Section):
+    token_env: str | None = None
+    token_file: Path | None = None
+    tokens: tuple[AdminToken, ...] = ()
+
+
+class AdminToken(Section):
+    name: Identifier
+    role: Literal["viewer", "operator", "owner"]
+    token_env: str | None = None
+    token_file: Path | None = None
+
+
+class Compat(Section):
+    budget_status: Literal[402, 429, 403] = 402
+
+
+class Upstream(Section):
+    name: Identifier
+    base_url: Annotated[str, AfterValidator(_base_url)]
+    dialects: tuple[Dialect, ...] | None = None
+    """Which APIs it speaks; omitted: every one."""
+    models: tuple[ModelPattern, ...] = ("*",)
+    api_key_env: str | None = None
+    api_key_file: Path | None = None
+    seats: int | None = Field(default=None, ge=1, le=1_000_000)
+    queue_timeout_s: float = Field(default=30.0, ge=0, le=3600)
+    queue_depth_per_account: int = Field(default=64, ge=0, le=100_000)
+    missing_usage: Literal["count", "estimate"] = "count"
+    cut: Literal["error", "length"] = "error"
+    connect_timeout_s: float = Field(default=10.0, gt=0, le=300)
+    first_byte_timeout_s: float = Field(default=600.0, gt=0, le=86_400)
+    idle_timeout_s: float = Field(default=300.0, gt=0, le=86_400)
+    """Silence between two bytes of an answer after which the upstream counts as gone."""
+    total_timeout_s: float = Field(default=3600.0, gt=0, le=86_400)
+    output_tokens_max: int = Field(default=32_768, ge=1, le=10_000_000)
+    """What a non-streamed request that names no maximum is held for, per answer."""
+    image_tokens: int = Field(default=8_192, ge=0, le=10_000_000)
+    audio_tokens: int = Field(default=16_384, ge=0, le=10_000_000)
+    file_tokens: int = Field(default=131_072, ge=0, le=10_000_000)
+    connections_max: int = Field(default=4096, ge=1, le=100_000)
+
+
+class PriceRow(Section):
+    model: ModelPattern
+    effective: dt.date | dt.datetime = dt.date(1970, 1, 1)
+    input: Amount | None = None
+    output: Amount | None = None
+    cached_input: Amount | None = None
+    cache_write: Amount | None = None
+    audio_input: Amount | None = None
+    reasoning: Amount | None = None
+    audio_output: Amount | None = None
+    image: Amount | None = None
+    request: Amount = 0
+    second: Amount | None = None
+    megabyte: Amount | None = None
+    level: Identifier | None = None
+
+    @model_validator(mode="after")
+    def _check_priced(self) -> Self:
+        kinds = (self.input, self.output, self.image, self.second, self.megabyte)
+        if all(kind is None for kind in kinds) and self.request == 0:
+            raise ValueError("prices nothing; give at least one of input, output, request, image, second, megabyte")
+        return self
+
+    def to_price(self, source: Literal["file", "api"] = "file") -> domain.Price:
+        row = self.model_dump(exclude={"effective"})
+        return domain.Price(effective_at_ms=milliseconds(self.effective), source=source, **row)
+
+
+class LimitRow(Section):
+    credits: Amount
+    window: Annotated[str, AfterValidator(_window)] = "day"
+    time_zone: Annotated[str, AfterValidator(_time_zone)] = "UTC"
+    rollover: Literal["none", "capped", "full"] = "none"
+    rollover_max: Amount | None = None
+
+    @model_validator(mode="after")
+    def _check_rollover(self) -> Self:
+        if (self.rollover == "capped") != (self.rollover_max is not None):
+            raise ValueError('rollover_max belongs to rollover = "capped", which needs it')
+        if self.window == "ever" and self.rollover != "none":
+            raise ValueError('a limit for window = "ever" has nothing to roll over')
+        return self
+
+    def to_limit(self) -> domain.Limit:
+        return domain.Limit(self.credits, self.window, self.time_zone, self.rollover, self.rollover_max or 0)
+
+
+def unique_limits(rows: tuple[LimitRow, ...]) -> tuple[LimitRow, ...]:
+    """The rows as given; ValueError where two share a window, for then the smaller alone would count."""
+    keys = [row.to_limit().key for row in rows]
+    if len(set(keys)) != len(keys):
+        raise ValueError(f"two limits share the window {max(keys, key=keys.count)}; keep the smaller one")
+    return rows
+
+
+LimitRows = Annotated[tuple[LimitRow, ...], Field(max_length=8), AfterValidator(unique_limits)]
+
+
+class PlanRow(Section):
+    name: Identifier
+    weight: int = Field(default=1, ge=1, le=1_000_000)
+    limits: LimitRows = ()
+    models: tuple[ModelPattern, ...] = ("*",)
+    transfers: bool = False
+
+    def to_plan(self) -> domain.Plan:
+        return domain.Plan(self.name, tuple(row.to_limit() for row in self.limits), self.weight, self.models, self.transfers)
+
+
+class AccountRow(Section):
+    id: Identifier
+    parent: Identifier | None = None
+    plan: Identifier | None = None
+    weight: int | None = Field(default=None, ge=1, le=1_000_000)
+    limits: LimitRows | None = None
+    labels: dict[Identifier, Annotated[str, Field(max_length=256)]] = Field(default_factory=dict, max_length=32)
+    key_env: str | None = None
+    """An API key of the operator's own making for this account, from the environment."""
+
+
+class Config(Section):
+    """The whole file."""
+
+    listen: Listen = Listen()
+    ledger: LedgerSection = LedgerSection()
+    admin: Admin = Admin()
+    compat: Compat = Compat()
+    upstream: tuple[Upstream, ...] = ()
+    price: tuple[PriceRow, ...] = ()
+    plan: tuple[PlanRow, ...] = ()
+    account: tuple[AccountRow, ...] = ()
+
+    @model_validator(mode="after")
+    def _check_whole(self) -> Self:
+        problems = [*_repeated("upstream", [u.name for u in self.upstream]), *_repeated("plan", [p.name for p in self.plan])]
+        problems += _repeated("account", [a.id for a in self.account])
+        problems += _repeated("price", [f"{p.model} from {p.effective}" for p in self.price])
+        plans = {p.name for p in self.plan}
+        earlier: set[str] = set()
+        for account in self.account:
+            if account.plan is not None and account.plan not in plans:
+                problems.append(f"account {account.id}: there is no plan {account.plan!r}")
+            if account.parent is not None and account.parent not in earlier:
+                problems.append(f"account {account.id}: its parent {account.parent!r} must stand before it")
+            earlier.add(account.id)
+        if self.account and not self.plan:
+            problems.append("accounts need at least one [[plan]]")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+Admin.model_rebuild()
+Config.model_rebuild()
+
+
+def _repeated(table: str, names: list[str]) -> list[str]:
+    return [f"{table} {name!r} stands twice" for name in sorted({n for n in names if names.count(n) > 1})]
+
+
+def milliseconds(moment: dt.date | dt.datetime) -> int:
+    """Milliseconds since 1970; a date, or a time without a zone, counts in UTC."""
+    if not isinstance(moment, dt.datetime):
+        moment = dt.datetime(moment.year, moment.month, moment.day, tzinfo=dt.UTC)
+    elif moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    return round(moment.timestamp() * 1000)
+
+
+def load(file: Path) -> Config:
+    """The configuration in a file. Raises SetupError with one line for each problem."""
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SetupError(f"{file}: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SetupError(f"{file}: {error}") from error
+    return validate(document, source=str(file))
+
+
+def validate(document: dict[str, Any], *, source: str) -> Config:
+    """The configuration in a parsed document. Raises SetupError with one line for each problem."""
+    try:
+        return Config.model_validate(document)
+    except ValidationError as error:
+        lines = (f"{source}: {_place(e['loc'])}{e['msg'].removeprefix('Value error, ')}" for e in error.errors())
+        raise SetupError("\n".join(lines)) from None
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    return f"{place}: " if place else ""
+
+
+def read_secret(*, env: str | None, file: Path | None, what: str) -> str | None:
+    """The secret that a pair of `*_env` and `*_file` keys names; None where neither is set.
+
+    Raises SetupError where the variable or file is missing or empty: an empty secret would be no secret.
+    """
+    if env is not None:
+        value = os.environ.get(env, "").strip()
+        if not value:
+            raise SetupError(f"{what}: the environment variable {env} is not set")
+        return value
+    if file is not None:
+        try:
+            value = file.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SetupError(f"{what}: cannot read {file}: {error}") from error
+        if not value:
+            raise SetupError(f"{what}: {file} is empty")
+        return value
+    return None
+
+
+def default_document(*, upstream_url: str) -> dict[str, Any]:
+    """What `serve --upstream URL` runs on without a file: one upstream, one price row for every model, one plan."""
+    return {
+        "upstream": [{"name": "upstream", "base_url": upstream_url}],
+        "price": [{"model": "*", "input": "1", "output": "4"}],
+        "plan": [{"name": "everyone", "limits": [{"credits": "10", "window": "day"}]}],
+    }

@@ -1,0 +1,469 @@
+"""The nouns every floor shares, with their units.
+
+Knows nothing above it: no I/O, no rules. Amounts of budget are integers in nanocredits (1 credit = 10^9), always below 2^53, because the
+ledger's scripts calculate in doubles. Ledger times are integers in milliseconds since 1970 (`_ms`), by the ledger server's clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from decimal import Decimal
+from typing import Literal, NewType, Protocol
+
+NANOCREDITS_PER_CREDIT = 1_000_000_000
+AMOUNT_MAX_NANOCREDITS = 2**53 - 1
+PATH_DEPTH_MAX = 8
+IDENTIFIER_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}"
+
+AccountId = NewType("AccountId", str)
+Path = tuple[AccountId, ...]
+"""An account and all above it, root first: `("org:acme", "user:ann")`."""
+
+AccountStatus = Literal["active", "suspended", "closed"]
+Rollover = Literal["none", "capped", "full"]
+
+
+# --- what an account may spend -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Credits that an account may spend in each window.
+
+    `window` is `hour`, `day`, `week` (from Monday), `month`, `ever`, or `<N>s`: N seconds that start at the first use after the window
+    before has ended. `time_zone` is an IANA name and shapes the calendar windows alone.
+    """
+
+    credits_nanocredits: int
+    window: str
+    time_zone: str = "UTC"
+    rollover: Rollover = "none"
+    rollover_max_nanocredits: int = 0
+
+    @property
+    def key(self) -> str:
+        """What tells one limit of an account from another; two limits of one account never share it."""
+        return self.window if self.window == "ever" or self.window.endswith("s") else f"{self.window}/{self.time_zone}"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A named set of limits, a weight and rules that many accounts share."""
+
+    name: str
+    limits: tuple[Limit, ...]
+    weight: int = 1
+    models: tuple[str, ...] = ("*",)
+    """Model patterns (exact, or a trailing `*`) that accounts of the plan may use."""
+    transfers: bool = False
+    """Whether its accounts may give credits away themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class LimitState:
+    """A limit and what it paid and keeps in its present window."""
+
+    limit: Limit
+    spent_nanocredits: int
+    held_nanocredits: int
+    carried_nanocredits: int
+    """Rolled over from windows before; remaining = limit + carried - spent - held, never shown below zero."""
+    starts_at_ms: int
+    resets_at_ms: int | None
+    """None where the window never ends."""
+
+    @property
+    def remaining_nanocredits(self) -> int:
+        return max(0, self.limit.credits_nanocredits + self.carried_nanocredits - self.spent_nanocredits - self.held_nanocredits)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """Credits added once; spent after the limits, by priority, then earliest expiry, then age."""
+
+    grant_id: str
+    credits_nanocredits: int
+    remaining_nanocredits: int
+    held_nanocredits: int
+    spent_nanocredits: int
+    priority: int
+    effective_at_ms: int
+    expires_at_ms: int | None
+    reason: str
+    created_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Everything an account did since it began, in nanocredits. `held` is the present sum over its open holds."""
+
+    spent: int = 0
+    held: int = 0
+    granted: int = 0
+    expired: int = 0
+    given: int = 0
+    revoked: int = 0
+    adjusted: int = 0
+    overrun: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Who holds a budget: its settings and its balances at one instant."""
+
+    id: AccountId
+    path: Path
+    plan: str
+    status: AccountStatus
+    weight: int
+    labels: Mapping[str, str]
+    own_limits: tuple[Limit, ...] | None
+    """None where the plan's limits apply."""
+    version: int
+    created_at_ms: int
+    limits: tuple[LimitState, ...] = ()
+    grants: tuple[Grant, ...] = ()
+    totals: Totals = Totals()
+    available_nanocredits: int | None = 0
+    """What could be spent now, every level of the path considered; None where no level has a limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """An API key as the ledger knows it: never the key itself."""
+
+    key_id: str
+    account: AccountId
+    created_at_ms: int
+    revoked_at_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """The account that a request's credentials stand for."""
+
+    account: AccountId
+    path: Path
+    plan: Plan
+    key_id: str
+
+
+# --- holds ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tightest:
+    """The limit of a path that leaves least, and what it leaves; for the response headers."""
+
+    account: AccountId
+    limit_key: str
+    credits_nanocredits: int
+    remaining_nanocredits: int
+    resets_at_ms: int | None
+    window_s: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Credits reserved for one request. `amount` is all that was reserved so far, spent or not."""
+
+    hold_id: str
+    path: Path
+    amount_nanocredits: int
+    tightest: Tightest | None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenHold:
+    """A hold as an operator sees it."""
+
+    hold_id: str
+    path: Path
+    amount_nanocredits: int
+    spent_nanocredits: int
+    created_at_ms: int
+    expires_at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """How a hold ended. `overrun` is what the request cost beyond what the path could pay."""
+
+    hold_id: str
+    state: Literal["settled", "voided", "expired"]
+    spent_nanocredits: int
+    overrun_nanocredits: int
+    tightest: Tightest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One line of an account's history."""
+
+    entry_id: str
+    at_ms: int
+    verb: str
+    id: str
+    path: Path
+    amount_nanocredits: int
+    memo: str
+    postings: tuple[Posting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Posting:
+    """`amount` moved between two places of one source (a limit's window or a grant) of one account."""
+
+    account: AccountId
+    source: str
+    origin: str
+    target: str
+    amount_nanocredits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """A line of the audit log: who changed what, from what, to what, and why."""
+
+    event_id: str
+    at_ms: int
+    actor: str
+    action: str
+    subject: str
+    before: str
+    after: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AuditReport:
+    """What an audit checked, and each account whose books do not balance."""
+
+    accounts: int
+    entries: int
+    open_holds: int
+    broken: tuple[str, ...]
+
+
+# --- what a request uses and costs -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Disjoint counts by kind: `input` leaves out cached and audio input, `output` leaves out reasoning and audio output."""
+
+    input: int = 0
+    cached_input: int = 0
+    cache_write: int = 0
+    audio_input: int = 0
+    output: int = 0
+    reasoning: int = 0
+    audio_output: int = 0
+    image: int = 0
+    second: int = 0
+    megabyte: int = 0
+
+    @property
+    def input_tokens(self) -> int:
+        return self.input + self.cached_input + self.cache_write + self.audio_input
+
+    @property
+    def output_tokens(self) -> int:
+        return self.output + self.reasoning + self.audio_output
+
+
+USAGE_KINDS: tuple[str, ...] = tuple(f.name for f in fields(Usage))
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """One dated, immutable row of the price book: nanocredits per million tokens by kind, or per piece for the units.
+
+    A kind that is None falls back: cached_input, cache_write, audio_input to `input`; reasoning, audio_output to `output`. A request
+    whose operation needs a kind that is not priced even so (`input`, `output` or a unit) is refused, never free.
+    """
+
+    model: str
+    effective_at_ms: int
+    input: int | None = None
+    output: int | None = None
+    cached_input: int | None = None
+    cache_write: int | None = None
+    audio_input: int | None = None
+    reasoning: int | None = None
+    audio_output: int | None = None
+    image: int | None = None
+    request: int = 0
+    second: int | None = None
+    megabyte: int | None = None
+    level: str | None = None
+    source: Literal["file", "api"] = "file"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a dialect read from a request: all that admission and metering need to know of it."""
+
+    operation: str
+    """The dialect's own name of the endpoint: `chat`, `completions`, `responses`, `embeddings`, `models`."""
+    model: str
+    stream: bool
+    choices: int
+    """How many answers are generated and paid for: `n`, or `best_of` where that is larger."""
+    output_tokens_max: int | None
+    """Per choice, the largest of the maxima the request names; None where it names none; 0 where the operation has no output."""
+    input_tokens_bound: int
+    """No fewer than the upstream will count, media by the operator's rule."""
+    input_tokens_counted: int
+    """What is charged for input when usage never comes."""
+    wants_usage: bool
+    """Whether the client itself asked for the usage chunk of a stream."""
+    document: Mapping[str, object] = field(compare=False, default_factory=dict)
+    """The parsed body, for the rewrite before it is forwarded."""
+
+
+# --- seams -----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A run of upstream bytes that is forwarded or withheld as a whole, and what the dialect read in it."""
+
+    data: bytes
+    """Exactly what to forward; empty where the piece is taken out (a usage chunk that the client did not ask for)."""
+    output_tokens: int = 0
+    """Output counted in this piece: at least one per delta with content."""
+    usage: Usage | None = None
+    """Cumulative usage reported in this piece, when it can be believed."""
+    last: bool = False
+    """The dialect's end marker: held back until the hold is settled."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a dialect read from a whole, non-streamed answer."""
+
+    usage: Usage | None
+    output_tokens_counted: int
+
+
+class StreamReader(Protocol):
+    """Reads one streamed answer; any chunking gives the same pieces, and the pieces' bytes are the stream's."""
+
+    deltas: int
+    """Deltas with content so far: a floor under what the upstream may report."""
+    usage_rejected: bool
+    """Whether the upstream reported usage that cannot be believed."""
+    ended: bool
+    """Whether the dialect's end marker has been seen."""
+    failed: bool
+    """Whether the upstream sent an error event."""
+
+    def feed(self, chunk: bytes) -> Sequence[Piece]: ...
+
+    def close(self) -> Sequence[Piece]:
+        """What is left when the upstream's bytes end."""
+        ...
+
+
+class Ledger(Protocol):
+    """The budget verbs. Every call is safe to repeat with the same id; the same id with other arguments raises Conflict.
+
+    All raise `errors.LedgerUnavailable` when the ledger does not answer within the deadline, and `errors.Refusal` for an expected no.
+    """
+
+    async def hold(self, path: Path, hold_id: str, *, want_nanocredits: int, least_nanocredits: int) -> Hold:
+        """Reserve as much of `want` as every level can pay, at least `least`, at every level of the path in one step.
+
+        Raises Refusal: insufficient_quota, request_exceeds_budget, budget_in_flight, account_suspended.
+        """
+        ...
+
+    async def debit(self, path: Path, hold_id: str, *, spent_nanocredits: int) -> bool:
+        """Record the cumulative total spent so far and keep the hold alive; False when the hold is no longer open."""
+        ...
+
+    async def extend(
+        self, path: Path, hold_id: str, *, sequence: int, spent_nanocredits: int, want_nanocredits: int
+    ) -> Hold | None:
+        """Debit, then reserve up to `want` more (possibly 0); the hold as it is now, or None when it is no longer open."""
+        ...
+
+    async def settle(
+        self, path: Path, hold_id: str, *, spent_nanocredits: int, overrun_nanocredits: int = 0, memo: str = ""
+    ) -> Settlement:
+        """End a hold at its exact cost and return the rest.
+
+        Cost beyond the hold is paid by what the path has left, and what it cannot pay is booked as overrun, together with
+        `overrun_nanocredits`. A hold that has expired before is settled once more by the difference.
+        """
+        ...
+
+    async def void(self, path: Path, hold_id: str) -> Settlement:
+        """End a hold and return all that it did not spend."""
+        ...
+
+    async def grant(
+        self,
+        path: Path,
+        grant_id: str,
+        *,
+        credits_nanocredits: int,
+        priority: int = 0,
+        effective_at_ms: int | None = None,
+        expires_at_ms: int | None = None,
+        reason: str = "",
+    ) -> Grant: ...
+
+    async def revoke(self, path: Path, grant_id: str, *, operation_id: str, reason: str = "") -> Grant:
+        """Take back what a grant has left; what is held of it stays with its hold. Raises Refusal: grant_not_found."""
+        ...
+
+    async def adjust(self, path: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> Settlement:
+        """Correct what was spent at every level of the path: negative gives back, positive charges.
+
+        A charge is paid like any other; what cannot be paid is overrun. Raises Refusal: adjustment_exceeds_spent.
+        """
+        ...
+
+    async def transfer(self, source: Path, target: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> None:
+        """Give credits away: taken from what `source` has left at its own level, added to `target` as grants.
+
+        What came from a limit expires when that limit's window would have ended. Raises Refusal: insufficient_quota.
+        """
+        ...
+
+    async def set_limits(self, path: Path, operation_id: str, *, limits: tuple[Limit, ...] | None) -> None:
+        """Give an account limits of its own, or (None) its plan's again."""
+        ...
+
+    async def expire_due(self) -> int:
+        """End every hold whose time is over, charged as last recorded; how many."""
+        ...
+
+
+def credits_from_nanocredits(amount_nanocredits: int) -> str:
+    """An amount as people read it: a decimal string in credits, exact, without trailing zeros."""
+    sign = "-" if amount_nanocredits < 0 else ""
+    whole, fraction = divmod(abs(amount_nanocredits), NANOCREDITS_PER_CREDIT)
+    return f"{sign}{whole}.{fraction:09d}".rstrip("0").rstrip(".")
+
+
+def nanocredits_from_credits(credits: str | int | Decimal) -> int:
+    """The exact integer for a decimal amount of credits.
+
+    Raises ValueError where the amount is not a finite number, has more than 9 places or leaves the ledger's range.
+    """
+    try:
+        amount = Decimal(credits)
+    except ArithmeticError as error:
+        raise ValueError(f"{credits!r} is not a decimal number of credits") from error
+    if not amount.is_finite():
+        raise ValueError(f"{credits!r} is not a finite number of credits")
+    if abs(amount) > AMOUNT_MAX_NANOCREDITS // NANOCREDITS_PER_CREDIT:
+        raise ValueError(f"{credits} credits are beyond the ledger's range of {AMOUNT_MAX_NANOCREDITS // NANOCREDITS_PER_CREDIT}")
+    scaled = amount * NANOCREDITS_PER_CREDIT
+    if scaled != scaled.to_integral_value():
+        raise ValueError(f"{credits} credits have more than 9 decimal places")
+    return int(scaled)

@@ -1,0 +1,74 @@
+"""The ledger: budgets on a Redis or Valkey server. The only folder that knows Redis.
+
+Invariants, in words: at every level of a path, spent + held never passes limit + carried + grants; a hold ends once; every call can be
+repeated; every change writes its journal entry in the same step, and folding the journal gives the balances (`journal.audit` proves it).
+`lua/` has one verb per file; `engine` carries calls out, `budget` are the verbs, `directory` the names, `embedded` the server of our own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+
+from proxy import config
+from proxy.ledger.budget import RedisLedger
+from proxy.ledger.connection import connector
+from proxy.ledger.directory import Directory, Page
+from proxy.ledger.engine import Engine, Observe
+from proxy.ledger.journal import Journal
+
+__all__ = ["Directory", "Journal", "Page", "RedisLedger", "Store", "open_ledger"]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """One process's view of the ledger."""
+
+    ledger: RedisLedger
+    directory: Directory
+    journal: Journal
+    engine: Engine
+
+    async def ping(self) -> None:
+        """Raises LedgerUnavailable."""
+        await self.engine.command("PING")
+
+    async def check(self) -> list[str]:
+        """What makes the server unsafe to keep budgets on; empty where nothing does. Raises LedgerUnavailable."""
+        problems = []
+        memory = (await self.engine.command("INFO", "memory")).decode()
+        if "maxmemory_policy:" in memory and "maxmemory_policy:noeviction" not in memory:
+            problems.append("the ledger server may evict keys: set maxmemory-policy noeviction, or balances would vanish")
+        replication = (await self.engine.command("INFO", "replication")).decode()
+        if "role:slave" in replication:
+            problems.append("the ledger server is a replica: connect to its primary")
+        return problems
+
+
+@contextlib.asynccontextmanager
+async def open_ledger(
+    section: config.LedgerSection,
+    *,
+    url: str | None = None,
+    now_ms: Callable[[], int] | None = None,
+    observe: Observe | None = None,
+) -> AsyncIterator[Store]:
+    """Connect to the ledger that the configuration names (`url` instead: the embedded server's).
+
+    `now_ms` replaces the server's clock, in simulations and tests alone. Raises LedgerUnavailable, SetupError.
+    """
+    password = config.read_secret(env=section.password_env, file=section.password_file, what="[ledger] password")
+    deadline_s = section.deadline_ms / 1000
+    connect = connector(url or section.url, password=password, timeout_s=deadline_s)
+    engine = Engine(connect, deadline_s=deadline_s, now_ms=now_ms, **({"observe": observe} if observe else {}))
+    try:
+        await engine.start()
+        directory = Directory(engine)
+        await directory.start()
+        ledger = RedisLedger(engine, directory, hold_ttl_ms=section.hold_ttl_s * 1000)
+        yield Store(ledger, directory, Journal(engine, directory), engine)
+    finally:
+        await engine.close()
+
+

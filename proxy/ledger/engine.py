@@ -1,0 +1,159 @@
+"""Carries the ledger's calls out: scripts, repeats within the deadline, the server's clock, durability.
+
+Everything sent through here is safe to repeat, because every verb knows its id; so a lost answer is asked for again until the deadline,
+and only then is the ledger unavailable. Knows scripts by name and replies by their first word, but no rule of any budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+
+from proxy.errors import LedgerUnavailable
+from proxy.ledger import scripts
+from proxy.ledger.wire import Connect, ConnectionLost, ServerError, Wire
+
+NOT_CARRIED_OUT = frozenset({"LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "NOREPLICAS"})
+"""Answers that say: not now, nothing was done."""
+REPEAT_PAUSE_S = 0.01
+FSYNC_WAIT_MS = 2_000
+
+Observe = Callable[[str, float], None]
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def _ignore(_verb: str, _duration_s: float) -> None:
+    return None
+
+
+class Engine:
+    """One process's way to one ledger server."""
+
+    def __init__(
+        self, connect: Connect, *, deadline_s: float, now_ms: Callable[[], int] | None = None, observe: Observe = _ignore
+    ) -> None:
+        self._wire = Wire(connect, deadline_s=deadline_s / 2)
+        self._durable_wire = Wire(connect, deadline_s=deadline_s + FSYNC_WAIT_MS / 1000)
+        self._deadline_s = deadline_s
+        self._simulated_now_ms = now_ms
+        self._clock_offset_ms = 0.0
+        self._clock_known = False
+        self._flags = False
+        self._can_fsync = False
+        self.observe = observe
+
+    async def start(self) -> None:
+        """Connect and learn the server's version and clock. Raises LedgerUnavailable."""
+        self._wire.start()
+        self._durable_wire.start()
+        await self.learn_server()
+
+    async def learn_server(self) -> None:
+        information = (await self.command("INFO", "server")).decode()
+        persistence = (await self.command("INFO", "persistence")).decode()
+        version = _field(information, "valkey_version") or _field(information, "redis_version") or "0"
+        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+        self._flags = numbers >= (7, 0)
+        self._can_fsync = numbers >= (7, 2) and _field(persistence, "aof_enabled") == "1"
+        seconds, microseconds = await self.command("TIME")
+        self._set_clock(int(seconds) * 1000 + int(microseconds) // 1000)
+
+    async def close(self) -> None:
+        await self._wire.close()
+        await self._durable_wire.close()
+
+    def now_ms(self) -> int:
+        """The server's clock as last heard, or the simulated one."""
+        if self._simulated_now_ms is not None:
+            return self._simulated_now_ms()
+        return int(time.monotonic() * 1000 + self._clock_offset_ms)
+
+    def _set_clock(self, server_ms: int) -> None:
+        offset_ms = server_ms - time.monotonic() * 1000
+        # Answers travel: of several that nearly agree the largest was the fastest; a jump of the server's clock is followed.
+        if not self._clock_known or offset_ms > self._clock_offset_ms or self._clock_offset_ms - offset_ms > 50:
+            self._clock_offset_ms = offset_ms
+            self._clock_known = True
+
+    async def run(self, verb: str, keys: Sequence[str], arguments: dict[str, Any], *, durable: bool = False) -> list[Any]:
+        """One verb on the accounts of `keys`: the script's answer, its first word as text.
+
+        Raises LedgerUnavailable. With `durable` the answer waits until the server has it on disk, where the server can say so.
+        """
+        if self._simulated_now_ms is not None:
+            arguments["now"] = self._simulated_now_ms()
+        reply = await self.script(verb, keys, [_encode(arguments)], durable=durable)
+        reply[0] = reply[0].decode()
+        self._set_clock(reply[1])
+        return reply
+
+    async def script(self, name: str, keys: Sequence[str], values: Sequence[bytes | str | int], *, durable: bool = False) -> Any:
+        script = scripts.load(name, flags=self._flags)
+        command = ("EVALSHA", script.sha, len(keys), *keys, *values)
+        began = time.monotonic()
+        try:
+            reply = await self._repeat(self._durable_wire if durable else self._wire, command, script)
+            if durable and self._can_fsync:
+                await self._repeat(self._durable_wire, ("WAITAOF", 1, 0, FSYNC_WAIT_MS), None)
+            return reply
+        finally:
+            self.observe(name, time.monotonic() - began)
+
+    async def command(self, *command: str | bytes | int) -> Any:
+        """A plain command that is safe to repeat. Raises LedgerUnavailable."""
+        return await self._repeat(self._wire, command, None)
+
+    def post(self, *command: str | bytes | int) -> None:
+        """Send a plain command ahead of whatever is sent next, and do not wait for its answer."""
+        self._wire.send(*command).add_done_callback(_retrieve)
+
+    async def commands(self, *commands: tuple[str | bytes | int, ...]) -> list[Any]:
+        """Several plain commands in one round trip."""
+        return list(await asyncio.gather(*(self._repeat(self._wire, command, None) for command in commands)))
+
+    async def _repeat(self, wire: Wire, command: tuple[str | bytes | int, ...], script: scripts.Script | None) -> Any:
+        try:
+            return await wire.send(*command)
+        except (ConnectionLost, ServerError) as error:
+            return await self._repeat_until_deadline(wire, command, script, error)
+
+    async def _repeat_until_deadline(
+        self, wire: Wire, command: tuple[str | bytes | int, ...], script: scripts.Script | None, error: Exception
+    ) -> Any:
+        """The slow way, once something went wrong; kept apart so that the common way is one await."""
+        ends_s = time.monotonic() + self._deadline_s
+        while True:
+            if isinstance(error, ServerError):
+                if error.code == "NOSCRIPT" and script is not None:
+                    wire.send("SCRIPT", "LOAD", script.source).add_done_callback(_retrieve)
+                elif error.code in NOT_CARRIED_OUT:
+                    await asyncio.sleep(REPEAT_PAUSE_S)
+                else:
+                    raise LedgerUnavailable(f"the ledger answered: {error}") from error
+            else:
+                await asyncio.sleep(REPEAT_PAUSE_S)
+            if time.monotonic() >= ends_s:
+                raise LedgerUnavailable("the ledger does not answer within the deadline") from error
+            try:
+                return await wire.send(*command)
+            except (ConnectionLost, ServerError) as again:
+                error = again
+
+
+def _retrieve(answer: asyncio.Future[Any]) -> None:
+    """Take note of an answer that nobody waits for."""
+    if not answer.cancelled():
+        answer.exception()
+
+
+def _field(information: str, name: str) -> str | None:
+    for line in information.splitlines():
+        key, _, value = line.partition(":")
+        if key == name:
+            return value
+    return None

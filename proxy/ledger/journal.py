@@ -1,0 +1,198 @@
+"""The journal: reading it, folding it, and proving that it gives the balances.
+
+An audit takes each account's balances at one instant together with how far the journal had come, folds the journal up to just there, and
+compares; so it runs beside full traffic. What is folded is kept, so that the next audit reads only what is new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from proxy.domain import AccountId, AuditReport, JournalEntry, OpenHold, Path, Posting
+from proxy.ledger import keys, records
+from proxy.ledger.directory import PAGE_MAX, Directory, Page
+from proxy.ledger.engine import Engine
+from proxy.policy.conservation import Fold, Stored, broken_books
+
+BATCH = 500
+
+
+@dataclass(slots=True)
+class _Folded:
+    """A root's journal up to and with entry `upto`."""
+
+    upto: str = "0-0"
+    entries: int = 0
+    fold: Fold = field(default_factory=Fold)
+
+
+class Journal:
+    """Reads histories and proves balances."""
+
+    def __init__(self, engine: Engine, directory: Directory) -> None:
+        self._engine = engine
+        self._directory = directory
+        self._folded: dict[str, _Folded] = {}
+
+    async def entries(self, account_id: AccountId, *, after: str | None = None, limit: int = 100) -> Page[JournalEntry]:
+        """An account's history, newest first. Raises Refusal: account_not_found."""
+        path = await self._directory.path(account_id)
+        index = keys.journal_index(path[0], account_id)
+        end = int(after) if after is not None else await self._engine.command("LLEN", index)
+        begin = max(0, end - min(limit, PAGE_MAX))
+        if end <= 0:
+            return Page((), None)
+        ids = await self._engine.command("LRANGE", index, begin, end - 1)
+        journal = keys.of_root(path[0], keys.JOURNAL)
+        rows = await self._engine.commands(*(("XRANGE", journal, entry, entry) for entry in reversed(ids)))
+        return Page(tuple(_entry(*row[0]) for row in rows if row), str(begin) if begin else None)
+
+    async def holds(self, account_id: AccountId, *, after: str | None = None, limit: int = 100) -> Page[OpenHold]:
+        """The open holds that go through an account, the first to expire first. Raises Refusal: account_not_found."""
+        path = await self._directory.path(account_id)
+        start = int(after) if after is not None else 0
+        found: list[OpenHold] = []
+        while len(found) < limit:
+            ids = await self._engine.command("ZRANGE", keys.of_root(path[0], keys.DEADLINES), start, start + BATCH - 1)
+            for hold_id, hold in zip(ids, await self._read_holds(path[0], ids), strict=True):
+                start += 1
+                if hold is not None and account_id in hold.path:
+                    found.append(hold)
+                if len(found) == limit:
+                    return Page(tuple(found), str(start))
+                del hold_id
+            if len(ids) < BATCH:
+                break
+        return Page(tuple(found), None)
+
+    async def _read_holds(self, root: str, ids: list[bytes]) -> list[OpenHold | None]:
+        names = ("state", "path", "amount", "spent", "created", "deadline")
+        rows = await self._engine.commands(*(("HMGET", keys.hold(root, raw.decode()), *names) for raw in ids))
+        return [
+            OpenHold(raw.decode(), records.decode_path(row[1]), int(row[2]), int(row[3]), int(row[4]), int(row[5]))
+            if row[0] == b"open"
+            else None
+            for raw, row in zip(ids, rows, strict=True)
+        ]
+
+    # --- the audit ---------------------------------------------------------------------------------------------------------------
+
+    async def audit(self) -> AuditReport:
+        """Prove conservation for every account. Raises LedgerUnavailable."""
+        accounts = entries = open_holds = 0
+        broken: list[str] = []
+        roots: set[str] = set()
+        async for path in self._paths():
+            accounts += 1
+            roots.add(path[0])
+            broken.extend(await self._audit_account(path))
+        for root in sorted(roots):
+            holds, problem = await self._audit_holds(root)
+            open_holds += holds
+            broken.extend(problem)
+            entries += self._folded[root].entries
+        return AuditReport(accounts, entries, open_holds, tuple(broken))
+
+    async def _paths(self) -> AsyncIterator[Path]:
+        after = "-"
+        while ids := await self._engine.command("ZRANGEBYLEX", keys.ACCOUNTS, after, "+", "LIMIT", 0, BATCH):
+            texts = await self._engine.commands(*(("GET", keys.path_of(raw.decode())) for raw in ids))
+            for text in texts:
+                yield records.decode_path(text)
+            after = f"({ids[-1].decode()}"
+
+    async def _audit_account(self, path: Path) -> list[str]:
+        reply = await self._directory.raw_snapshot(path)
+        folded = await self._fold_to(path[0], reply[2].decode())
+        fields = records.pairs(reply[3 + 2 * (len(path) - 1)])
+        grants = records.pairs(reply[4 + 2 * (len(path) - 1)])
+        return [f"{path[-1]}: {problem}" for problem in broken_books(folded.fold, path[-1], _stored(fields, grants))]
+
+    async def _fold_to(self, root: str, upto: str) -> _Folded:
+        """Fold a root's journal up to and with an entry; one that was folded further is begun again."""
+        folded = self._folded.setdefault(root, _Folded())
+        if _position(upto) < _position(folded.upto):
+            folded = self._folded[root] = _Folded()
+        journal = keys.of_root(root, keys.JOURNAL)
+        while _position(folded.upto) < _position(upto):
+            rows = await self._engine.command("XRANGE", journal, f"({folded.upto}", upto, "COUNT", BATCH)
+            if not rows:
+                break
+            for row in rows:
+                folded.fold.add(_entry(*row))
+            folded.entries += len(rows)
+            folded.upto = rows[-1][0].decode()
+        return folded
+
+    async def _audit_holds(self, root: str) -> tuple[int, list[str]]:
+        """Compare what the accounts hold with the sum over the open holds, at a moment at which nothing moved."""
+        journal, deadlines = keys.of_root(root, keys.JOURNAL), keys.of_root(root, keys.DEADLINES)
+        count = 0
+        for _ in range(5):
+            before = await self._engine.command("XREVRANGE", journal, "+", "-", "COUNT", 1)
+            ids = await self._engine.command("ZRANGE", deadlines, 0, -1)
+            held: dict[str, int] = {}
+            count = len(ids)
+            for start in range(0, count, BATCH):
+                for hold in await self._read_holds(root, ids[start : start + BATCH]):
+                    for account in hold.path if hold is not None else ():
+                        assert hold is not None
+                        held[account] = held.get(account, 0) + hold.amount_nanocredits - hold.spent_nanocredits
+            after = await self._engine.command("XREVRANGE", journal, "+", "-", "COUNT", 1)
+            if before != after:
+                continue
+            folded = await self._fold_to(root, after[0][0].decode() if after else "0-0")
+            keeps = folded.fold.held_by_account()
+            wrong = sorted(a for a in keeps.keys() | held.keys() if keeps.get(a, 0) != held.get(a, 0))
+            return count, [f"{a}: holds {keeps.get(a, 0)}, its open holds keep {held.get(a, 0)} (nanocredits)" for a in wrong]
+        return count, []
+
+
+def _position(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, number = entry_id.partition("-")
+    return int(milliseconds), int(number)
+
+
+def _entry(entry_id: bytes, flat: list[bytes]) -> JournalEntry:
+    fields = {name: value.decode() for name, value in records.pairs(flat).items()}
+    path = tuple(AccountId(part) for part in fields["p"].split(" "))
+    postings = []
+    for line in fields["t"].split(";") if fields["t"] else ():
+        level, source, origin, target, amount = line.split(" ")
+        postings.append(Posting(path[int(level)], source, origin, target, int(amount)))
+    text = entry_id.decode()
+    return JournalEntry(
+        entry_id=text,
+        at_ms=_position(text)[0],
+        verb=fields["v"],
+        id=fields["i"],
+        path=path,
+        amount_nanocredits=int(fields["n"]),
+        memo=fields["m"],
+        postings=tuple(postings),
+    )
+
+
+def _stored(fields: dict[str, bytes], grants: dict[str, bytes]) -> Stored:
+    windows = {}
+    for name, text in fields.items():
+        if name.startswith("w:"):
+            window = records.read_window(text)
+            key = name[2:] if "#" in name else f"{name[2:]}#{window.index}"
+            windows[key] = window.credits + window.carried, window.spent, window.held
+    places = {}
+    for grant_id, text in grants.items():
+        parts = text.decode().split(" ", 12)
+        _, _, _, _, credits_, spent, held, left, expired, given, revoked = (int(part) for part in parts[:11])
+        places[grant_id] = {
+            "credits": credits_,
+            "spent": spent,
+            "held": held,
+            "left": left,
+            "expired": expired,
+            "given": given,
+            "revoked": revoked,
+        }
+    totals = {name: int(fields.get(name, b"0")) for name in records.TOTALS}
+    return Stored(totals=totals, windows=windows, grants=places)

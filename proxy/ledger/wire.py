@@ -1,0 +1,177 @@
+"""One connection to the ledger's server that carries everything a loop tick has pending in one write.
+
+redis-py connects (URLs, TLS, passwords, Sentinel); from then on commands are packed and answers parsed by hiredis alone, because a
+pipeline costs a third of single calls (see the README's decisions). Knows nothing of budgets. It repeats nothing by itself: whether a
+call may be repeated is its sender's knowledge.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any, Protocol
+
+import hiredis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import RedisError
+
+from proxy.errors import LedgerUnavailable
+
+PENDING_MAX = 20_000
+"""Calls under way at once; more means that the server is far behind, and waiting would only make it worse."""
+READ_BYTES = 1 << 16
+RECONNECT_PAUSE_S = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
+
+Connect = Callable[[], Awaitable[AbstractConnection]]
+
+
+class ConnectionLost(Exception):
+    """The answer will not come; whether the call was carried out is not known."""
+
+
+class ServerError(Exception):
+    """The server answered with an error; the call was not carried out. `code` is the first word of it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = message.partition(" ")[0]
+
+
+class Streams(Protocol):
+    """What redis-py keeps of a connection."""
+
+    _reader: asyncio.StreamReader
+    _writer: asyncio.StreamWriter
+
+
+class Wire:
+    """Sends commands in order and gives each its answer."""
+
+    def __init__(self, connect: Connect, *, deadline_s: float) -> None:
+        self._connect = connect
+        self._deadline_s = deadline_s
+        self._loop = asyncio.get_running_loop()
+        self._unsent: list[bytes] = []
+        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._connection: AbstractConnection | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._flush_due = False
+        self._watch: asyncio.TimerHandle | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._closed = False
+        self.connected = asyncio.Event()
+
+    @property
+    def pending(self) -> int:
+        return len(self._waiting)
+
+    def start(self) -> None:
+        self._keeper = self._loop.create_task(self._keep_connected(), name="ledger-wire")
+
+    async def close(self) -> None:
+        self._closed = True
+        if self._watch is not None:
+            self._watch.cancel()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._keeper
+        await self._drop()
+
+    def send(self, *command: str | bytes | int) -> asyncio.Future[Any]:
+        """Queue a command for the end of this tick; its answer, or ConnectionLost, ServerError.
+
+        Raises LedgerUnavailable at once where too much is pending.
+        """
+        if len(self._waiting) >= PENDING_MAX or self._closed:
+            raise LedgerUnavailable("the ledger is too far behind")
+        answer: asyncio.Future[Any] = self._loop.create_future()
+        self._unsent.append(hiredis.pack_command(command))
+        self._waiting.append((self._loop.time() + self._deadline_s, answer))
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+        if self._watch is None:
+            self._watch = self._loop.call_later(self._deadline_s, self._check_deadline)
+        return answer
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        if self._writer is not None and self._unsent:
+            self._writer.write(b"".join(self._unsent) if len(self._unsent) > 1 else self._unsent[0])
+            self._unsent.clear()
+
+    def _check_deadline(self) -> None:
+        """Answers come in order, so the oldest call tells: when it is late, the connection is given up."""
+        self._watch = None
+        if not self._waiting:
+            return
+        late_in_s = self._waiting[0][0] - self._loop.time()
+        if late_in_s > 0:
+            self._watch = self._loop.call_later(late_in_s + 0.001, self._check_deadline)
+        else:
+            self._fail_all(ConnectionLost("no answer within the deadline"))
+            if self._writer is not None:
+                self._writer.transport.abort()
+                self._writer = None
+
+    def _fail_all(self, error: ConnectionLost) -> None:
+        waiting, self._waiting = self._waiting, deque()
+        self._unsent.clear()
+        for _, answer in waiting:
+            if not answer.done():
+                answer.set_exception(error)
+
+    async def _keep_connected(self) -> None:
+        attempt = 0
+        while True:
+            await asyncio.sleep(RECONNECT_PAUSE_S[min(attempt, len(RECONNECT_PAUSE_S) - 1)])
+            attempt += 1
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    self._connection = await self._connect()
+            except (OSError, TimeoutError, RedisError):
+                continue
+            try:
+                attempt = 1 if await self._read_answers(self._connection) else attempt
+            finally:
+                await self._drop()
+
+    async def _read_answers(self, connection: AbstractConnection) -> bool:
+        """Serve until the connection ends; whether it ever answered."""
+        streams: Streams = connection  # type: ignore[assignment]
+        self._writer = streams._writer
+        self.connected.set()
+        self._flush()
+        reader = hiredis.Reader(replyError=ServerError)
+        answered = False
+        while True:
+            try:
+                data = await streams._reader.read(READ_BYTES)
+            except OSError:
+                return answered
+            if not data or self._writer is not streams._writer:
+                return answered  # given up meanwhile: what still arrives answers calls that have failed already
+            answered = True
+            reader.feed(data)
+            while (reply := reader.gets()) is not False:
+                if not self._waiting:
+                    return answered
+                _, answer = self._waiting.popleft()
+                if answer.done():
+                    continue
+                if isinstance(reply, ServerError):
+                    answer.set_exception(reply)
+                else:
+                    answer.set_result(reply)
+
+    async def _drop(self) -> None:
+        self.connected.clear()
+        self._writer = None
+        connection, self._connection = self._connection, None
+        self._fail_all(ConnectionLost("the connection to the ledger was lost"))
+        if connection is not None:
+            with contextlib.suppress(OSError, RedisError):
+                await connection.disconnect(nowait=True)

@@ -1,0 +1,93 @@
+"""Double entry: folding a journal, and what must hold between the fold and the balances.
+
+A posting moves an amount from one place of a source to another. Sources: `w:<window>` a limit's window that carries the account's totals,
+`c:<window>` the same for a further limit that was charged alongside, `g:<grant>`, `f` (an account without limits), `overrun`. Pure.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from proxy.domain import JournalEntry
+
+Places = defaultdict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """An account's balances as the ledger keeps them. `windows`: entitlement, spent (given away included), held."""
+
+    totals: Mapping[str, int]
+    windows: Mapping[str, tuple[int, int, int]]
+    grants: Mapping[str, Mapping[str, int]]
+
+
+def _places() -> Places:
+    return defaultdict(int)
+
+
+def _account() -> defaultdict[str, Places]:
+    return defaultdict(_places)
+
+
+@dataclass(slots=True)
+class Fold:
+    """The sum of the postings so far: account -> source -> place -> nanocredits."""
+
+    accounts: defaultdict[str, defaultdict[str, Places]] = field(default_factory=lambda: defaultdict(_account))
+
+    def add(self, entry: JournalEntry) -> None:
+        for posting in entry.postings:
+            source = self.accounts[posting.account][posting.source]
+            source[posting.origin] -= posting.amount_nanocredits
+            source[posting.target] += posting.amount_nanocredits
+
+    def held_by_account(self) -> dict[str, int]:
+        """What each account holds, counted once however many limits were charged."""
+        held = {}
+        for account, sources in self.accounts.items():
+            total = sum(places["held"] for source, places in sources.items() if not source.startswith("c:"))
+            if total:
+                held[account] = total
+        return held
+
+
+def broken_books(fold: Fold, account: str, stored: Stored) -> list[str]:
+    """Each way in which an account's balances differ from its journal, or from what must always hold."""
+    sources = fold.accounts[account]
+    problems: list[str] = []
+
+    def expect(what: str, folded: int, kept: int) -> None:
+        if folded != kept:
+            problems.append(f"{what}: the journal says {folded}, the balance is {kept} (nanocredits)")
+
+    own = {source: places for source, places in sources.items() if not source.startswith("c:")}
+    for total in ("spent", "held", "overrun", "given", "revoked"):
+        expect(total, sum(places[total] for places in own.values()), stored.totals[total])
+    expect("expired", sum(places["expired"] for places in sources.values()), stored.totals["expired"])
+    granted = -sum(places["world"] for source, places in sources.items() if source.startswith("g:"))
+    expect("granted", granted, stored.totals["granted"])
+
+    for name, (entitled, spent, held) in stored.windows.items():
+        both = [sources[f"{kind}:{name}"] for kind in ("w", "c") if f"{kind}:{name}" in sources]
+        expect(f"window {name} held", sum(places["held"] for places in both), held)
+        expect(f"window {name} spent", sum(places["spent"] + places["given"] for places in both), spent)
+        past = sum(places["expired"] + places["carried"] for places in both)
+        expect(f"window {name} left", sum(places["left"] for places in both) + past, entitled - spent - held)
+        lowered = any(places["lowered"] for places in both)
+        if entitled - spent - held < 0 and not lowered and not past:
+            problems.append(f"window {name}: spent {spent} and held {held} pass the limit of {entitled} (nanocredits)")
+        if held < 0:
+            problems.append(f"window {name}: holds {held} (nanocredits)")
+
+    for grant_id, kept in stored.grants.items():
+        places = sources[f"g:{grant_id}"]
+        for place in ("spent", "held", "left", "expired", "given", "revoked"):
+            expect(f"grant {grant_id} {place}", places[place], kept[place])
+        expect(f"grant {grant_id}", kept["credits"], sum(kept[p] for p in ("spent", "held", "left", "expired", "given", "revoked")))
+    for source, places in sources.items():
+        if source.startswith("g:") and source[2:] not in stored.grants and (places["left"] or places["held"]):
+            problems.append(f"grant {source[2:]} is gone with {places['left']} left and {places['held']} held (nanocredits)")
+    return problems
