@@ -70,5 +70,3 @@ async def open_ledger(
         yield Store(ledger, directory, Journal(engine, directory), engine)
     finally:
         await engine.close()
-
-

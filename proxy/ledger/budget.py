@@ -74,11 +74,10 @@ class RedisLedger:
 
     async def debit(self, path: Path, hold_id: str, *, spent_nanocredits: int) -> bool:
         arguments = {"id": hold_id, "spent": spent_nanocredits, "ttl_ms": self.hold_ttl_ms}
-        return (await self._on_hold("debit", path, hold_id, arguments))[0] == "OK"
+        reply = await self._on_hold("debit", path, hold_id, arguments)
+        return bool(reply[0] == "OK")
 
-    async def extend(
-        self, path: Path, hold_id: str, *, sequence: int, spent_nanocredits: int, want_nanocredits: int
-    ) -> Hold | None:
+    async def extend(self, path: Path, hold_id: str, *, sequence: int, spent_nanocredits: int, want_nanocredits: int) -> Hold | None:
         arguments = {
             "id": hold_id,
             "sequence": sequence,
@@ -89,9 +88,7 @@ class RedisLedger:
         reply = await self._on_hold("extend", path, hold_id, arguments)
         return None if reply[0] == "GONE" else Hold(hold_id, path, reply[2], self._tightest(path, reply[3:]))
 
-    async def settle(
-        self, path: Path, hold_id: str, *, spent_nanocredits: int, overrun_nanocredits: int = 0, memo: str = ""
-    ) -> Settlement:
+    async def settle(self, path: Path, hold_id: str, *, spent_nanocredits: int, overrun_nanocredits: int = 0, memo: str = "") -> Settlement:
         arguments = {
             "id": hold_id,
             "spent": spent_nanocredits,
@@ -110,8 +107,7 @@ class RedisLedger:
         root = path[0]
         if verb in _OPEN:
             self._mark_root(root)
-        head = [keys.hold(root, hold_id), keys.of_root(root, keys.DEADLINES), keys.of_root(root, keys.JOURNAL)]
-        return await self._run(verb, path, head, arguments, checked=verb in _OPEN)
+        return await self._run(verb, path, keys.of_hold(root, hold_id), arguments, checked=verb in _OPEN)
 
     # --- credits ---------------------------------------------------------------------------------------------------------------
 
@@ -166,9 +162,7 @@ class RedisLedger:
             raise Refusal("adjustment_exceeds_spent", f"account {account!r} has spent less than that", account=account, hint=hint)
         return Settlement(operation_id, "settled", int(reply[2]), int(reply[3]))
 
-    async def transfer(
-        self, source: Path, target: Path, operation_id: str, *, credits_nanocredits: int, reason: str = ""
-    ) -> None:
+    async def transfer(self, source: Path, target: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> None:
         _check_amounts(credits_nanocredits, 1)
         if source[-1] == target[-1]:
             raise Refusal("invalid_request", "the giver and the receiver are the same account", account=source[-1])
@@ -204,17 +198,14 @@ class RedisLedger:
             reply = await self._operate("grant", target, f"{operation_id}:{n // 2}", arguments)
             if reply[0] in ("TOO_MANY", "TOO_MUCH"):
                 raise Refusal("conflict", f"account {target[-1]!r} cannot take more grants now; the transfer stays in transit")
-        head = [keys.operation(root, operation_id), keys.of_root(root, keys.OUTBOX), keys.of_root(root, keys.JOURNAL)]
-        path = (AccountId(root),)
-        await self._run("deliver", path, head, {"id": operation_id}, checked=False)
+        await self._run("deliver", (AccountId(root),), keys.of_operation(root, operation_id), {"id": operation_id}, checked=False)
 
     async def set_limits(self, path: Path, operation_id: str, *, limits: tuple[Limit, ...] | None) -> None:
         await self._operate("set_limits", path, operation_id, {"limits": records.encode_limits(limits)})
         await self._directory.announce_account(path[-1])
 
     async def _operate(self, verb: str, path: Path, operation_id: str, arguments: dict[str, Any]) -> list[Any]:
-        root = path[0]
-        head = [keys.operation(root, operation_id), keys.of_root(root, keys.OUTBOX), keys.of_root(root, keys.JOURNAL)]
+        head = keys.of_operation(path[0], operation_id)
         asked = {"id": operation_id, "digest": digest(verb, path, arguments), "keep_ms": REMEMBERED_MS, **arguments}
         reply = await self._run(verb, path, head, asked, checked=verb in ("adjust", "transfer"), durable=True)
         if reply[0] == "CONFLICT":
@@ -235,9 +226,7 @@ class RedisLedger:
     async def expire_due(self) -> int:
         """End the holds whose time is over, in every root, and deliver what is in transit; how many holds ended."""
         now_ms = self._engine.now_ms()
-        reply = await self._engine.command(
-            "ZRANGEBYSCORE", keys.OPEN_ROOTS, "-inf", now_ms, "WITHSCORES", "LIMIT", 0, SWEEP_ROOTS
-        )
+        reply = await self._engine.command("ZRANGEBYSCORE", keys.OPEN_ROOTS, "-inf", now_ms, "WITHSCORES", "LIMIT", 0, SWEEP_ROOTS)
         ended = 0
         for n in range(0, len(reply), 2):
             root = reply[n].decode()

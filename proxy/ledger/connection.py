@@ -35,13 +35,13 @@ def connector(url: str, *, password: str | None, timeout_s: float) -> Connect:
     if urlsplit(url).scheme == "redis+sentinel":
         return _sentinel_connector(url, options)
     try:
-        pool: ConnectionPool[Any] = ConnectionPool.from_url(url, **options)
+        pool = ConnectionPool.from_url(url, **options)
     except ValueError as error:
         raise SetupError(f"[ledger] url: {error}") from error
 
     async def connect() -> AbstractConnection:
         connection: AbstractConnection = pool.connection_class(**pool.connection_kwargs)
-        await connection.connect()
+        await _open(connection)
         return connection
 
     return connect
@@ -59,14 +59,18 @@ def _sentinel_connector(url: str, options: dict[str, Any]) -> Connect:
     kind = SSLConnection if query.get("tls") == ["1"] else Connection
 
     async def connect() -> AbstractConnection:
-        sentinel = Sentinel(addresses, sentinel_kwargs=timeouts)
+        sentinel: Any = Sentinel(addresses, sentinel_kwargs=timeouts)  # type: ignore[no-untyped-call]
         try:
             host, port = await sentinel.discover_master(name)
         finally:
             for client in sentinel.sentinels:
                 await client.aclose()
         connection = kind(host=host, port=port, db=int(query.get("db", ["0"])[0]), **options)
-        await connection.connect()
+        await _open(connection)
         return connection
 
     return connect
+
+
+async def _open(connection: AbstractConnection) -> None:
+    await connection.connect()  # type: ignore[no-untyped-call]

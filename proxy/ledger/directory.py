@@ -166,9 +166,7 @@ class Directory:
             return cached
         generation = self.generation
         path = cached.path if cached is not None else await self._read_path(account_id)
-        plan, limits, version = await self._engine.command(
-            "HMGET", keys.account(path[0], account_id), "plan", "limits", "version"
-        )
+        plan, limits, version = await self._engine.command("HMGET", keys.account(path[0], account_id), "plan", "limits", "version")
         settings = Settings(path, plan.decode(), records.decode_limits(limits), int(version))
         if anew or generation == self.generation:
             if len(self._settings) >= CACHE_MAX:
@@ -263,8 +261,7 @@ class Directory:
         """One settings verb on the last account of a path."""
         reply = await self._engine.run(
             verb,
-            [keys.operation(path[0], operation_id), keys.of_root(path[0], keys.OUTBOX), keys.of_root(path[0], keys.JOURNAL)]
-            + keys.levels(path),
+            [*keys.of_operation(path[0], operation_id), *keys.levels(path)],
             {
                 "levels": [[account, -1, []] for account in path],
                 "id": operation_id,
@@ -296,9 +293,7 @@ class Directory:
             if "status" not in fields:
                 raise Refusal("account_not_found", f"there is no account {path[n]!r}", account=path[n])
             plan = self.plan(fields["plan"].decode())
-            levels.append(
-                records.read_account(path[: n + 1], fields, records.pairs(reply[4 + 2 * n]), plan, self._engine.now_ms())
-            )
+            levels.append(records.read_account(path[: n + 1], fields, records.pairs(reply[4 + 2 * n]), plan, self._engine.now_ms()))
         return reply[2].decode(), tuple(levels)
 
     async def raw_snapshot(self, path: Path) -> list[Any]:
@@ -337,9 +332,7 @@ class Directory:
 
     # --- API keys ----------------------------------------------------------------------------------------------------------------
 
-    async def create_key(
-        self, account_id: AccountId, *, operation_id: str, key: str | None = None
-    ) -> tuple[ApiKey, str | None]:
+    async def create_key(self, account_id: AccountId, *, operation_id: str, key: str | None = None) -> tuple[ApiKey, str | None]:
         """A new key of an account, shown this once: a repeat of the operation gives the key's record and None.
 
         `key` is a key of the operator's own making. Raises Refusal: account_not_found; Conflict where the id made another key.

@@ -34,9 +34,7 @@ def _ignore(_verb: str, _duration_s: float) -> None:
 class Engine:
     """One process's way to one ledger server."""
 
-    def __init__(
-        self, connect: Connect, *, deadline_s: float, now_ms: Callable[[], int] | None = None, observe: Observe = _ignore
-    ) -> None:
+    def __init__(self, connect: Connect, *, deadline_s: float, now_ms: Callable[[], int] | None = None, observe: Observe = _ignore) -> None:
         self._wire = Wire(connect, deadline_s=deadline_s / 2)
         self._durable_wire = Wire(connect, deadline_s=deadline_s + FSYNC_WAIT_MS / 1000)
         self._deadline_s = deadline_s
@@ -87,7 +85,7 @@ class Engine:
         """
         if self._simulated_now_ms is not None:
             arguments["now"] = self._simulated_now_ms()
-        reply = await self.script(verb, keys, [_encode(arguments)], durable=durable)
+        reply: list[Any] = await self.script(verb, keys, [_encode(arguments)], durable=durable)
         reply[0] = reply[0].decode()
         self._set_clock(reply[1])
         return reply

@@ -32,6 +32,16 @@ def operation(root: str, operation_id: str) -> str:
     return f"cl:{{{root}}}:o:{operation_id}"
 
 
+def of_operation(root: str, operation_id: str) -> list[str]:
+    """What stands before the levels where a verb is known by an operation id."""
+    return [operation(root, operation_id), of_root(root, OUTBOX), of_root(root, JOURNAL)]
+
+
+def of_hold(root: str, hold_id: str) -> list[str]:
+    """What stands before the levels where a verb works on a hold."""
+    return [hold(root, hold_id), of_root(root, DEADLINES), of_root(root, JOURNAL)]
+
+
 def levels(path: Sequence[str]) -> list[str]:
     """Three keys for each level, root first: the account, its grants, its journal index."""
     tag = f"cl:{{{path[0]}}}:"

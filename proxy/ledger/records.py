@@ -5,10 +5,9 @@ JSON for what people set, the scripts' own text for what they count. Pure: no I/
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
-
-import dataclasses
 
 import msgspec
 
@@ -105,7 +104,8 @@ class StoredWindow(msgspec.Struct, frozen=True):
 
 def read_window(text: bytes) -> StoredWindow:
     parts = text.decode().split(" ")
-    return StoredWindow(*(int(part) for part in parts[:7]), rollover=parts[7], cap=int(parts[8]))
+    index, starts, resets, credits_, carried, spent, held = (int(part) for part in parts[:7])
+    return StoredWindow(index, starts, resets, credits_, carried, spent, held, rollover=parts[7], cap=int(parts[8]))
 
 
 def read_grant(grant_id: str, text: bytes) -> tuple[Grant, str]:
@@ -166,8 +166,7 @@ def read_account(
     own_limits = decode_limits(fields.get("limits", b""))
     limits = plan.limits if own_limits is None else own_limits
     states = tuple(
-        limit_state(limit, read_window(fields[f"w:{limit.key}"]) if f"w:{limit.key}" in fields else None, now_ms)
-        for limit in limits
+        limit_state(limit, read_window(fields[f"w:{limit.key}"]) if f"w:{limit.key}" in fields else None, now_ms) for limit in limits
     )
     grants = tuple(_shown_grant(*read_grant(gid, text), now_ms) for gid, text in grant_fields.items())
     usable = sum(g.remaining_nanocredits for g in grants if g.effective_at_ms <= now_ms)

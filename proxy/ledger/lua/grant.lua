@@ -16,8 +16,9 @@ if grants[A.id] then return {'CONFLICT', now} end
 if account.totals.granted + A.credits > MAX then return {'TOO_MUCH', now} end
 
 local records, finished = 0, {}
+for _ in pairs(grants) do records = records + 1 end
+if records >= A.grants_max then expire_grants(account) end
 for _, g in pairs(grants) do
-  records = records + 1
   if g.left == 0 and g.held == 0 then finished[#finished + 1] = g end
 end
 local dropped = {}
@@ -35,6 +36,7 @@ account.changed_grants[A.id] = true
 add(account, 'granted', A.credits)
 post(account, 'g:' .. A.id, 'world', 'left', A.credits)
 commit('grant', A.id, A.credits, A.reason)
+-- Dropped only now: `commit` has written how they ended.
 if #dropped > 0 then redis.call('HDEL', account.grants_key, unpack(dropped)) end
 redis.call('HSET', account.key, 'grants', int(records + 1 - #dropped))
 return remember()

@@ -21,7 +21,7 @@ local function whole(n, least)
 end
 
 local function int(n)
-  return string.format('%.0f', n)
+  return string.format('%d', n)
 end
 
 local function clock()
@@ -57,7 +57,7 @@ local function read_window(key, text)
 end
 
 local function write_window(w)
-  return string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f %s %.0f',
+  return string.format('%d %d %d %d %d %d %d %s %d',
     w.index, w.starts, w.resets, w.credits, w.carried, w.spent, w.held, w.rollover, w.cap)
 end
 
@@ -132,7 +132,7 @@ local function stale_window()
 end
 
 local function add(account, total, amount)
-  account.totals[total] = account.totals[total] + amount
+  account.totals[total] = math.min(MAX, account.totals[total] + amount)
   account.changed_totals[total] = true
 end
 
@@ -229,7 +229,7 @@ local function read_grant(id, text)
 end
 
 local function write_grant(g)
-  return string.format('%.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %.0f %s %s', g.priority, g.effective, g.expires, g.created,
+  return string.format('%d %d %d %d %d %d %d %d %d %d %d %s %s', g.priority, g.effective, g.expires, g.created,
     g.credits, g.spent, g.held, g.left, g.expired, g.given, g.revoked, g.state, g.reason)
 end
 

@@ -7,10 +7,11 @@
 local before = repeated()
 if before then return before end
 demand(whole(A.credits, 1) and type(A.target) == 'string' and type(A.reason) == 'string', 'transfer')
-local no = open_path(true) or stale_window()
+local no = open_path(false) or stale_window()
 if no then return no end
 local level = #accounts - 1
 local account = narrow()
+if account.status ~= 'active' then return {'SUSPENDED', now, level, account.status} end
 
 local function refuse(free)
   local answer = insufficient(account, free, 0)
