@@ -88,7 +88,7 @@ class Wire:
         if len(self._waiting) >= PENDING_MAX or self._closed:
             raise LedgerUnavailable("the ledger is too far behind")
         answer: asyncio.Future[Any] = self._loop.create_future()
-        self._unsent.append(hiredis.pack_command(command)  # type: ignore[arg-type]  # its stub knows one-word commands only)
+        self._unsent.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub knows one-word commands only
         self._waiting.append((self._loop.time() + self._deadline_s, answer))
         if not self._flush_due:
             self._flush_due = True
