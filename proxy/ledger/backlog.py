@@ -15,6 +15,7 @@ import os
 import secrets
 import zlib
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path as File
 from typing import Literal, Self
 
@@ -22,13 +23,15 @@ import msgspec
 
 from proxy.domain import Ledger, Path
 from proxy.errors import Failure, LedgerUnavailable, Refusal, SetupError
-from proxy.metrics import Metrics
 
 HEADER = b"compute-ledger backlog 1\n"
 MAX_BYTES = 64 * 2**20
-TOLD_AT_ONCE_MAX = 64
 
 log = logging.getLogger(__name__)
+
+Happened = Literal["written", "settled", "refused"]
+Observe = Callable[[int, Happened | None], None]
+"""Called with how many records wait, and what happened to one of them."""
 
 
 class Record(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,9 +61,9 @@ class BacklogFull(Failure):
 class Backlog:
     """One process's journal, and those that it adopted. Open while it is entered: `async with Backlog(...)`."""
 
-    def __init__(self, directory: File, metrics: Metrics, *, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(self, directory: File, *, observe: Observe = lambda waiting, happened: None, max_bytes: int = MAX_BYTES) -> None:
         self._directory = directory
-        self._metrics = metrics
+        self._observe = observe
         self._max_bytes = max_bytes
         self._records: deque[Record] = deque()
         self._unwritten: list[Record] = []
@@ -98,15 +101,14 @@ class Backlog:
         for journal, records in await asyncio.to_thread(_adopt, self._directory, known):
             self._adopted.append(journal)
             self._records.extend(records)
-        self._metrics.backlog_is(len(self._records))
+        self._observe(len(self._records), None)
 
     async def add(self, record: Record) -> None:
         """Keep a record: on disk when this returns, or at least in memory where the disk fails (then `check_room` refuses)."""
         assert self._own is not None, "a backlog is entered before it is used"
         self._records.append(record)
         self._unwritten.append(record)
-        self._metrics.backlog_is(len(self._records))
-        self._metrics.backlog_event("written")
+        self._observe(len(self._records), "written")
         async with self._writing:
             if not self._unwritten:  # whoever held the lock before wrote this one along with its own
                 return
@@ -129,17 +131,16 @@ class Backlog:
 
     async def _tell_first(self, ledger: Ledger) -> bool:
         record = self._records[0]
+        happened: Happened = "settled"
         try:
             await _tell(ledger, record)
         except LedgerUnavailable:
             return False
         except Refusal as refusal:  # what will never be taken must not stand in the way of the rest
             log.error("the ledger refuses the kept %s of %s: %s", record.verb, record.id, refusal.message)
-            self._metrics.backlog_event("refused")
-        else:
-            self._metrics.backlog_event("settled")
+            happened = "refused"
         self._records.popleft()
-        self._metrics.backlog_is(len(self._records))
+        self._observe(len(self._records), happened)
         return True
 
     async def _forget_told(self) -> None:
@@ -218,7 +219,9 @@ class _Journal:
     def append(self, data: bytes) -> None:
         end = self.size_bytes
         try:
-            os.pwrite(self._descriptor, data, end)
+            written = 0
+            while written < len(data):
+                written += os.pwrite(self._descriptor, data[written:], end + written)
             os.fsync(self._descriptor)
         except OSError:
             with contextlib.suppress(OSError):

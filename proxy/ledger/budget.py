@@ -185,7 +185,7 @@ class RedisLedger:
 
     async def _deliver(self, root: str, operation_id: str, parts: list[str]) -> None:
         """Give the receiver what a transfer took, one grant for each expiry, then take it out of the outbox."""
-        target, reason = records.decode_path(parts[0].encode()), parts[1]
+        target, reason = records.path_of(parts[0]), parts[1]
         for n in range(2, len(parts), 2):
             arguments = {
                 "credits": int(parts[n]),
@@ -242,8 +242,8 @@ class RedisLedger:
         )
         ended = 0
         for hold_id in (raw.decode() for raw in due):
-            text = await self._engine.command("HGET", keys.hold(root, hold_id), "path")
-            path = records.decode_path(text) if text is not None else (AccountId(root),)
+            packed = await self._engine.command("GET", keys.hold(root, hold_id))
+            path = records.path_of(records.read_hold(packed).path) if packed is not None else (AccountId(root),)
             reply = await self._on_hold("expire", path, hold_id, {"id": hold_id, "keep_ms": EXPIRED_MS})
             ended += reply[0] == "OK"
         return ended

@@ -23,6 +23,9 @@ REPEAT_PAUSE_S = 0.01
 FSYNC_WAIT_MS = 2_000
 
 Observe = Callable[[str, float], None]
+Command = tuple[str | bytes | int, ...]
+Load = tuple[str | bytes, ...]
+"""The command that loads what a call runs; empty where there is nothing to load."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -42,6 +45,7 @@ class Engine:
         self._clock_offset_ms = 0.0
         self._clock_known = False
         self._flags = False
+        self._functions = False
         self._can_fsync = False
         self.observe = observe
 
@@ -57,9 +61,20 @@ class Engine:
         version = _field(information, "valkey_version") or _field(information, "redis_version") or "0"
         numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
         self._flags = numbers >= (7, 0)
+        self._functions = self._flags and await self._load_functions()
         self._can_fsync = numbers >= (7, 2) and _field(persistence, "aof_enabled") == "1"
         seconds, microseconds = await self.command("TIME")
         self._set_clock(int(seconds) * 1000 + int(microseconds) // 1000)
+
+    async def _load_functions(self) -> bool:
+        """Whether the verbs could be loaded as functions; a server may forbid it, and scripts do the same."""
+        try:
+            await self._wire.send(*scripts.library().load)
+        except ServerError:
+            return False
+        except ConnectionLost as error:
+            raise LedgerUnavailable from error
+        return True
 
     async def close(self) -> None:
         await self._wire.close()
@@ -91,20 +106,27 @@ class Engine:
         return reply
 
     async def script(self, name: str, keys: Sequence[str], values: Sequence[bytes | str | int], *, durable: bool = False) -> Any:
-        script = scripts.load(name, flags=self._flags)
-        command = ("EVALSHA", script.sha, len(keys), *keys, *values)
+        """One script by name. Raises LedgerUnavailable."""
+        load: Load
+        if self._functions and name not in scripts.STANDALONE:
+            library = scripts.library()
+            command: Command = ("FCALL", library.prefix + name, len(keys), *keys, *values)
+            load = library.load
+        else:
+            script = scripts.script(name, flags=self._flags)
+            command, load = ("EVALSHA", script.sha, len(keys), *keys, *values), script.load
         began = time.monotonic()
         try:
-            reply = await self._repeat(self._durable_wire if durable else self._wire, command, script)
+            reply = await self._repeat(self._durable_wire if durable else self._wire, command, load)
             if durable and self._can_fsync:
-                await self._repeat(self._durable_wire, ("WAITAOF", 1, 0, FSYNC_WAIT_MS), None)
+                await self._repeat(self._durable_wire, ("WAITAOF", 1, 0, FSYNC_WAIT_MS), ())
             return reply
         finally:
             self.observe(name, time.monotonic() - began)
 
     async def command(self, *command: str | bytes | int) -> Any:
         """A plain command that is safe to repeat. Raises LedgerUnavailable."""
-        return await self._repeat(self._wire, command, None)
+        return await self._repeat(self._wire, command, ())
 
     def post(self, *command: str | bytes | int) -> None:
         """Send a plain command ahead of whatever is sent next, and do not wait for its answer."""
@@ -112,23 +134,21 @@ class Engine:
 
     async def commands(self, *commands: tuple[str | bytes | int, ...]) -> list[Any]:
         """Several plain commands in one round trip."""
-        return list(await asyncio.gather(*(self._repeat(self._wire, command, None) for command in commands)))
+        return list(await asyncio.gather(*(self._repeat(self._wire, command, ()) for command in commands)))
 
-    async def _repeat(self, wire: Wire, command: tuple[str | bytes | int, ...], script: scripts.Script | None) -> Any:
+    async def _repeat(self, wire: Wire, command: Command, load: Load) -> Any:
         try:
             return await wire.send(*command)
         except (ConnectionLost, ServerError) as error:
-            return await self._repeat_until_deadline(wire, command, script, error)
+            return await self._repeat_until_deadline(wire, command, load, error)
 
-    async def _repeat_until_deadline(
-        self, wire: Wire, command: tuple[str | bytes | int, ...], script: scripts.Script | None, error: Exception
-    ) -> Any:
+    async def _repeat_until_deadline(self, wire: Wire, command: Command, load: Load, error: Exception) -> Any:
         """The slow way, once something went wrong; kept apart so that the common way is one await."""
         ends_s = time.monotonic() + self._deadline_s
         while True:
             if isinstance(error, ServerError):
-                if error.code == "NOSCRIPT" and script is not None:
-                    wire.send("SCRIPT", "LOAD", script.source).add_done_callback(_retrieve)
+                if load and (error.code == "NOSCRIPT" or "Function not found" in str(error)):
+                    wire.send(*load).add_done_callback(_retrieve)
                 elif error.code in NOT_CARRIED_OUT:
                     await asyncio.sleep(REPEAT_PAUSE_S)
                 else:

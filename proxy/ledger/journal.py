@@ -38,13 +38,17 @@ class Journal:
     async def entries(self, account_id: AccountId, *, after: str | None = None, limit: int = 100) -> Page[JournalEntry]:
         """An account's history, newest first. Raises Refusal: account_not_found."""
         path = await self._directory.path(account_id)
+        journal, count = keys.of_root(path[0], keys.JOURNAL), min(limit, PAGE_MAX)
+        if len(path) == 1:  # the whole journal is the root's own
+            rows = await self._engine.command("XREVRANGE", journal, "+" if after is None else f"({after}", "-", "COUNT", count)
+            entries = tuple(_entry(*row) for row in rows)
+            return Page(entries, entries[-1].entry_id if len(entries) == count else None)
         index = keys.journal_index(path[0], account_id)
         end = int(after) if after is not None else await self._engine.command("LLEN", index)
-        begin = max(0, end - min(limit, PAGE_MAX))
         if end <= 0:
             return Page((), None)
+        begin = max(0, end - count)
         ids = await self._engine.command("LRANGE", index, begin, end - 1)
-        journal = keys.of_root(path[0], keys.JOURNAL)
         rows = await self._engine.commands(*(("XRANGE", journal, entry, entry) for entry in reversed(ids)))
         return Page(tuple(_entry(*row[0]) for row in rows if row), str(begin) if begin else None)
 
@@ -67,14 +71,13 @@ class Journal:
         return Page(tuple(found), None)
 
     async def _read_holds(self, root: str, ids: list[bytes]) -> list[OpenHold | None]:
-        names = ("state", "path", "amount", "spent", "created", "deadline")
-        rows = await self._engine.commands(*(("HMGET", keys.hold(root, raw.decode()), *names) for raw in ids))
-        return [
-            OpenHold(raw.decode(), records.decode_path(row[1]), int(row[2]), int(row[3]), int(row[4]), int(row[5]))
-            if row[0] == b"open"
-            else None
-            for raw, row in zip(ids, rows, strict=True)
-        ]
+        rows = await self._engine.commands(*(("GET", keys.hold(root, raw.decode())) for raw in ids))
+        found: list[OpenHold | None] = []
+        for raw, packed in zip(ids, rows, strict=True):
+            hold = records.read_hold(packed) if packed is not None else None
+            is_open = hold is not None and hold.state == "open"
+            found.append(_open_hold(raw.decode(), hold) if hold is not None and is_open else None)
+        return found
 
     # --- the audit ---------------------------------------------------------------------------------------------------------------
 
@@ -147,6 +150,10 @@ class Journal:
             wrong = sorted(a for a in keeps.keys() | held.keys() if keeps.get(a, 0) != held.get(a, 0))
             return count, [f"{a}: holds {keeps.get(a, 0)}, its open holds keep {held.get(a, 0)} (nanocredits)" for a in wrong]
         return count, []
+
+
+def _open_hold(hold_id: str, hold: records.StoredHold) -> OpenHold:
+    return OpenHold(hold_id, records.path_of(hold.path), hold.amount, hold.spent, hold.created, hold.deadline)
 
 
 def _position(entry_id: str) -> tuple[int, int]:

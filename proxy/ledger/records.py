@@ -54,8 +54,12 @@ def decode_strings(text: bytes) -> list[str]:
     return msgspec.json.decode(text, type=list[str])
 
 
+def path_of(text: str) -> Path:
+    return tuple(AccountId(part) for part in text.split(" "))
+
+
 def decode_path(text: bytes) -> Path:
-    return tuple(AccountId(part) for part in text.decode().split(" "))
+    return path_of(text.decode())
 
 
 def limit_rows(limits: tuple[Limit, ...], now_ms: int) -> tuple[list[list[Any]], int]:
@@ -84,7 +88,7 @@ def limit_rows(limits: tuple[Limit, ...], now_ms: int) -> tuple[list[list[Any]],
     return rows, until_ms
 
 
-class StoredWindow(msgspec.Struct, frozen=True):
+class StoredWindow(msgspec.Struct, frozen=True, array_like=True):
     """A limit's window as a script wrote it; `resets` is NEVER_MS where it never ends."""
 
     index: int
@@ -102,10 +106,19 @@ class StoredWindow(msgspec.Struct, frozen=True):
         return self.credits + self.carried - self.spent - self.held
 
 
-def read_window(text: bytes) -> StoredWindow:
-    parts = text.decode().split(" ")
-    index, starts, resets, credits_, carried, spent, held = (int(part) for part in parts[:7])
-    return StoredWindow(index, starts, resets, credits_, carried, spent, held, rollover=parts[7], cap=int(parts[8]))
+class StoredHold(msgspec.Struct, frozen=True, array_like=True):
+    """A hold as a script wrote it; what follows is the scripts' own business."""
+
+    state: str
+    path: str
+    amount: int
+    spent: int
+    created: int
+    deadline: int
+
+
+read_window = msgspec.msgpack.Decoder(StoredWindow).decode
+read_hold = msgspec.msgpack.Decoder(StoredHold).decode
 
 
 def read_grant(grant_id: str, text: bytes) -> tuple[Grant, str]:

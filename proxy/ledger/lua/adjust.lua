@@ -17,7 +17,7 @@ if spent > 0 then
   overrun = A.credits - spent
 else
   for i, account in ipairs(accounts) do
-    if account.totals.spent + spent < 0 then return {'EXCEEDS', now, i - 1} end
+    if account.spent + spent < 0 then return {'EXCEEDS', now, i - 1} end
   end
   for _, account in ipairs(accounts) do
     add(account, 'spent', spent)

@@ -12,7 +12,7 @@ local spent = math.max(hold.spent, math.min(A.spent, hold.amount))
 if spent > hold.spent then
   use_up(hold.parts, hold.spent, spent)
   commit('debit', A.id, spent - hold.spent)
-  redis.call('HSET', KEYS[1], 'spent', int(spent))
+  hold.spent = spent
 end
-keep_alive(A.ttl_ms)
+keep_alive(hold)
 return {'OK', now, hold.amount, spent}

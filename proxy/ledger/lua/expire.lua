@@ -9,8 +9,7 @@ if not hold or hold.state ~= 'open' then
   redis.call('ZREM', KEYS[2], A.id)
   return {'OK', now, hold and hold.state or 'expired', hold and hold.spent or 0, 0}
 end
-local deadline = tonumber(redis.call('HGET', KEYS[1], 'deadline'))
-if now < deadline then return {'ALIVE', now, deadline} end
+if now < hold.deadline then return {'ALIVE', now, hold.deadline} end
 local no = open_path(false)
 if no then return no end
 return end_hold(hold, 'expired', hold.spent, 0)

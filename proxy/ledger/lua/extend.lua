@@ -6,7 +6,7 @@
 demand(type(A.id) == 'string' and whole(A.sequence, 1) and whole(A.spent) and whole(A.want), 'extend')
 local hold = read_hold()
 if not hold or hold.state ~= 'open' then return {'GONE', now} end
-if A.sequence == hold.sequence and hold.wanted ~= int(A.want) then return {'CONFLICT', now} end
+if A.sequence == hold.sequence and hold.wanted ~= A.want then return {'CONFLICT', now} end
 local no = open_path(false) or stale_window()
 if no then return no end
 
@@ -19,13 +19,7 @@ if A.sequence > hold.sequence then
   if active and A.want > 0 then taken = take_path(hold.parts, math.min(A.want, MAX - hold.amount), 0) end
 end
 commit('extend', A.id, taken)
-local fields = {'spent', int(spent), 'amount', int(hold.amount + taken), 'parts', cmsgpack.pack(hold.parts)}
-if A.sequence > hold.sequence then
-  fields[#fields + 1] = 'sequence'
-  fields[#fields + 1] = int(A.sequence)
-  fields[#fields + 1] = 'wanted'
-  fields[#fields + 1] = int(A.want)
-end
-redis.call('HSET', KEYS[1], unpack(fields))
-keep_alive(A.ttl_ms)
-return {'OK', now, hold.amount + taken, unpack(tightest())}
+hold.spent, hold.amount = spent, hold.amount + taken
+if A.sequence > hold.sequence then hold.sequence, hold.wanted = A.sequence, A.want end
+keep_alive(hold)
+return {'OK', now, hold.amount, unpack(tightest())}

@@ -13,7 +13,7 @@ if no then return no end
 local account = narrow()
 local grants = load_grants(account)
 if grants[A.id] then return {'CONFLICT', now} end
-if account.totals.granted + A.credits > MAX then return {'TOO_MUCH', now} end
+if tonumber(redis.call('HGET', account.key, 'granted') or 0) + A.credits > MAX then return {'TOO_MUCH', now} end
 
 local records, finished = 0, {}
 for _ in pairs(grants) do records = records + 1 end
@@ -32,7 +32,7 @@ grants[A.id] = {
   id = A.id, priority = A.priority, effective = A.effective, expires = A.expires, created = now, credits = A.credits, spent = 0, held = 0,
   left = A.credits, expired = 0, given = 0, revoked = 0, state = 'live', reason = A.reason,
 }
-account.changed_grants[A.id] = true
+change_grant(account, grants[A.id])
 add(account, 'granted', A.credits)
 post(account, 'g:' .. A.id, 'world', 'left', A.credits)
 commit('grant', A.id, A.credits, A.reason)

@@ -8,20 +8,19 @@ demand(type(A.id) == 'string' and whole(A.want) and whole(A.least) and A.least <
 local ids = {}
 for i, level in ipairs(A.levels) do ids[i] = level[1] end
 local path = table.concat(ids, ' ')
-local asked = path .. ' ' .. int(A.want) .. ' ' .. int(A.least)
 
 local hold = read_hold()
-if hold and hold.asked ~= asked then return {'CONFLICT', now} end
+if hold and (hold.path ~= path or hold.want ~= A.want or hold.least ~= A.least) then return {'CONFLICT', now} end
 local no = open_path(not hold) or stale_window()
 if no then return no end
 if hold then return {'OK', now, hold.first, unpack(tightest())} end
 
 local parts = {}
-local overdue = redis.call('ZCOUNT', KEYS[2], '-inf', int(now))
 local amount, at, free = take_path(parts, A.want, A.least)
-if not amount then return insufficient(at, free, overdue) end
+if not amount then return insufficient(at, free, redis.call('ZCOUNT', KEYS[2], '-inf', int(now))) end
 commit('hold', A.id, amount)
-redis.call('HSET', KEYS[1], 'state', 'open', 'path', path, 'asked', asked, 'first', int(amount), 'amount', int(amount), 'spent', '0',
-  'created', int(now), 'deadline', int(now + A.ttl_ms), 'parts', cmsgpack.pack(parts))
-redis.call('ZADD', KEYS[2], int(now + A.ttl_ms), A.id)
+keep_alive({
+  state = 'open', path = path, amount = amount, spent = 0, created = now, want = A.want, least = A.least, first = amount,
+  sequence = 0, wanted = 0, overrun = 0, asked = '', parts = parts,
+})
 return {'OK', now, amount, unpack(tightest())}

@@ -1,4 +1,5 @@
--- What every verb shares; it is put in front of each script when that is loaded.
+-- What every verb shares. `scripts.py` wraps each verb's file into a function behind this text: one library where the server knows
+-- functions, one script for each verb where it does not. Either way one call runs alone, between `begin` and its answer.
 --
 -- KEYS  1 the hold, or the record of an operation id   2 the root's deadlines (holds), or its outbox (transfer, deliver)
 --       3 the root's journal   then three for each level of the path, root first: account, grants, journal index
@@ -10,7 +11,11 @@
 -- Invariant: a verb changes Lua tables only, until `commit` writes them; so it writes everything or nothing.
 
 local MAX = 9007199254740991
-local A = cmsgpack.unpack(ARGV[1])
+
+-- Of the call that runs now.
+local KEYS, A, now
+local accounts = {} -- the levels of the path
+local postings = {} -- what the journal entry will say: who moved what between which places of which source
 
 local function demand(holds, what)
   if not holds then error('ARGUMENT ' .. what, 0) end
@@ -24,19 +29,17 @@ local function int(n)
   return string.format('%d', n)
 end
 
-local function clock()
-  if A.now then return A.now end
-  local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local function begin(keys, argv)
+  KEYS, A, accounts, postings = keys, cmsgpack.unpack(argv[1]), {}, {}
+  demand(type(A) == 'table' and type(A.levels) == 'table' and #A.levels >= 1 and #A.levels <= 8, 'levels')
+  demand(#KEYS == 3 + 3 * #A.levels, 'keys')
+  now = A.now
+  if not now then
+    local time = redis.call('TIME')
+    now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  end
+  demand(whole(now), 'now')
 end
-
-demand(type(A) == 'table' and type(A.levels) == 'table' and #A.levels >= 1 and #A.levels <= 8, 'levels')
-demand(#KEYS == 3 + 3 * #A.levels, 'keys')
-local now = clock()
-demand(whole(now), 'now')
-
--- The journal entry that `commit` will write: who moved what between which places of which source.
-local postings = {}
 
 local function post(account, source, origin, target, amount)
   if amount ~= 0 then
@@ -46,19 +49,17 @@ end
 
 -- Windows ---------------------------------------------------------------------------------------------------------------------
 
-local function read_window(key, text)
-  local index, starts, resets, credits, carried, spent, held, rollover, cap =
-    string.match(text, '^(%d+) (%d+) (%d+) (%d+) (%d+) (-?%d+) (%d+) (%a+) (%d+)$')
-  if not index then error('CORRUPT window ' .. key, 0) end
+-- A window is stored as a msgpack array: index, starts, resets, credits, carried, spent, held, rollover, rollover_max.
+local function read_window(key, packed)
+  local v = cmsgpack.unpack(packed)
+  if type(v) ~= 'table' or #v ~= 9 then error('CORRUPT window ' .. key, 0) end
   return {
-    key = key, index = tonumber(index), starts = tonumber(starts), resets = tonumber(resets), credits = tonumber(credits),
-    carried = tonumber(carried), spent = tonumber(spent), held = tonumber(held), rollover = rollover, cap = tonumber(cap),
+    key = key, index = v[1], starts = v[2], resets = v[3], credits = v[4], carried = v[5], spent = v[6], held = v[7], rollover = v[8], cap = v[9],
   }
 end
 
 local function write_window(w)
-  return string.format('%d %d %d %d %d %d %d %s %d',
-    w.index, w.starts, w.resets, w.credits, w.carried, w.spent, w.held, w.rollover, w.cap)
+  return cmsgpack.pack({w.index, w.starts, w.resets, w.credits, w.carried, w.spent, w.held, w.rollover, w.cap})
 end
 
 local function source_of(w)
@@ -71,32 +72,27 @@ end
 
 -- Accounts --------------------------------------------------------------------------------------------------------------------
 
-local TOTALS = {'spent', 'held', 'granted', 'expired', 'given', 'revoked', 'adjusted', 'overrun'}
-
+-- `added` collects what is added to totals that no decision reads; spent and held are read.
 local function open_level(i)
   local level, base = A.levels[i], 3 * i
   local limits = level[3]
   demand(type(level[1]) == 'string' and type(limits) == 'table' and #limits <= 8, 'level')
-  local names = {'version', 'status', 'grants', 'spent', 'held', 'granted', 'expired', 'given', 'revoked', 'adjusted', 'overrun'}
+  local names = {'version', 'status', 'grants', 'spent', 'held'}
   for n, limit in ipairs(limits) do
     demand(type(limit[1]) == 'string' and whole(limit[2]) and whole(limit[7]) and whole(limit[8]), 'limit')
-    names[11 + n] = 'w:' .. limit[1]
+    names[5 + n] = 'w:' .. limit[1]
   end
   local values = redis.call('HMGET', KEYS[base + 1], unpack(names))
-  redis.call('LLEN', KEYS[base + 3])
   local account = {
     place = int(i - 1), id = level[1], limits = limits, key = KEYS[base + 1], grants_key = KEYS[base + 2], index_key = KEYS[base + 3],
     version = tonumber(values[1] or -1), status = values[2], grant_records = tonumber(values[3] or 0),
-    windows = {}, olds = {}, changed_windows = {}, changed_olds = {}, changed_grants = {}, changed_totals = {}, totals = {},
+    spent = tonumber(values[4] or 0), held = tonumber(values[5] or 0), windows = {}, presented = {}, changed = {},
   }
-  for n, name in ipairs(TOTALS) do account.totals[name] = tonumber(values[3 + n] or 0) end
   for n, limit in ipairs(limits) do
-    if values[11 + n] then account.windows[limit[1]] = read_window(limit[1], values[11 + n]) end
+    if values[5 + n] then account.windows[limit[1]] = read_window(limit[1], values[5 + n]) end
   end
   return account
 end
-
-local accounts = {}
 
 -- For verbs that touch the last account of the path alone.
 local function narrow()
@@ -132,8 +128,19 @@ local function stale_window()
 end
 
 local function add(account, total, amount)
-  account.totals[total] = math.min(MAX, account.totals[total] + amount)
-  account.changed_totals[total] = true
+  if amount == 0 then return end
+  if total == 'spent' or total == 'held' then
+    account[total] = account[total] + amount
+    account.moved = true
+  else
+    account.added = account.added or {}
+    account.added[total] = (account.added[total] or 0) + amount
+  end
+end
+
+-- Marks a window (present or past) to be written.
+local function change(account, name, w)
+  account.changed[name] = w
 end
 
 -- Opens the next window: what is left of the last one, and of those skipped, is carried or expires.
@@ -148,8 +155,9 @@ local function turn(account, w, limit, index, starts, resets)
   post(account, 'w:' .. source_of(w), 'left', 'carried', kept)
   add(account, 'expired', left - kept)
   if w.held > 0 then
-    account.olds[source_of(w)] = w
-    account.changed_olds[source_of(w)] = true
+    account.past = account.past or {}
+    account.past[source_of(w)] = w
+    change(account, source_of(w), w)
   end
   local fresh = {
     key = w.key, index = index, starts = starts, resets = resets, credits = limit[2], carried = carried, spent = 0, held = 0,
@@ -163,6 +171,7 @@ end
 -- The present window of a limit, opened or turned where its time has come.
 local function present(account, limit)
   local key = limit[1]
+  if account.presented[key] then return account.windows[key] end
   local w, index, starts, resets = account.windows[key], limit[3], limit[4], limit[5]
   if limit[8] > 0 then
     if w and now < w.resets then index, starts, resets = w.index, w.starts, w.resets
@@ -184,7 +193,8 @@ local function present(account, limit)
   end
   w.rollover, w.cap = limit[6], limit[7]
   account.windows[key] = w
-  account.changed_windows[key] = true
+  account.presented[key] = true
+  change(account, key, w)
   return w
 end
 
@@ -199,18 +209,19 @@ local function window_at(account, key, index)
     end
   end
   if w and int(w.index) == index then
-    account.changed_windows[key] = true
+    change(account, key, w)
     return w, true
   end
   local name = key .. '#' .. index
-  local old = account.olds[name]
+  account.past = account.past or {}
+  local old = account.past[name]
   if old == nil then
     local text = redis.call('HGET', account.key, 'w:' .. name)
     if not text then error('CORRUPT no window ' .. name, 0) end
     old = read_window(key, text)
-    account.olds[name] = old
+    account.past[name] = old
   end
-  account.changed_olds[name] = true
+  change(account, name, old)
   return old, false
 end
 
@@ -231,6 +242,11 @@ end
 local function write_grant(g)
   return string.format('%d %d %d %d %d %d %d %d %d %d %d %s %s', g.priority, g.effective, g.expires, g.created,
     g.credits, g.spent, g.held, g.left, g.expired, g.given, g.revoked, g.state, g.reason)
+end
+
+local function change_grant(account, g)
+  account.changed_grants = account.changed_grants or {}
+  account.changed_grants[g.id] = g
 end
 
 local function load_grants(account)
@@ -271,7 +287,7 @@ local function expire_grants(account)
       post(account, 'g:' .. id, 'left', 'expired', g.left)
       add(account, 'expired', g.left)
       g.expired, g.left = g.expired + g.left, 0
-      account.changed_grants[id] = true
+      change_grant(account, g)
     end
   end
 end
@@ -301,7 +317,7 @@ local function path_available(want)
   local least, at = nil, nil
   for _, account in ipairs(accounts) do
     local amount = available(account, want)
-    local countable = MAX - math.max(0, account.totals.spent) - account.totals.held
+    local countable = MAX - math.max(0, account.spent) - account.held
     if countable < math.min(amount or want, want) then amount = math.max(0, countable) end
     if amount ~= nil and (least == nil or amount < least) then least, at = amount, account end
   end
@@ -327,7 +343,7 @@ end
 local function insufficient(account, free, overdue)
   local _, limit = limits_left(account)
   local resets = limit and account.windows[limit[1]].resets or 0
-  return {'INSUFFICIENT', now, tonumber(account.place), limit and limit[1] or '', free, account.totals.held, capacity(account), resets, overdue}
+  return {'INSUFFICIENT', now, tonumber(account.place), limit and limit[1] or '', free, account.held, capacity(account), resets, overdue}
 end
 
 -- The limit of the path that leaves least: {level, key, credits, remaining, starts, resets}, or {-1}.
@@ -380,7 +396,7 @@ local function take(account, amount, parts)
   for _, g in ipairs(usable_grants(account)) do
     local piece = math.min(g.left, amount - paid)
     g.left, g.held = g.left - piece, g.held + piece
-    account.changed_grants[g.id] = true
+    change_grant(account, g)
     post(account, 'g:' .. g.id, 'left', 'held', piece)
     append(parts, piece, 'g:' .. g.id)
     paid = paid + piece
@@ -403,7 +419,7 @@ local function grant_of(account, source)
   local id = string.sub(source, 3)
   local g = load_grants(account)[id]
   if not g then error('CORRUPT no grant ' .. id, 0) end
-  account.changed_grants[id] = true
+  change_grant(account, g)
   return g
 end
 
@@ -432,7 +448,7 @@ local function return_to_past(account, w, name, amount)
   if w.rollover == 'full' then carried = math.min(amount, MAX - current.carried)
   elseif w.rollover == 'capped' then carried = math.max(0, math.min(amount, w.cap - current.carried)) end
   current.carried = current.carried + carried
-  account.changed_windows[w.key] = true
+  change(account, w.key, current)
   add(account, 'expired', amount - carried)
   post(account, name, 'held', 'expired', amount - carried)
   post(account, name, 'held', 'carried', carried)
@@ -492,19 +508,20 @@ end
 -- Writing ---------------------------------------------------------------------------------------------------------------------
 
 local function flush(account)
-  local fields = {}
-  local function set(name, value)
-    fields[#fields + 1] = name
-    fields[#fields + 1] = value
+  local fields, n = {}, 0
+  if account.moved then
+    fields, n = {'spent', int(account.spent), 'held', int(account.held)}, 4
   end
-  for total in pairs(account.changed_totals) do set(total, int(account.totals[total])) end
-  for key in pairs(account.changed_windows) do set('w:' .. key, write_window(account.windows[key])) end
-  for name in pairs(account.changed_olds) do
-    local old = account.olds[name]
-    if old.held > 0 then set('w:' .. name, write_window(old)) else redis.call('HDEL', account.key, 'w:' .. name) end
+  for name, w in pairs(account.changed) do
+    if w.held == 0 and account.past and account.past[name] == w then
+      redis.call('HDEL', account.key, 'w:' .. name)
+    else
+      fields[n + 1], fields[n + 2], n = 'w:' .. name, write_window(w), n + 2
+    end
   end
-  if #fields > 0 then redis.call('HSET', account.key, unpack(fields)) end
-  for id in pairs(account.changed_grants) do redis.call('HSET', account.grants_key, id, write_grant(account.grants[id])) end
+  if n > 0 then redis.call('HSET', account.key, unpack(fields)) end
+  for total, amount in pairs(account.added or {}) do redis.call('HINCRBY', account.key, total, int(amount)) end
+  for id, g in pairs(account.changed_grants or {}) do redis.call('HSET', account.grants_key, id, write_grant(g)) end
 end
 
 -- Writes everything that changed. The journal goes first: where it cannot be written, nothing is.
@@ -519,25 +536,36 @@ local function commit(verb, id, amount, memo)
     't', table.concat(postings, ';'))
   for _, account in ipairs(accounts) do
     flush(account)
-    redis.call('RPUSH', account.index_key, entry)
+    -- The root needs no index: the whole journal is its own.
+    if account.index_key ~= KEYS[6] then redis.call('RPUSH', account.index_key, entry) end
   end
 end
 
 -- Holds -----------------------------------------------------------------------------------------------------------------------
 
+-- A hold is stored as a msgpack array, in the order of `write_hold`; its parts go when it ends.
 local function read_hold()
-  local v = redis.call('HMGET', KEYS[1], 'state', 'amount', 'spent', 'parts', 'overrun', 'asked', 'first', 'sequence', 'wanted', 'ended')
-  if not v[1] then return nil end
+  local packed = redis.call('GET', KEYS[1])
+  if not packed then return nil end
+  local v = cmsgpack.unpack(packed)
   return {
-    state = v[1], amount = tonumber(v[2]), spent = tonumber(v[3]), parts = v[4] and cmsgpack.unpack(v[4]), overrun = tonumber(v[5] or 0),
-    asked = v[6], first = tonumber(v[7]), sequence = tonumber(v[8] or 0), wanted = v[9], ended = v[10],
+    state = v[1], path = v[2], amount = v[3], spent = v[4], created = v[5], deadline = v[6], want = v[7], least = v[8], first = v[9],
+    sequence = v[10], wanted = v[11], overrun = v[12], asked = v[13], parts = v[14],
   }
 end
 
-local function keep_alive(ttl_ms)
-  demand(whole(ttl_ms, 1), 'ttl')
-  redis.call('HSET', KEYS[1], 'deadline', int(now + ttl_ms))
-  redis.call('ZADD', KEYS[2], int(now + ttl_ms), A.id)
+local function write_hold(h, keep_ms)
+  local packed = cmsgpack.pack({
+    h.state, h.path, h.amount, h.spent, h.created, h.deadline, h.want, h.least, h.first, h.sequence, h.wanted, h.overrun, h.asked, h.parts,
+  })
+  if keep_ms then redis.call('SET', KEYS[1], packed, 'PX', int(keep_ms)) else redis.call('SET', KEYS[1], packed) end
+end
+
+local function keep_alive(h)
+  demand(whole(A.ttl_ms, 1), 'ttl')
+  h.deadline = now + A.ttl_ms
+  write_hold(h)
+  redis.call('ZADD', KEYS[2], int(h.deadline), A.id)
 end
 
 -- Ends an open hold: spends up to `spent` of it, takes and spends what is beyond it as far as it goes, returns the rest.
@@ -561,9 +589,8 @@ local function end_hold(hold, state, spent, overrun, memo)
   end
   commit(state == 'settled' and 'settle' or state == 'voided' and 'void' or 'expire', A.id, covered + extra, memo)
   redis.call('ZREM', KEYS[2], A.id)
-  redis.call('HSET', KEYS[1], 'state', state, 'spent', int(covered + extra), 'overrun', int(missed), 'ended', A.asked or '')
-  redis.call('HDEL', KEYS[1], 'parts', 'deadline')
-  redis.call('PEXPIRE', KEYS[1], int(A.keep_ms))
+  hold.state, hold.spent, hold.overrun, hold.asked, hold.parts = state, covered + extra, missed, A.asked or '', {}
+  write_hold(hold, A.keep_ms)
   return {'OK', now, state, covered + extra, missed}
 end
 

@@ -12,7 +12,7 @@ local account = narrow()
 local g = load_grants(account)[A.grant]
 if not g then return {'NO_GRANT', now} end
 if g.state == 'live' then
-  account.changed_grants[g.id] = true
+  change_grant(account, g)
   add(account, 'revoked', g.left)
   post(account, 'g:' .. g.id, 'left', 'revoked', g.left)
   local amount = g.left

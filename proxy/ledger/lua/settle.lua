@@ -7,7 +7,7 @@
 demand(type(A.id) == 'string' and whole(A.spent) and whole(A.overrun) and type(A.asked) == 'string' and whole(A.keep_ms, 1), 'settle')
 local hold = read_hold()
 if not hold then return {'OK', now, 'settled', 0, 0} end
-if hold.state == 'voided' or (hold.state == 'settled' and hold.ended ~= A.asked) then return {'CONFLICT', now} end
+if hold.state == 'voided' or (hold.state == 'settled' and hold.asked ~= A.asked) then return {'CONFLICT', now} end
 if hold.state == 'settled' then return {'OK', now, 'settled', hold.spent, hold.overrun} end
 local no = open_path(false)
 if not no and A.spent > hold.amount then no = stale_window() end

@@ -30,7 +30,7 @@ if #account.limits == 0 then
     local piece = math.min(g.left, A.credits - paid)
     if piece > 0 then
       g.left, g.held, paid = g.left - piece, g.held + piece, paid + piece
-      account.changed_grants[g.id] = true
+      change_grant(account, g)
       post(account, 'g:' .. g.id, 'left', 'held', piece)
       append(parts, piece, 'g:' .. g.id)
     end
