@@ -36,7 +36,8 @@ SWEEP_ROOTS = 200
 SWEEP_HOLDS = 500
 CACHED_PATHS_MAX = 50_000
 
-_OPEN = frozenset({"hold", "extend"})
+_CHECKED = frozenset({"hold", "extend"})
+"""Verbs that must see an account's latest settings."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +57,6 @@ class RedisLedger:
         self._engine = engine
         self._directory = directory
         self._levels: dict[Path, Levels] = {}
-        self._marked_ms: dict[str, int] = {}
         self.hold_ttl_ms = hold_ttl_ms
 
     # --- holds -----------------------------------------------------------------------------------------------------------------
@@ -104,10 +104,7 @@ class RedisLedger:
         return _settlement(hold_id, reply)
 
     async def _on_hold(self, verb: str, path: Path, hold_id: str, arguments: dict[str, Any]) -> list[Any]:
-        root = path[0]
-        if verb in _OPEN:
-            self._mark_root(root)
-        return await self._run(verb, path, keys.of_hold(root, hold_id), arguments, checked=verb in _OPEN)
+        return await self._run(verb, path, keys.of_hold(path[0], hold_id), arguments, checked=verb in _CHECKED, opens=verb == "hold")
 
     # --- credits ---------------------------------------------------------------------------------------------------------------
 
@@ -139,7 +136,10 @@ class RedisLedger:
             raise Refusal("conflict", f"account {path[-1]!r} has {GRANTS_MAX} unfinished grants", account=path[-1], hint=hint)
         if reply[0] == "TOO_MUCH":
             raise Refusal("invalid_request", "the account's grants would pass what the ledger can count", account=path[-1])
-        return await self._read_grant(path, grant_id)
+        try:
+            return await self._read_grant(path, grant_id)
+        except Refusal:  # a repeat after the grant was used up and dropped from the list
+            return _finished_grant(grant_id, arguments)
 
     async def revoke(self, path: Path, grant_id: str, *, operation_id: str, reason: str = "") -> Grant:
         reply = await self._operate("revoke", path, operation_id, {"grant": grant_id, "reason": reason})
@@ -167,9 +167,11 @@ class RedisLedger:
         if source[-1] == target[-1]:
             raise Refusal("invalid_request", "the giver and the receiver are the same account", account=source[-1])
         await self._directory.settings(target[-1])
-        self._mark_root(source[0])
         arguments = {"credits": credits_nanocredits, "reason": reason, "target": " ".join(target)}
         reply = await self._operate("transfer", source, operation_id, arguments)
+        if reply[0] == "INSUFFICIENT" and not reply[3]:
+            message = f"account {source[-1]!r} has no limit to give from, and its grants do not suffice"
+            raise Refusal("invalid_request", message, account=source[-1])
         if reply[0] == "INSUFFICIENT":
             refusal = _insufficient(source, reply, needed_nanocredits=credits_nanocredits)
             raise Refusal(
@@ -207,33 +209,40 @@ class RedisLedger:
     async def _operate(self, verb: str, path: Path, operation_id: str, arguments: dict[str, Any]) -> list[Any]:
         head = keys.of_operation(path[0], operation_id)
         asked = {"id": operation_id, "digest": digest(verb, path, arguments), "keep_ms": REMEMBERED_MS, **arguments}
-        reply = await self._run(verb, path, head, asked, checked=verb in ("adjust", "transfer"), durable=True)
+        takes = verb in ("adjust", "transfer")
+        reply = await self._run(verb, path, head, asked, checked=takes, opens=verb == "transfer", durable=True)
         if reply[0] == "CONFLICT":
             raise Conflict(f"the id {operation_id!r} was used before with other arguments")
         return reply
 
     # --- sweeping --------------------------------------------------------------------------------------------------------------
 
-    def _mark_root(self, root: str) -> None:
-        """Note, ahead of the call itself and in the same write, that this root has something open for the sweeper to look at."""
-        now_ms = self._engine.now_ms()
-        if now_ms - self._marked_ms.get(root, 0) > self.hold_ttl_ms // 4:
-            if len(self._marked_ms) >= CACHED_PATHS_MAX:
-                self._marked_ms.clear()
-            self._marked_ms[root] = now_ms
-            self._engine.post("ZADD", keys.OPEN_ROOTS, "GT", now_ms + self.hold_ttl_ms + 1000, root)
+    def _mark(self, root: str) -> tuple[str | bytes | int, ...]:
+        """The command that notes, right behind a call, that this root has something open for the sweeper to look at.
+
+        A sweeper takes the mark away before it looks, so whichever comes first, either it sees what the call opened or the mark stays.
+        """
+        return ("ZADD", keys.OPEN_ROOTS, "NX", self._engine.now_ms() + self.hold_ttl_ms, root)
 
     async def expire_due(self) -> int:
         """End the holds whose time is over, in every root, and deliver what is in transit; how many holds ended."""
-        now_ms = self._engine.now_ms()
-        reply = await self._engine.command("ZRANGEBYSCORE", keys.OPEN_ROOTS, "-inf", now_ms, "WITHSCORES", "LIMIT", 0, SWEEP_ROOTS)
         ended = 0
-        for n in range(0, len(reply), 2):
-            root = reply[n].decode()
-            ended += await self._expire_root(root)
-            await self._redeliver(root)
-            again = await self._next_look(root)
-            await self._engine.script("unmark", [keys.OPEN_ROOTS], [root, reply[n + 1], again])
+        for marks in (keys.SWEPT_ROOTS, keys.OPEN_ROOTS):
+            due = await self._engine.command("ZRANGEBYSCORE", marks, "-inf", self._engine.now_ms(), "LIMIT", 0, SWEEP_ROOTS)
+            for root in (raw.decode() for raw in due):
+                ended += await self._sweep(root)
+        return ended
+
+    async def _sweep(self, root: str) -> int:
+        """Look at one root. Until that is done it stands among the swept ones, so that a sweeper may die at any point."""
+        await self._engine.command("ZADD", keys.SWEPT_ROOTS, self._engine.now_ms() + self.hold_ttl_ms, root)
+        await self._engine.command("ZREM", keys.OPEN_ROOTS, root)
+        ended = await self._expire_root(root)
+        await self._redeliver(root)
+        again_ms = await self._next_look_ms(root)
+        if again_ms is not None:
+            await self._engine.command("ZADD", keys.OPEN_ROOTS, "LT", again_ms, root)
+        await self._engine.command("ZREM", keys.SWEPT_ROOTS, root)
         return ended
 
     async def _expire_root(self, root: str) -> int:
@@ -253,25 +262,34 @@ class RedisLedger:
         for operation_id, text in outbox.items():
             await self._deliver(root, operation_id, records.decode_strings(text))
 
-    async def _next_look(self, root: str) -> int | str:
-        """When the root's next hold may be overdue, ms; '' where nothing is open."""
+    async def _next_look_ms(self, root: str) -> int | None:
+        """When the root's next hold may be overdue; None where nothing is open."""
         first, in_transit = await self._engine.commands(
             ("ZRANGE", keys.of_root(root, keys.DEADLINES), 0, 0, "WITHSCORES"), ("HLEN", keys.of_root(root, keys.OUTBOX))
         )
         if first:
             return int(float(first[1]))
-        return self._engine.now_ms() + 1000 if in_transit else ""
+        return self._engine.now_ms() + 1000 if in_transit else None
 
     # --- levels ----------------------------------------------------------------------------------------------------------------
 
     async def _run(
-        self, verb: str, path: Path, head: list[str], arguments: dict[str, Any], *, checked: bool, durable: bool = False
+        self,
+        verb: str,
+        path: Path,
+        head: list[str],
+        arguments: dict[str, Any],
+        *,
+        checked: bool,
+        opens: bool = False,
+        durable: bool = False,
     ) -> list[Any]:
         """One verb, made again with fresh levels where an account or a window has changed since they were read."""
         for attempt in range(STALE_TRIES):
             levels = await self._levels_of(path, anew=attempt > 0)
             arguments["levels"] = levels.rows if checked else [[row[0], -1, row[2]] for row in levels.rows]
-            reply = await self._engine.run(verb, head + levels.keys, arguments, durable=durable)
+            mark = self._mark(path[0]) if opens else ()
+            reply = await self._engine.run(verb, head + levels.keys, arguments, then=mark, durable=durable)
             if reply[0] not in ("STALE_ACCOUNT", "STALE_WINDOW"):
                 break
         if reply[0] in ("STALE_ACCOUNT", "STALE_WINDOW"):
@@ -323,6 +341,23 @@ def _check_amounts(amount_nanocredits: int, least_nanocredits: int) -> None:
     """Raises Refusal: invalid_request, where an amount is no amount that the ledger can count."""
     if not least_nanocredits <= amount_nanocredits <= AMOUNT_MAX_NANOCREDITS or least_nanocredits < 0:
         raise Refusal("invalid_request", "the amount is outside what the ledger can count", needed_nanocredits=amount_nanocredits)
+
+
+def _finished_grant(grant_id: str, arguments: dict[str, Any]) -> Grant:
+    """A grant that is used up and no longer listed, as far as its arguments tell."""
+    expires_ms = arguments["expires"]
+    return Grant(
+        grant_id=grant_id,
+        credits_nanocredits=arguments["credits"],
+        remaining_nanocredits=0,
+        held_nanocredits=0,
+        spent_nanocredits=arguments["credits"],
+        priority=arguments["priority"],
+        effective_at_ms=arguments["effective"],
+        expires_at_ms=None if expires_ms == records.NEVER_MS else expires_ms,
+        reason=arguments["reason"],
+        created_at_ms=arguments["effective"],
+    )
 
 
 def _settlement(hold_id: str, reply: list[Any]) -> Settlement:

@@ -93,19 +93,30 @@ class Engine:
             self._clock_offset_ms = offset_ms
             self._clock_known = True
 
-    async def run(self, verb: str, keys: Sequence[str], arguments: dict[str, Any], *, durable: bool = False) -> list[Any]:
+    async def run(
+        self, verb: str, keys: Sequence[str], arguments: dict[str, Any], *, then: Command = (), durable: bool = False
+    ) -> list[Any]:
         """One verb on the accounts of `keys`: the script's answer, its first word as text.
 
-        Raises LedgerUnavailable. With `durable` the answer waits until the server has it on disk, where the server can say so.
+        `then` is a plain command that is sent right behind it, in the same write. With `durable` the answer waits until the server has
+        it on disk, where the server can say so. Raises LedgerUnavailable.
         """
         if self._simulated_now_ms is not None:
             arguments["now"] = self._simulated_now_ms()
-        reply: list[Any] = await self.script(verb, keys, [_encode(arguments)], durable=durable)
+        reply: list[Any] = await self.script(verb, keys, [_encode(arguments)], then=then, durable=durable)
         reply[0] = reply[0].decode()
         self._set_clock(reply[1])
         return reply
 
-    async def script(self, name: str, keys: Sequence[str], values: Sequence[bytes | str | int], *, durable: bool = False) -> Any:
+    async def script(
+        self,
+        name: str,
+        keys: Sequence[str],
+        values: Sequence[bytes | str | int],
+        *,
+        then: Command = (),
+        durable: bool = False,
+    ) -> Any:
         """One script by name. Raises LedgerUnavailable."""
         load: Load
         if self._functions and name not in scripts.STANDALONE:
@@ -117,32 +128,34 @@ class Engine:
             command, load = ("EVALSHA", script.sha, len(keys), *keys, *values), script.load
         began = time.monotonic()
         try:
-            reply = await self._repeat(self._durable_wire if durable else self._wire, command, load)
+            reply = await self._repeat(self._durable_wire if durable else self._wire, command, load, then)
             if durable and self._can_fsync:
-                await self._repeat(self._durable_wire, ("WAITAOF", 1, 0, FSYNC_WAIT_MS), ())
+                await self._repeat(self._durable_wire, ("WAITAOF", 1, 0, FSYNC_WAIT_MS))
             return reply
         finally:
             self.observe(name, time.monotonic() - began)
 
     async def command(self, *command: str | bytes | int) -> Any:
         """A plain command that is safe to repeat. Raises LedgerUnavailable."""
-        return await self._repeat(self._wire, command, ())
-
-    def post(self, *command: str | bytes | int) -> None:
-        """Send a plain command ahead of whatever is sent next, and do not wait for its answer."""
-        self._wire.send(*command).add_done_callback(_retrieve)
+        return await self._repeat(self._wire, command)
 
     async def commands(self, *commands: tuple[str | bytes | int, ...]) -> list[Any]:
         """Several plain commands in one round trip."""
-        return list(await asyncio.gather(*(self._repeat(self._wire, command, ()) for command in commands)))
+        return list(await asyncio.gather(*(self._repeat(self._wire, command) for command in commands)))
 
-    async def _repeat(self, wire: Wire, command: Command, load: Load) -> Any:
+    async def _repeat(self, wire: Wire, command: Command, load: Load = (), then: Command = ()) -> Any:
         try:
-            return await wire.send(*command)
+            return await self._send(wire, command, then)
         except (ConnectionLost, ServerError) as error:
-            return await self._repeat_until_deadline(wire, command, load, error)
+            return await self._repeat_until_deadline(wire, command, load, then, error)
 
-    async def _repeat_until_deadline(self, wire: Wire, command: Command, load: Load, error: Exception) -> Any:
+    def _send(self, wire: Wire, command: Command, then: Command) -> asyncio.Future[Any]:
+        answer = wire.send(*command)
+        if then:
+            wire.send(*then).add_done_callback(_retrieve)
+        return answer
+
+    async def _repeat_until_deadline(self, wire: Wire, command: Command, load: Load, then: Command, error: Exception) -> Any:
         """The slow way, once something went wrong; kept apart so that the common way is one await."""
         ends_s = time.monotonic() + self._deadline_s
         while True:
@@ -158,7 +171,7 @@ class Engine:
             if time.monotonic() >= ends_s:
                 raise LedgerUnavailable("the ledger does not answer within the deadline") from error
             try:
-                return await wire.send(*command)
+                return await self._send(wire, command, then)
             except (ConnectionLost, ServerError) as again:
                 error = again
 

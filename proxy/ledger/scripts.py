@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-STANDALONE = ("record", "unmark")
+STANDALONE = ("record",)
 """Scripts that touch no account and so go without the prelude."""
 
 VERBS = (

@@ -1,5 +1,5 @@
 -- Adds credits once, to the last account of the path.
--- ARGV  A.id (the grant's), A.digest, A.keep_ms, A.credits, A.priority, A.effective, A.expires (2^53-1: never), A.reason, A.grants_max
+-- ARGV  A.id (the grant's), A.digest, A.keep_ms, A.credits, A.priority, A.effective (0: now), A.expires (2^53-1: never), A.reason, A.grants_max
 -- Answer {OK, now} | {CONFLICT, now} | {TOO_MANY, now} | {TOO_MUCH, now} | {PAST, now} | {UNKNOWN, ...}
 -- Invariant: a grant's credits = spent + held + left + expired + given + revoked.
 
@@ -29,7 +29,7 @@ if records >= A.grants_max then
 end
 
 grants[A.id] = {
-  id = A.id, priority = A.priority, effective = A.effective, expires = A.expires, created = now, credits = A.credits, spent = 0, held = 0,
+  id = A.id, priority = A.priority, effective = A.effective > 0 and A.effective or now, expires = A.expires, created = now, credits = A.credits, spent = 0, held = 0,
   left = A.credits, expired = 0, given = 0, revoked = 0, state = 'live', reason = A.reason,
 }
 change_grant(account, grants[A.id])

@@ -1,0 +1,326 @@
+"""The real ledger against the model under random use: verbs, repeats, lost answers, time that passes, limits and plans that change.
+
+After each step both must answer and stand alike, and the promises must hold on the real one. A failure prints the steps that lead to it
+and can be seen again with `--hypothesis-seed=N`. The long run: `python -m pytest -m long tests/ledger/test_stateful.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from proxy.domain import Account, AccountId, Grant, Hold, Limit, Path, Settlement
+from proxy.errors import Refusal
+from tests.support.ledger_bench import HOLD_TTL_S, Bench, Clock, open_bench, prove_conservation
+from tests.support.ledger_server import LedgerServer, ledger_binaries
+
+TREE = {"org": None, "ann": "org", "agent": "ann", "bob": "org", "solo": None, "free": None}
+"""Each account and its parent. Holds of different roots never meet; transfers do."""
+PLANS = ("staff", "guest")
+GIFT = "gift"
+"""The reason that every transfer of this suite gives."""
+
+amounts = st.one_of(st.integers(0, 20), st.sampled_from([0, 1, 50, 99, 100, 101]), st.integers(0, 200))
+accounts = st.sampled_from(sorted(TREE))
+nth = st.integers(0, 7)
+lost = st.sampled_from([False, False, True])
+"""Whether the first answer gets lost, so that the call is made again."""
+
+
+@st.composite
+def limits(draw: st.DrawFn) -> Limit:
+    window = draw(st.sampled_from(["day", "hour", "week", "ever", "30s", "100s"]))
+    zone = draw(st.sampled_from(["UTC", "Africa/Cairo"])) if window == "day" else "UTC"
+    rollover = "none" if window == "ever" else draw(st.sampled_from(["none", "full", "capped"]))
+    return Limit(draw(amounts), window, zone, rollover, draw(amounts) if rollover == "capped" else 0)
+
+
+limit_sets = st.lists(limits(), max_size=3, unique_by=lambda limit: limit.key).map(tuple)
+
+
+def answer(result: object) -> object:
+    """What two ledgers must say alike: everything but words, and what the path has left at the end of a hold."""
+    match result:
+        case Refusal():
+            return result.code, result.account, result.limit, result.needed_nanocredits, result.available_nanocredits, result.resets_at_ms
+        case Settlement():
+            return dataclasses.replace(result, tightest=None)
+    return result
+
+
+def standing(account: Account) -> Account:
+    """An account as it must stand in both ledgers: grants in any order."""
+    return dataclasses.replace(account, version=0, grants=tuple(sorted(account.grants, key=lambda grant: grant.grant_id)))
+
+
+def excess(account: Account) -> dict[tuple[str, int], int]:
+    """By how much each present window is overspent, as it can be where a limit was lowered under it."""
+    return {
+        (state.limit.key, state.starts_at_ms): max(
+            0, state.spent_nanocredits + state.held_nanocredits - state.limit.credits_nanocredits - state.carried_nanocredits
+        )
+        for state in account.limits
+    }
+
+
+@dataclasses.dataclass
+class Known:
+    """A hold that was asked for, and its last extension."""
+
+    path: Path
+    hold_id: str
+    sequence: int = 0
+    want: int = 0
+
+
+class Comparison(RuleBasedStateMachine):
+    """Everything is done to both; the model says what is right."""
+
+    def __init__(self, server: LedgerServer) -> None:
+        super().__init__()
+        self.clock = Clock()
+        self.runner = asyncio.Runner()
+        self.open = contextlib.AsyncExitStack()
+        self.model = self.run(self.open.enter_async_context(open_bench(None, self.clock)))
+        self.real = self.run(self.open.enter_async_context(open_bench(server, self.clock)))
+        self.holds: list[Known] = []
+        self.grants: list[tuple[Path, str]] = []
+        self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
+        self.ids = 0
+        self.limits_changed = True
+        self.before: dict[str, dict[tuple[str, int], int]] = {}
+
+    def run(self, call: Any) -> Any:
+        return self.runner.run(call)
+
+    def teardown(self) -> None:
+        try:
+            if self.real.paths:
+                self.run(prove_conservation(self.real))
+                self.run(prove_conservation(self.model))
+        finally:
+            self.run(self.open.aclose())
+            self.runner.close()
+
+    # --- both at once ----------------------------------------------------------------------------------------------------------
+
+    async def _ask(self, bench: Bench, verb: str, arguments: tuple[Any, ...], named: dict[str, Any]) -> object:
+        try:
+            return await getattr(bench.ledger, verb)(*arguments, **named)
+        except Refusal as refusal:
+            return refusal
+
+    def both(self, verb: str, *arguments: Any, lost: bool = False, **named: Any) -> Any:
+        """Carry a call out in both ledgers (in the real one twice where its answer gets lost); they must answer alike."""
+        if lost:
+            self.run(self._ask(self.real, verb, arguments, named))
+        actual = self.run(self._ask(self.real, verb, arguments, named))
+        expected = self.run(self._ask(self.model, verb, arguments, named))
+        assert answer(actual) == answer(expected)
+        if (verb, arguments, named) not in self.calls:
+            self.calls.append((verb, arguments, named))
+        return expected
+
+    def new_id(self, kind: str) -> str:
+        self.ids += 1
+        return f"{kind}{self.ids}"
+
+    def path(self, account: str) -> Path:
+        return self.real.paths[account]
+
+    # --- rules -----------------------------------------------------------------------------------------------------------------
+
+    @initialize(given=st.fixed_dictionaries({name: limit_sets for name in TREE}), plans=st.tuples(limit_sets, limit_sets))
+    def open_accounts(self, given: dict[str, tuple[Limit, ...]], plans: tuple[tuple[Limit, ...], ...]) -> None:
+        for bench in (self.model, self.real):
+            for name, plan in zip(PLANS, plans, strict=True):
+                self.run(bench.plan(name, *plan))
+            for name, parent in TREE.items():
+                self.run(bench.account(name, *given[name], parent=parent, plan="staff" if name == "bob" else None))
+
+    @rule(account=accounts, want=amounts, least=amounts, lost=lost)
+    def hold(self, account: str, want: int, least: int, lost: bool) -> None:
+        hold_id = self.new_id("h")
+        result = self.both("hold", self.path(account), hold_id, want_nanocredits=want, least_nanocredits=min(want, least), lost=lost)
+        if isinstance(result, Hold):
+            self.holds.append(Known(self.path(account), hold_id))
+
+    @precondition(lambda self: self.holds)
+    @rule(n=nth, spent=amounts, lost=lost)
+    def debit(self, n: int, spent: int, lost: bool) -> None:
+        hold = self.holds[-1 - n % len(self.holds)]
+        self.both("debit", hold.path, hold.hold_id, spent_nanocredits=spent, lost=lost)
+
+    @precondition(lambda self: self.holds)
+    @rule(n=nth, spent=amounts, want=amounts, lost=lost)
+    def extend(self, n: int, spent: int, want: int, lost: bool) -> None:
+        hold = self.holds[-1 - n % len(self.holds)]
+        hold.sequence += 1
+        self.both("extend", hold.path, hold.hold_id, sequence=hold.sequence, spent_nanocredits=spent, want_nanocredits=want, lost=lost)
+
+    @precondition(lambda self: self.holds)
+    @rule(n=nth, spent=amounts, overrun=st.sampled_from([0, 0, 7]), lost=lost)
+    def settle(self, n: int, spent: int, overrun: int, lost: bool) -> None:
+        hold = self.holds[-1 - n % len(self.holds)]
+        self.both("settle", hold.path, hold.hold_id, spent_nanocredits=spent, overrun_nanocredits=overrun, lost=lost)
+
+    @precondition(lambda self: self.holds)
+    @rule(n=nth, lost=lost)
+    def void(self, n: int, lost: bool) -> None:
+        hold = self.holds[-1 - n % len(self.holds)]
+        self.both("void", hold.path, hold.hold_id, lost=lost)
+
+    @rule(
+        account=accounts,
+        credits=amounts,
+        priority=st.integers(-1, 1),
+        starts_in_s=st.sampled_from([None, 0, 20]),
+        ends_in_s=st.sampled_from([None, None, 0, 30, 4000, 200_000]),
+        lost=lost,
+    )
+    def grant(self, account: str, credits: int, priority: int, starts_in_s: int | None, ends_in_s: int | None, lost: bool) -> None:
+        grant_id = self.new_id("g")
+        result = self.both(
+            "grant",
+            self.path(account),
+            grant_id,
+            credits_nanocredits=credits,
+            priority=priority,
+            effective_at_ms=None if starts_in_s is None else self.clock.now_ms + starts_in_s * 1000,
+            expires_at_ms=None if ends_in_s is None else self.clock.now_ms + ends_in_s * 1000,
+            reason="bonus",
+            lost=lost,
+        )
+        if isinstance(result, Grant):
+            self.grants.append((self.path(account), grant_id))
+
+    @precondition(lambda self: self.grants)
+    @rule(n=nth, lost=lost)
+    def revoke(self, n: int, lost: bool) -> None:
+        path, grant_id = self.grants[-1 - n % len(self.grants)]
+        self.both("revoke", path, grant_id, operation_id=self.new_id("r"), lost=lost)
+
+    @rule(account=accounts, credits=st.integers(-150, 150), lost=lost)
+    def adjust(self, account: str, credits: int, lost: bool) -> None:
+        self.both("adjust", self.path(account), self.new_id("a"), credits_nanocredits=credits, lost=lost)
+
+    @rule(giver=accounts, taker=accounts, credits=amounts, lost=lost)
+    def transfer(self, giver: str, taker: str, credits: int, lost: bool) -> None:
+        paths = self.path(giver), self.path(taker)
+        self.both("transfer", *paths, self.new_id("t"), credits_nanocredits=credits, reason=GIFT, lost=lost)
+
+    @rule(account=accounts, given=st.none() | limit_sets, lost=lost)
+    def set_limits(self, account: str, given: tuple[Limit, ...] | None, lost: bool) -> None:
+        self.limits_changed = True
+        self.both("set_limits", self.path(account), self.new_id("s"), limits=given, lost=lost)
+
+    @rule(name=st.sampled_from(PLANS), given=limit_sets)
+    def change_plan(self, name: str, given: tuple[Limit, ...]) -> None:
+        self.limits_changed = True
+        for bench in (self.model, self.real):
+            self.run(bench.plan(name, *given))
+
+    @rule(account=accounts, plan=st.sampled_from(PLANS))
+    def move_to_plan(self, account: str, plan: str) -> None:
+        self.limits_changed = True
+        operation_id = self.new_id("p")
+        for bench in (self.model, self.real):
+            self.run(bench.directory.update_account(AccountId(account), plan=plan, operation_id=operation_id))
+
+    @rule(account=accounts, status=st.sampled_from(["active", "active", "suspended"]))
+    def change_status(self, account: str, status: Any) -> None:
+        for bench in (self.model, self.real):
+            self.run(bench.status(account, status))
+
+    @precondition(lambda self: self.calls)
+    @rule(n=st.integers(0, 40))
+    def repeat_an_old_call(self, n: int) -> None:
+        verb, arguments, named = self.calls[-1 - n % len(self.calls)]
+        self.limits_changed |= verb == "set_limits"
+        self.both(verb, *arguments, **named)
+
+    @precondition(lambda self: self.calls)
+    @rule(n=st.integers(0, 40), amount=amounts)
+    def repeat_an_old_call_with_another_amount(self, n: int, amount: int) -> None:
+        verb, arguments, named = self.calls[-1 - n % len(self.calls)]
+        changed = next((name for name in ("want_nanocredits", "spent_nanocredits", "credits_nanocredits") if name in named), None)
+        if changed is not None and (verb != "hold" or amount >= named["least_nanocredits"]):
+            self.both(verb, *arguments, **{**named, changed: amount})
+
+    @rule(seconds=st.sampled_from([0.001, 1, 10, 29, HOLD_TTL_S, 101, 3600, 86_400, 4 * 86_400, 8 * 86_400]))
+    def time_passes(self, seconds: float) -> None:
+        self.clock.pass_s(seconds)
+
+    @rule(account=accounts, n=nth, early_ms=st.sampled_from([0, 0, 1]))
+    def time_passes_to_a_turn(self, account: str, n: int, early_ms: int) -> None:
+        states = self.run(self.model.state(self.path(account))).limits
+        turns = [state.resets_at_ms - early_ms for state in states if state.resets_at_ms is not None]
+        if turns:
+            self.clock.now_ms = max(self.clock.now_ms, turns[n % len(turns)])
+
+    @rule()
+    def expire(self) -> None:
+        assert self.run(self.real.ledger.expire_due()) == self.run(self.model.ledger.expire_due())
+
+    # --- what must hold after each step ----------------------------------------------------------------------------------------
+
+    @invariant()
+    def promises_hold(self) -> None:
+        if self.real.paths:
+            self.run(self._check())
+
+    async def _check(self) -> None:
+        paths = self.real.paths.values()
+        real = dict(zip(self.real.paths, await asyncio.gather(*(self.real.state(path) for path in paths)), strict=True))
+        for name, path in self.real.paths.items():
+            assert standing(real[name]) == standing(await self.model.state(path))
+        for name, account in real.items():
+            self._check_no_overspend(name, account)
+            self._check_conservation(account)
+            holds = (await self.model.books.holds(account.id)).items
+            assert account.totals.held == sum(hold.amount_nanocredits - hold.spent_nanocredits for hold in holds)
+        gifts = sum(g.credits_nanocredits for account in real.values() for g in account.grants if g.reason == GIFT)
+        assert gifts == sum(account.totals.given for account in real.values())
+        self.limits_changed = False
+
+    def _check_no_overspend(self, name: str, account: Account) -> None:
+        """No verb takes what a window does not have: only a lowered limit may leave one overspent, and then nothing adds to it."""
+        before, self.before[name] = self.before.get(name, {}), excess(account)
+        if not self.limits_changed:
+            for window, amount in self.before[name].items():
+                assert amount <= before.get(window, 0)
+
+    def _check_conservation(self, account: Account) -> None:
+        for grant in account.grants:
+            spread = grant.remaining_nanocredits, grant.held_nanocredits, grant.spent_nanocredits
+            assert min(spread) >= 0
+            assert sum(spread) <= grant.credits_nanocredits
+        assert account.totals.granted == sum(grant.credits_nanocredits for grant in account.grants)
+        assert account.totals.spent >= 0
+        assert account.totals.held >= 0
+
+
+CHECKS = settings(deadline=None, print_blob=True, suppress_health_check=list(HealthCheck))
+
+
+@pytest.mark.timeout(300)
+def test_the_ledger_and_the_model_never_differ(ledger_server: LedgerServer) -> None:
+    """Whatever is done, in whatever order, however often: same answers, same balances, and the promises hold."""
+    run_state_machine_as_test(lambda: Comparison(ledger_server), settings=settings(CHECKS, max_examples=60, stateful_step_count=40))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", ledger_binaries())
+def test_the_ledger_and_the_model_never_differ_for_long(ledger_servers: Callable[[str], LedgerServer], name: str) -> None:
+    """The same for some minutes on every kind of server."""
+    server = ledger_servers(name)
+    run_state_machine_as_test(lambda: Comparison(server), settings=settings(CHECKS, max_examples=1000, stateful_step_count=60))

