@@ -1,0 +1,134 @@
+"""The configuration file: every problem at once, with its place; secrets only by reference; the example tells every key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from proxy import config
+from proxy.errors import SetupError
+
+ROOT = Path(__file__).parent.parent
+EXAMPLE = ROOT / "config.example.toml"
+
+
+def problems(document: dict[str, Any]) -> list[str]:
+    with pytest.raises(SetupError) as caught:
+        config.validate(document, source="file")
+    return str(caught.value).splitlines()
+
+
+def sections(model: type[BaseModel]) -> dict[str, type[BaseModel]]:
+    """Each section of the file with its model, wherever it is nested."""
+    found = {model.__name__: model}
+    for field in model.model_fields.values():
+        for part in (field.annotation, *_parts(field.annotation)):
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                found |= sections(part)
+    return found
+
+
+def _parts(annotation: Any) -> list[Any]:
+    return [deeper for part in get_args(annotation) for deeper in (part, *_parts(part))]
+
+
+def test_the_example_is_valid_and_names_every_key() -> None:
+    """config.example.toml loads, and each key that the file may have stands in it."""
+    config.load(EXAMPLE)
+    text = EXAMPLE.read_text(encoding="utf-8")
+    missing = [
+        f"{name}.{key}" for name, section in sections(config.Config).items() for key in section.model_fields if not re.search(rf"\b{key}\b", text)
+    ]
+
+    assert missing == []
+
+
+def test_the_examples_values_are_the_defaults() -> None:
+    """Where the example shows a key of [listen] and [ledger], it shows the default."""
+    example = config.load(EXAMPLE)
+
+    assert example.listen == config.Listen()
+    assert example.ledger == config.LedgerSection()
+    assert example.compat == config.Compat()
+
+
+def test_every_problem_is_told_at_once_with_its_place() -> None:
+    """Five mistakes in five places: five lines."""
+    lines = problems(
+        {
+            "listen": {"proxy": "8080", "workers": 0},
+            "plan": [{"name": "p", "limits": [{"credits": "-1", "window": "fortnight"}]}],
+            "unknown": 1,
+        }
+    )
+
+    assert [line.split(": ")[1] for line in lines] == [
+        "listen.proxy",
+        "listen.workers",
+        "plan[0].limits[0].credits",
+        "plan[0].limits[0].window",
+        "unknown",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("document", "part"),
+    [
+        ({"plan": [{"name": "p"}, {"name": "p"}]}, "plan 'p' stands twice"),
+        ({"plan": [{"name": "p"}], "account": [{"id": "a", "plan": "q"}]}, "there is no plan 'q'"),
+        ({"plan": [{"name": "p"}], "account": [{"id": "a", "parent": "b"}, {"id": "b"}]}, "must stand before it"),
+        ({"account": [{"id": "a"}]}, "at least one [[plan]]"),
+        ({"price": [{"model": "m"}]}, "prices nothing"),
+        ({"price": [{"model": "a*b", "input": "1"}]}, "one trailing *"),
+        ({"plan": [{"name": "p", "limits": [{"credits": "1"}, {"credits": "2"}]}]}, "share the window day/UTC"),
+        ({"plan": [{"name": "p", "limits": [{"credits": "1", "rollover": "capped"}]}]}, "rollover_max"),
+        ({"plan": [{"name": "p", "limits": [{"credits": "1", "window": "ever", "rollover": "full"}]}]}, "nothing to roll over"),
+        ({"plan": [{"name": "p", "limits": [{"credits": "1", "time_zone": "Mars/Olympus"}]}]}, "IANA"),
+        ({"plan": [{"name": "p", "limits": [{"credits": True}]}]}, "decimal string"),
+        ({"plan": [{"name": "p", "limits": [{"credits": "0.0000000001"}]}]}, "9 decimal places"),
+        ({"plan": [{"name": "p", "limits": [{"credits": "1e30"}]}]}, "range"),
+        ({"plan": [{"name": "p", "limits": [{"credits": "NaN"}]}]}, "finite"),
+        ({"upstream": [{"name": "u", "base_url": "http://user:secret@host"}]}, "without user"),
+        ({"upstream": [{"name": "u", "base_url": "ftp://host"}]}, "http(s)"),
+        ({"ledger": {"url": "postgres://x"}}, "embedded"),
+        ({"account": [{"id": "bad id"}], "plan": [{"name": "p"}]}, "match"),
+    ],
+)
+def test_a_mistake_is_refused_in_words(document: dict[str, Any], part: str) -> None:
+    """Each kind of mistake that a file can have is named."""
+    assert part in "\n".join(problems(document))
+
+
+def test_amounts_are_exact() -> None:
+    """What TOML writes as a float is taken as the decimal that was written."""
+    [row] = config.validate({"price": [{"model": "m", "input": 0.15, "output": "0.000000001"}]}, source="file").price
+
+    assert (row.input, row.output) == (150_000_000, 1)
+
+
+def test_a_secret_that_is_missing_or_empty_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty secret would be no secret."""
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    with pytest.raises(SetupError, match="NO_SUCH_KEY is not set"):
+        config.read_secret(env="NO_SUCH_KEY", file=None, what="key")
+    (tmp_path / "key").write_text("\n")
+    with pytest.raises(SetupError, match="is empty"):
+        config.read_secret(env=None, file=tmp_path / "key", what="key")
+    (tmp_path / "key").write_text("secret\n")
+    assert config.read_secret(env=None, file=tmp_path / "key", what="key") == "secret"
+
+
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path) -> None:
+    """No file, no TOML: one line with the file's name."""
+    for content in (None, "[listen", "\x00"):
+        file = tmp_path / "config.toml"
+        if content is not None:
+            file.write_text(content)
+        with pytest.raises(SetupError) as caught:
+            config.load(file)
+        assert len(str(caught.value).splitlines()) == 1
+        assert str(file) in str(caught.value)
