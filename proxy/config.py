@@ -28,7 +28,7 @@ WINDOW_SECONDS_MAX = 366 * 86_400
 
 def _nanocredits(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (str, int, float, Decimal)):
-        raise ValueError("give an amount of credits as a decimal string, such as \"12.5\"")
+        raise ValueError('give an amount of credits as a decimal string, such as "12.5"')
     return domain.nanocredits_from_credits(str(value))
 
 
@@ -51,7 +51,7 @@ def _time_zone(value: str) -> str:
     try:
         zoneinfo.ZoneInfo(value)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
-        raise ValueError(f"{value!r} is not an IANA time zone, such as \"Europe/Berlin\"") from error
+        raise ValueError(f'{value!r} is not an IANA time zone, such as "Europe/Berlin"') from error
     return value
 
 

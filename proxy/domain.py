@@ -384,15 +384,11 @@ class Ledger(Protocol):
         """Record the cumulative total spent so far and keep the hold alive; False when the hold is no longer open."""
         ...
 
-    async def extend(
-        self, path: Path, hold_id: str, *, sequence: int, spent_nanocredits: int, want_nanocredits: int
-    ) -> Hold | None:
+    async def extend(self, path: Path, hold_id: str, *, sequence: int, spent_nanocredits: int, want_nanocredits: int) -> Hold | None:
         """Debit, then reserve up to `want` more (possibly 0); the hold as it is now, or None when it is no longer open."""
         ...
 
-    async def settle(
-        self, path: Path, hold_id: str, *, spent_nanocredits: int, overrun_nanocredits: int = 0, memo: str = ""
-    ) -> Settlement:
+    async def settle(self, path: Path, hold_id: str, *, spent_nanocredits: int, overrun_nanocredits: int = 0, memo: str = "") -> Settlement:
         """End a hold at its exact cost and return the rest.
 
         Cost beyond the hold is paid by what the path has left, and what it cannot pay is booked as overrun, together with

@@ -1,0 +1,107 @@
+"""How tokens are counted from bytes, where no upstream has counted them.
+
+No tokenizer: bytes are exact, cheap and the same for every model. An input is counted twice: `bound`, which no byte-level tokenizer can
+exceed and which is held, and `counted`, which is charged when usage never comes. Output is counted from what is forwarded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+BYTES_PER_TOKEN = 4
+DELTA_BYTES_MAX_OF_ONE_TOKEN = 16
+"""Servers send a token at a time, and tokens longer than this are rare; a longer delta holds several."""
+AUDIO_BYTES_PER_TEXT_BYTE = 256
+"""Base64 of audio counts 1 token per 1,024 characters: PCM at 24 kHz has some 3,200 to a token, compressed audio down to 400."""
+
+MESSAGE_TOKENS_BOUND = 8
+MESSAGE_TOKENS_COUNTED = 4
+PROMPT_TOKENS_BOUND = 4
+REQUEST_TOKENS_BOUND = 16
+REPLY_TOKENS_COUNTED = 3
+"""What a chat template adds to open the answer."""
+
+NOT_WRITTEN = frozenset(
+    {"id", "type", "role", "index", "status", "format", "call_id", "item_id", "signature", "thought_signature", "encrypted_content"}
+)
+"""Members of an answer that the server makes up; the model did not write them."""
+
+
+@dataclass(frozen=True, slots=True)
+class MediaRule:
+    """The operator's rule for input that is not text: tokens for each image, recording and file, whatever its size."""
+
+    image_tokens: int
+    audio_tokens: int
+    file_tokens: int
+
+
+class InputCount:
+    """Adds up a request's input, as a bound and as a fair count, which never exceeds it."""
+
+    __slots__ = ("bound", "counted")
+
+    def __init__(self) -> None:
+        self.bound = REQUEST_TOKENS_BOUND
+        self.counted = 0
+
+    def add_text(self, text: str) -> None:
+        size = size_bytes(text)
+        self.bound += size
+        self.counted += tokens_in(size)
+
+    def add_json(self, value: object) -> None:
+        """Structured input (tools, schemas, tool calls) by its compact JSON, as templates write it into the prompt."""
+        size = len(msgspec.json.encode(value))
+        self.bound += size
+        self.counted += tokens_in(size)
+
+    def add_tokens(self, tokens: int) -> None:
+        """Input that is known, or ruled, to be so many tokens: token ids, media."""
+        self.bound += tokens
+        self.counted += tokens
+
+    def open_message(self) -> None:
+        self.bound += MESSAGE_TOKENS_BOUND
+        self.counted += MESSAGE_TOKENS_COUNTED
+
+    def open_prompt(self) -> None:
+        self.bound += PROMPT_TOKENS_BOUND
+
+    def open_reply(self) -> None:
+        self.counted += REPLY_TOKENS_COUNTED
+
+
+def size_bytes(text: str) -> int:
+    """The length of a text in UTF-8; half a surrogate pair, which only answers can hold, counts 3."""
+    return len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+
+
+def tokens_in(size: int) -> int:
+    """Tokens in so many bytes of whole text, rounded up."""
+    return -(-size // BYTES_PER_TOKEN)
+
+
+def tokens_in_delta(size: int) -> int:
+    """Tokens in one delta of so many bytes: none, one, or as many as its bytes make."""
+    if size <= DELTA_BYTES_MAX_OF_ONE_TOKEN:
+        return 1 if size else 0
+    return tokens_in(size)
+
+
+def written_bytes(value: object) -> int:
+    """Bytes of all that a model wrote in a value: its strings at any depth, without ids and types."""
+    size = 0
+    pending = [value]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, str):
+            size += size_bytes(current)
+        elif isinstance(current, list):
+            pending.extend(current)
+        elif isinstance(current, Mapping):
+            pending.extend(inner for name, inner in current.items() if name not in NOT_WRITTEN)
+    return size

@@ -1,0 +1,120 @@
+"""Streams of the Responses API: named events that build a response, whose last one repeats all of it with its usage.
+
+The model's words are in the events that end in `.delta`. There is no end marker but the last event itself, and no opt-in for usage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from proxy.dialects.counting import AUDIO_BYTES_PER_TEXT_BYTE, tokens_in, tokens_in_delta, written_bytes
+from proxy.dialects.document import lenient_decoder
+from proxy.dialects.openai_errors import error_members
+from proxy.dialects.openai_usage import item_bytes, read_usage, responses_usage
+from proxy.dialects.sse import FRAME_MAX_BYTES, Frame, event_of
+from proxy.dialects.sse_reader import FrameReader
+from proxy.domain import Call, Piece, Usage
+from proxy.errors import Expected
+
+ENDS = ("response.completed", "response.incomplete", "response.failed")
+ESCAPED_BYTES_PER_BYTE = 3
+
+
+class _Event(msgspec.Struct, gc=False):
+    type: Any = None
+    delta: Any = None
+    item: Any = None
+    response: Any = None
+    sequence_number: Any = None
+    error: Any = None
+
+
+_decode_event = lenient_decoder(_Event)
+
+
+class EventReader(FrameReader):
+    """Reads the events of one response."""
+
+    __slots__ = ("_created", "_sequence_number", "_written_bytes")
+
+    def __init__(self, call: Call) -> None:
+        # The first and last events repeat the request's instructions and tools, and the last one all that was written.
+        super().__init__(call, frame_max_bytes=4 * FRAME_MAX_BYTES + ESCAPED_BYTES_PER_BYTE * call.input_tokens_bound)
+        self._written_bytes = 0
+        self._sequence_number = 0
+        self._created = b""
+
+    def _read_data(self, frame: Frame, data: bytes) -> Piece:
+        if data.startswith(b"[DONE]"):  # no part of this API, but some servers end every stream so
+            return Piece(frame.raw)
+        event = _decode_event(data)
+        if event is None:
+            return self._read_unreadable(frame, data)
+        if type(event.sequence_number) is int:
+            self._sequence_number = event.sequence_number
+        kind = event.type if isinstance(event.type, str) else frame.event or ""
+        return self._read_event(frame, kind, event)
+
+    def _read_event(self, frame: Frame, kind: str, event: _Event) -> Piece:
+        if kind.endswith(".delta"):
+            return Piece(frame.raw, self._count(_delta_bytes(kind, event.delta)))
+        if kind == "response.output_item.added":
+            return Piece(frame.raw, self._count(item_bytes(event.item)))
+        if kind in ENDS:
+            return self._read_end(frame, kind, event.response if isinstance(event.response, dict) else {})
+        if kind == "error" or event.error:
+            self.failed = True
+        elif kind == "response.created" and frame.data is not None:
+            self._created = frame.data
+        elif not kind:
+            return Piece(frame.raw, tokens_in(len(frame.data or b"")))  # nothing that we know, so it may be anything
+        return Piece(frame.raw)
+
+    def _count(self, written: int) -> int:
+        self._written_bytes += written
+        self.deltas += 1 if written else 0
+        return tokens_in_delta(written)
+
+    def _read_end(self, frame: Frame, kind: str, response: dict[str, Any]) -> Piece:
+        self.ended = True
+        self.failed |= kind == "response.failed"
+        reported = response.get("usage")
+        usage = None if reported is None else read_usage(reported)
+        self.usage_rejected |= usage is None and reported is not None
+        output = response.get("output")
+        unseen = 0 if usage else sum(map(item_bytes, output if isinstance(output, list) else ())) - self._written_bytes
+        return Piece(frame.raw, tokens_in(max(0, unseen)), usage, last=True)
+
+    def cut_by_error(self, refusal: Expected) -> bytes:
+        """The error event, which official clients raise for its `error` member, and a failed response."""
+        members = error_members(refusal)
+        error = {**members["error"], **members, "type": "error"}
+        failure = {"code": refusal.code, "message": refusal.message}
+        return self._separator() + self._event(error) + self._event(self._response("response.failed", "failed", error=failure))
+
+    def cut_by_length(self, usage: Usage, *, unsent: Sequence[Piece] = ()) -> bytes:
+        """The end that the model's own length limit would make.
+
+        Its `output` is empty, for nothing that was written is kept; the client has it from the events before.
+        """
+        reason = {"reason": "max_output_tokens"}
+        end = self._response("response.incomplete", "incomplete", incomplete_details=reason, usage=responses_usage(usage))
+        return self._separator() + self._event(end)
+
+    def _response(self, kind: str, status: str, **changes: object) -> dict[str, Any]:
+        created = _decode_event(self._created)
+        known = created.response if created is not None and isinstance(created.response, dict) else {}
+        blank = {"id": "resp_cut", "object": "response", "created_at": 0, "model": self._call.model, "output": [], "usage": None}
+        return {"type": kind, "response": {**blank, **known, "status": status, **changes}}
+
+    def _event(self, members: dict[str, Any]) -> bytes:
+        self._sequence_number += 1
+        return event_of({**members, "sequence_number": self._sequence_number}, name=members["type"])
+
+
+def _delta_bytes(kind: str, delta: object) -> int:
+    size = written_bytes(delta)
+    return -(-size // AUDIO_BYTES_PER_TEXT_BYTE) if kind == "response.audio.delta" else size

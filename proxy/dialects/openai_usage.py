@@ -1,0 +1,186 @@
+"""What an OpenAI answer used: usage as reported, where it can be believed, and what the model wrote, where it cannot.
+
+One odd member spoils the whole usage: an upstream that miscounts one kind is not to be trusted with the next. Members that nobody here
+knows are left alone; many servers add costs and timings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from proxy.dialects.counting import AUDIO_BYTES_PER_TEXT_BYTE, NOT_WRITTEN, size_bytes, tokens_in, written_bytes
+from proxy.dialects.document import lenient_decoder
+from proxy.domain import Answer, Call, Usage
+
+USAGE_TOKENS_MAX = 100_000_000
+
+_REASONING = ("reasoning", "reasoning_content", "reasoning_details")
+"""Names for one and the same text; servers that moved from one to another send several."""
+_WRITTEN = ("content", "tool_calls", "function_call")
+
+
+def read_usage(value: object, *, has_output: bool = True) -> Usage | None:
+    """The usage in an answer's `usage` member (of either API), or None where it cannot be believed.
+
+    Not believed: anything but an object; a count missing, negative, above USAGE_TOKENS_MAX or no integer; details beyond their total.
+    Tokens in `total_tokens` beyond input and output are reasoning: some servers count it beside the output, and bill it.
+    """
+    if not isinstance(value, dict):
+        return None
+    try:
+        inputs = _count(value, "input_tokens" if "input_tokens" in value else "prompt_tokens")
+        outputs = _count(value, "output_tokens" if "output_tokens" in value else "completion_tokens")
+        total = _count(value, "total_tokens") or 0
+        input_details = _details(value, "input_tokens_details", "prompt_tokens_details")
+        output_details = _details(value, "output_tokens_details", "completion_tokens_details")
+        cached, cache_write, audio_input = (_count(input_details, n) or 0 for n in ("cached_tokens", "cache_write_tokens", "audio_tokens"))
+        reasoning, audio_output = (_count(output_details, name) or 0 for name in ("reasoning_tokens", "audio_tokens"))
+    except ValueError:
+        return None
+    if inputs is None or (outputs is None and has_output):
+        return None
+    outputs = outputs or 0
+    beside = max(0, total - inputs - outputs)
+    reasoning_inside = max(0, reasoning - beside)
+    plain_input = inputs - cached - cache_write - audio_input
+    plain_output = outputs - reasoning_inside - audio_output
+    if plain_input < 0 or plain_output < 0:
+        return None
+    return Usage(
+        input=plain_input,
+        cached_input=cached,
+        cache_write=cache_write,
+        audio_input=audio_input,
+        output=plain_output,
+        reasoning=reasoning_inside + beside,
+        audio_output=audio_output,
+    )
+
+
+def _count(members: Mapping[str, Any], name: str) -> int | None:
+    """A count, None where it is absent or null. Raises ValueError where it is not believable."""
+    value = members.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or not 0 <= value <= USAGE_TOKENS_MAX:  # by type, for a bool is no count
+        raise ValueError(name)
+    return value
+
+
+def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    for name in names:
+        details = usage.get(name)
+        if isinstance(details, dict):
+            return details
+        if details is not None:
+            raise ValueError(name)
+    return {}
+
+
+def cumulative(before: Usage | None, now: Usage) -> Usage:
+    """The greater of two reports of one stream, input and output each on its own: counts of one answer never fall."""
+    if before is None:
+        return now
+    if now.input_tokens < before.input_tokens:
+        now = replace(
+            now,
+            input=before.input,
+            cached_input=before.cached_input,
+            cache_write=before.cache_write,
+            audio_input=before.audio_input,
+        )
+    if now.output_tokens < before.output_tokens:
+        now = replace(now, output=before.output, reasoning=before.reasoning, audio_output=before.audio_output)
+    return now
+
+
+def chat_usage(usage: Usage) -> dict[str, Any]:
+    """Usage as chat and text completions report it."""
+    return {
+        "prompt_tokens": usage.input_tokens,
+        "completion_tokens": usage.output_tokens,
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+        "prompt_tokens_details": {"cached_tokens": usage.cached_input, "audio_tokens": usage.audio_input},
+        "completion_tokens_details": {"reasoning_tokens": usage.reasoning, "audio_tokens": usage.audio_output},
+    }
+
+
+def responses_usage(usage: Usage) -> dict[str, Any]:
+    """Usage as the Responses API reports it."""
+    return {
+        "input_tokens": usage.input_tokens,
+        "input_tokens_details": {"cached_tokens": usage.cached_input, "cache_write_tokens": usage.cache_write},
+        "output_tokens": usage.output_tokens,
+        "output_tokens_details": {"reasoning_tokens": usage.reasoning},
+        "total_tokens": usage.input_tokens + usage.output_tokens,
+    }
+
+
+def message_bytes(message: object) -> int:
+    """Bytes of all that the model wrote in a message, or in the delta of one."""
+    if not isinstance(message, dict):
+        return written_bytes(message)
+    size = 0
+    reasoning = 0
+    for name, value in message.items():
+        if not value or name in NOT_WRITTEN:
+            continue
+        if name in _REASONING:
+            reasoning = max(reasoning, written_bytes(value))
+        elif type(value) is str:
+            size += size_bytes(value)
+        elif name in _WRITTEN:
+            size += written_bytes(value)
+        elif name == "audio" and isinstance(value, dict):
+            size += written_bytes(value.get("transcript"))
+            size += -(-written_bytes(value.get("data")) // AUDIO_BYTES_PER_TEXT_BYTE)
+    return size + reasoning
+
+
+def item_bytes(item: object) -> int:
+    """Bytes of all that the model wrote in an output item of the Responses API; what is encrypted is not counted."""
+    if not isinstance(item, dict):
+        return 0
+    size = sum(written_bytes(item.get(name)) for name in ("name", "arguments", "input"))
+    for parts in (item.get("content"), item.get("summary")):
+        for part in parts if isinstance(parts, list) else ():
+            if isinstance(part, dict):
+                size += sum(written_bytes(part.get(name)) for name in ("text", "refusal", "transcript"))
+    return size
+
+
+class _Body(msgspec.Struct):
+    usage: Any = None
+    choices: Any = None
+    output: Any = None
+    error: Any = None
+
+
+_decode_body = lenient_decoder(_Body)
+
+
+def read_answer(call: Call, body: bytes) -> Answer:
+    """What a whole answer used, where it says so believably, and what the model wrote in it; an unreadable one counts by its bytes."""
+    has_output = call.operation != "embeddings"
+    answer = _decode_body(body)
+    if answer is None:
+        return Answer(None, tokens_in(len(body)) if has_output else 0)
+    usage = None if answer.usage is None else read_usage(answer.usage, has_output=has_output)
+    if not has_output:
+        return Answer(usage, 0)
+    if isinstance(answer.choices, list):
+        return Answer(usage, sum(max(1, tokens_in(choice_bytes(choice))) for choice in answer.choices))
+    if isinstance(answer.output, list):
+        return Answer(usage, max(1, sum(tokens_in(item_bytes(item)) for item in answer.output)))
+    return Answer(usage, 0 if answer.error else tokens_in(len(body)))
+
+
+def choice_bytes(choice: object) -> int:
+    """Bytes of all that the model wrote in one choice of a chat or text completion."""
+    if not isinstance(choice, dict):
+        return written_bytes(choice)
+    return message_bytes(choice.get("message")) + written_bytes(choice.get("text"))
