@@ -1,0 +1,216 @@
+"""What the admin API and self-service answer of plans, prices and the history; see `views.py` for the rest and the rules."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Literal, Self
+
+from pydantic import Field, JsonValue
+
+from proxy import domain
+from proxy.dialects.protocol import utc_time
+from proxy.domain import credits_from_nanocredits as credits
+from proxy.server.admin.fields import CreditsText, MomentText
+from proxy.server.admin.views import LimitView, PageView, View, credits_or_none
+
+# --- the price book and the plans ---------------------------------------------------------------------------------------------
+
+
+class PlanView(View):
+    name: str
+    weight: int
+    limits: tuple[LimitView, ...]
+    models: tuple[str, ...]
+    transfers: bool
+
+    @classmethod
+    def of(cls, plan: domain.Plan) -> Self:
+        limits = tuple(LimitView.of(limit) for limit in plan.limits)
+        return cls(name=plan.name, weight=plan.weight, limits=limits, models=plan.models, transfers=plan.transfers)
+
+
+class PlanPage(PageView[PlanView]):
+    pass
+
+
+_KINDS = (
+    "input",
+    "output",
+    "cached_input",
+    "cache_write",
+    "audio_input",
+    "reasoning",
+    "audio_output",
+    "image",
+    "second",
+    "megabyte",
+)
+
+
+class PriceView(View):
+    """A dated row: credits per million tokens by kind, and for each image, request, second, megabyte. Null: not priced apart."""
+
+    model: str
+    effective: MomentText
+    input: CreditsText | None
+    output: CreditsText | None
+    cached_input: CreditsText | None
+    cache_write: CreditsText | None
+    audio_input: CreditsText | None
+    reasoning: CreditsText | None
+    audio_output: CreditsText | None
+    image: CreditsText | None
+    request: CreditsText
+    second: CreditsText | None
+    megabyte: CreditsText | None
+    level: str | None
+    source: Literal["file", "api"]
+
+    @classmethod
+    def of(cls, price: domain.Price) -> Self:
+        rates = {kind: credits_or_none(getattr(price, kind)) for kind in _KINDS}
+        return cls(
+            model=price.model,
+            effective=utc_time(price.effective_at_ms),
+            request=credits(price.request),
+            level=price.level,
+            source=price.source,
+            **rates,
+        )
+
+
+class PricePage(PageView[PriceView]):
+    pass
+
+
+# --- what happened ------------------------------------------------------------------------------------------------------------
+
+
+class PostingView(View):
+    account: str
+    source: str
+    origin: str = Field(serialization_alias="from")
+    target: str = Field(serialization_alias="to")
+    credits: CreditsText
+
+
+class EntryView(View):
+    entry_id: str
+    at: MomentText
+    verb: str
+    id: str
+    path: tuple[str, ...]
+    credits: CreditsText
+    memo: str
+    postings: tuple[PostingView, ...]
+
+    @classmethod
+    def of(cls, entry: domain.JournalEntry, *, postings: Sequence[domain.Posting] | None = None) -> Self:
+        """The view of an entry, with all its postings or only those given."""
+        shown = entry.postings if postings is None else postings
+        return cls(
+            entry_id=entry.entry_id,
+            at=utc_time(entry.at_ms),
+            verb=entry.verb,
+            id=entry.id,
+            path=entry.path,
+            credits=credits(entry.amount_nanocredits),
+            memo=entry.memo,
+            postings=tuple(
+                PostingView(
+                    account=posting.account,
+                    source=posting.source,
+                    origin=posting.origin,
+                    target=posting.target,
+                    credits=credits(posting.amount_nanocredits),
+                )
+                for posting in shown
+            ),
+        )
+
+
+class EntryPage(PageView[EntryView]):
+    pass
+
+
+class HoldView(View):
+    hold_id: str
+    path: tuple[str, ...]
+    credits: CreditsText
+    spent: CreditsText
+    created_at: MomentText
+    expires_at: MomentText
+
+    @classmethod
+    def of(cls, hold: domain.OpenHold) -> Self:
+        return cls(
+            hold_id=hold.hold_id,
+            path=hold.path,
+            credits=credits(hold.amount_nanocredits),
+            spent=credits(hold.spent_nanocredits),
+            created_at=utc_time(hold.created_at_ms),
+            expires_at=utc_time(hold.expires_at_ms),
+        )
+
+
+class HoldPage(PageView[HoldView]):
+    pass
+
+
+class EventView(View):
+    event_id: str
+    at: MomentText
+    actor: str
+    action: str
+    subject: str
+    before: JsonValue
+    after: JsonValue
+    reason: str
+
+    @classmethod
+    def of(cls, event: domain.Event) -> Self:
+        return cls(
+            event_id=event.event_id,
+            at=utc_time(event.at_ms),
+            actor=event.actor,
+            action=event.action,
+            subject=event.subject,
+            before=_read(event.before),
+            after=_read(event.after),
+            reason=event.reason,
+        )
+
+
+def _read(state: str) -> JsonValue:
+    if not state:
+        return None
+    try:
+        read: JsonValue = json.loads(state)
+    except ValueError:
+        return state
+    return read
+
+
+class EventPage(PageView[EventView]):
+    pass
+
+
+class AuditView(View):
+    """What the audit checked; `broken` names each account whose books do not balance."""
+
+    accounts: int
+    entries: int
+    open_holds: int
+    balanced: bool
+    broken: tuple[str, ...]
+
+    @classmethod
+    def of(cls, report: domain.AuditReport) -> Self:
+        return cls(
+            accounts=report.accounts,
+            entries=report.entries,
+            open_holds=report.open_holds,
+            balanced=not report.broken,
+            broken=report.broken,
+        )

@@ -1,0 +1,104 @@
+"""How a no, and the state of the budget, stand in an HTTP answer: status, body in the dialect's words, headers.
+
+The headers that go with each code are decided here and nowhere else (the contract's table). RateLimit fields follow
+draft-ietf-httpapi-ratelimit-headers-11, which still changes; they count whole microcredits, rounded down.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Literal, Protocol
+
+from aiohttp import web
+from multidict import CIMultiDict
+
+from proxy.domain import Settlement, Tightest, credits_from_nanocredits
+from proxy.errors import Expected
+
+BUDGET_CODES = frozenset({"insufficient_quota", "request_exceeds_budget"})
+WORTH_WAITING_S = 60
+"""Beyond this, clients are told not to wait: several SDKs would sleep for as long as `Retry-After` says."""
+SERVER = "compute-ledger"
+_JSON = "application/json"
+_NANOCREDITS_PER_MICROCREDIT = 1000
+_STRUCTURED_INTEGER_MAX = 10**15 - 1
+
+BudgetStatus = Literal[402, 403, 429]
+
+
+class Phrasing(Protocol):
+    """What a dialect offers here."""
+
+    def refusal_body(self, refusal: Expected) -> bytes: ...
+
+
+def refused(
+    refusal: Expected,
+    phrasing: Phrasing,
+    *,
+    request_id: str,
+    now_ms: int,
+    budget_status: BudgetStatus = 402,
+    allow: str | None = None,
+) -> web.Response:
+    """The answer for a refusal or failure. `allow` lists a path's methods, for a 405."""
+    headers: CIMultiDict[str] = CIMultiDict({"Content-Type": _JSON, "Server": SERVER, "X-Request-Id": request_id})
+    headers.update(_advice(refusal, now_ms))
+    if refusal.available_nanocredits is not None:
+        headers["X-Ledger-Remaining"] = credits_from_nanocredits(refusal.available_nanocredits)
+    if allow is not None:
+        headers["Allow"] = allow
+    status = budget_status if refusal.code in BUDGET_CODES else refusal.status
+    return web.Response(status=status, headers=headers, body=phrasing.refusal_body(refusal))
+
+
+def _advice(refusal: Expected, now_ms: int) -> dict[str, str]:
+    """Whether and when to try again."""
+    if refusal.code in BUDGET_CODES:
+        advice = {"x-should-retry": "false"}
+        if refusal.code == "insufficient_quota" and refusal.resets_at_ms is not None:
+            turns_in_s = max(1, math.ceil((refusal.resets_at_ms - now_ms) / 1000))
+            if turns_in_s <= WORTH_WAITING_S:
+                advice["Retry-After"] = str(turns_in_s)
+        return advice
+    wait_s = refusal.retry_after_s
+    if wait_s is None and refusal.status == 503:
+        wait_s = 1.0
+    if wait_s is None:
+        return {}
+    advice = {"Retry-After": str(max(1, math.ceil(wait_s))), "retry-after-ms": str(max(1, math.ceil(wait_s * 1000)))}
+    if wait_s > WORTH_WAITING_S:
+        advice["x-should-retry"] = "false"
+    return advice
+
+
+def add_budget(
+    headers: CIMultiDict[str], tightest: Tightest | None, *, request_id: str, now_ms: int, settlement: Settlement | None = None
+) -> None:
+    """Our own headers of an answer that was let through; `settlement` where the cost is known before the answer is sent."""
+    headers["X-Request-Id"] = request_id
+    if "Server" not in headers:
+        headers["Server"] = SERVER
+    if settlement is not None:
+        headers["X-Ledger-Cost"] = credits_from_nanocredits(settlement.spent_nanocredits)
+    if tightest is None:
+        return
+    headers["RateLimit-Policy"] = _policy(tightest.limit_key, tightest.credits_nanocredits, tightest.window_s)
+    headers["RateLimit"] = _limit(tightest, now_ms)
+    headers["X-Ledger-Remaining"] = credits_from_nanocredits(tightest.remaining_nanocredits)
+
+
+@lru_cache(maxsize=1024)
+def _policy(limit_key: str, credits_nanocredits: int, window_s: int | None) -> str:
+    window = "" if window_s is None else f";w={window_s}"
+    return f'"{limit_key}";q={_microcredits(credits_nanocredits)};qu="microcredits"{window}'
+
+
+def _limit(tightest: Tightest, now_ms: int) -> str:
+    resets = "" if tightest.resets_at_ms is None else f";t={max(0, math.ceil((tightest.resets_at_ms - now_ms) / 1000))}"
+    return f'"{tightest.limit_key}";r={_microcredits(tightest.remaining_nanocredits)}{resets}'
+
+
+def _microcredits(amount_nanocredits: int) -> int:
+    return min(_STRUCTURED_INTEGER_MAX, max(0, amount_nanocredits) // _NANOCREDITS_PER_MICROCREDIT)

@@ -1,0 +1,136 @@
+"""Which models a caller may use: served by some upstream, priced, and in the caller's plan.
+
+Names come from the configuration; where an upstream's patterns leave them open, from the upstream's own list, asked at most once a minute.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import msgspec
+
+from proxy.dialects import Dialect
+from proxy.domain import Caller, Price
+from proxy.errors import Failure, Refusal
+from proxy.policy.pricing import PriceBook, matches, unpriced_kind
+from proxy.server.routing import Routes
+from proxy.server.upstream import Endpoint
+
+LIST_PATH = "/v1/models"
+LIST_FRESH_S = 60.0
+LIST_TIMEOUT_S = 5.0
+LIST_MAX_BYTES = 4 * 2**20
+MODELS_MAX = 10_000
+
+
+class Prices:
+    """The price book in force, arranged anew whenever its rows have changed."""
+
+    def __init__(self, rows: Callable[[], tuple[Price, ...]], now_ms: Callable[[], int]) -> None:
+        self._read_rows = rows
+        self._now_ms = now_ms
+        self._rows: tuple[Price, ...] = ()
+        self._book = PriceBook(())
+
+    @property
+    def rows(self) -> tuple[Price, ...]:
+        return self._read_rows()
+
+    def find(self, model: str) -> Price | None:
+        rows = self._read_rows()
+        if rows is not self._rows:
+            self._rows, self._book = rows, PriceBook(rows)
+        return self._book.find(model, self._now_ms())
+
+    def price_of(self, model: str, *, needs_output: bool) -> Price:
+        """The price of a model now. Raises Refusal model_not_priced, whose hint is the row to add."""
+        price = self.find(model)
+        missing = "input" if price is None else unpriced_kind(price, needs_output=needs_output)
+        if price is None or missing is not None:
+            rates = 'input = "..."' + ('\noutput = "..."' if needs_output else "")
+            name = msgspec.json.encode(model).decode()
+            raise Refusal(
+                "model_not_priced",
+                f"The model {model!r} has no price here" + ("." if price is None else f" for its {missing}."),
+                hint=f"Whoever runs this proxy: add a row such as\n[[price]]\nmodel = {name}\n{rates}",
+            )
+        return price
+
+
+def check_allowed(caller: Caller, model: str) -> None:
+    """Raises Refusal model_not_allowed where the caller's plan leaves a model out."""
+    if not may_use(caller, model):
+        raise Refusal(
+            "model_not_allowed",
+            f"The plan {caller.plan.name} does not include the model {model!r}.",
+            hint="GET /v1/models lists what you may use.",
+            account=caller.account,
+        )
+
+
+def may_use(caller: Caller, model: str) -> bool:
+    return any(pattern == "*" or matches(pattern, model) for pattern in caller.plan.models)
+
+
+class Catalogue:
+    """The lists of models, by dialect."""
+
+    def __init__(self, routes: Routes[Endpoint], prices: Prices) -> None:
+        self._routes = routes
+        self._prices = prices
+        self._asking = asyncio.Lock()
+        self._reported: dict[str, tuple[float, frozenset[str]]] = {}
+
+    async def models_for(self, caller: Caller, dialect: Dialect) -> list[str]:
+        """What the caller may use, by name."""
+        endpoints = self._routes.speaking(dialect.name)
+        patterns = [*(row.model for row in self._prices.rows), *(p for e in endpoints for p in e.models)]
+        names = {pattern for pattern in patterns if not pattern.endswith("*")}
+        for endpoint in endpoints:
+            if any(pattern.endswith("*") for pattern in endpoint.models):
+                names |= await self._reported_by(endpoint, dialect)
+        return sorted(name for name in names if may_use(caller, name) and self._is_offered(dialect, name))[:MODELS_MAX]
+
+    def check_offered(self, caller: Caller, dialect: Dialect, model: str) -> None:
+        """Raises Refusal: model_not_allowed, model_not_found, model_not_priced."""
+        check_allowed(caller, model)
+        self._routes.serving(dialect.name, model)
+        self._prices.price_of(model, needs_output=False)
+
+    def _is_offered(self, dialect: Dialect, model: str) -> bool:
+        try:
+            self._routes.serving(dialect.name, model)
+        except Refusal:
+            return False
+        price = self._prices.find(model)
+        return price is not None and unpriced_kind(price, needs_output=False) is None
+
+    async def _reported_by(self, endpoint: Endpoint, dialect: Dialect) -> frozenset[str]:
+        async with self._asking:  # one asks, the others take what it heard
+            now_s = asyncio.get_running_loop().time()
+            asked_s, names = self._reported.get(endpoint.name, (-LIST_FRESH_S, frozenset[str]()))
+            if now_s - asked_s >= LIST_FRESH_S:
+                names = await _ask(endpoint, dialect)
+                self._reported[endpoint.name] = (now_s, names)
+            return names
+
+
+class _Listed(msgspec.Struct):
+    id: str
+
+
+class _List(msgspec.Struct):
+    data: list[_Listed]
+
+
+async def _ask(endpoint: Endpoint, dialect: Dialect) -> frozenset[str]:
+    """The models that an upstream lists; none where it does not say."""
+    try:
+        async with asyncio.timeout(LIST_TIMEOUT_S):
+            with await endpoint.send(dialect, "GET", LIST_PATH) as reply:
+                body = await reply.read(max_bytes=LIST_MAX_BYTES, heard=lambda: None)
+        listed = msgspec.json.decode(body, type=_List).data
+    except (Failure, TimeoutError, msgspec.MsgspecError, UnicodeDecodeError):
+        return frozenset()
+    return frozenset(model.id for model in listed if model.id.isprintable())

@@ -1,0 +1,218 @@
+"""An upstream's answer on its way to the client: as a whole, or piece by piece as it comes.
+
+Nothing is sent that the hold does not cover, and every way out settles first, so that whoever reads the account after the answer's end
+sees what it cost. `metering` decides, `holding` carries out, `exchange` keeps the time limits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohttp import HttpVersion11, web
+
+from proxy import domain
+from proxy.dialects import DIALECTS, Dialect, Reader
+from proxy.errors import Expected, Failure, LedgerUnavailable, Refusal, UpstreamError, UpstreamTimeout
+from proxy.metrics import CutReason, Metrics
+from proxy.server import answers
+from proxy.server.exchange import ClientTooSlow, Exchange
+from proxy.server.holding import Reservation
+from proxy.server.metering import NO_CHARGE, Charge
+from proxy.server.upstream import Endpoint, Reply
+
+ANSWER_MAX_BYTES = 64 * 2**20
+WRITTEN_AT_ONCE_MAX_BYTES = 2**16
+FAREWELL_S = 5.0
+"""How long the error event of a stream that is cut may take to be written."""
+
+_CUT_REASONS: dict[str, CutReason] = {"ledger_unavailable": "ledger", "draining": "drain"}
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request as it will be counted: who serves it, what was asked for, how it ended. Its id is also its hold's."""
+
+    request_id: str
+    began_s: float
+    dialect: Dialect = DIALECTS["openai"]
+    pool: str = ""
+    model: str = ""
+    outcome: str = "complete"
+
+
+@dataclass(frozen=True, slots=True)
+class Errand:
+    """What is known once a request has been sent: all that forwarding its answer takes."""
+
+    request: web.BaseRequest
+    visit: Visit
+    call: domain.Call
+    endpoint: Endpoint
+    hold: Reservation
+    exchange: Exchange
+
+
+class Forwarder:
+    """Forwards answers, and counts what they cost."""
+
+    def __init__(self, metrics: Metrics, now_ms: Callable[[], int]) -> None:
+        self._metrics = metrics
+        self._now_ms = now_ms
+
+    async def forward(self, errand: Errand, reply: Reply) -> web.StreamResponse:
+        """Forward an answer in the form that it has, whichever the request asked for."""
+        if reply.media_type == "text/event-stream" and reply.status < 400:
+            return await self._forward_stream(errand, reply)
+        return await self._forward_whole(errand, reply)
+
+    # --- as a whole --------------------------------------------------------------------------------------------------------------
+
+    async def _forward_whole(self, errand: Errand, reply: Reply) -> web.StreamResponse:
+        """Read all of it, settle, then send it, with its cost in the headers."""
+        hold, visit = errand.hold, errand.visit
+        body = await self._read_whole(errand, reply)
+        charge = self._charge_whole(errand, reply, body)
+        await self._cover_whole(errand, charge)
+        settlement = await self._settle(errand, charge)
+        tightest = hold.tightest if settlement is None else settlement.tightest
+        answers.add_budget(reply.headers, tightest, request_id=visit.request_id, now_ms=self._now_ms(), settlement=settlement)
+        response = web.Response(status=reply.status, headers=reply.headers, body=body)
+        if len(body) > WRITTEN_AT_ONCE_MAX_BYTES:  # a client that does not read it must not keep it in memory for ever
+            async with errand.exchange:
+                errand.exchange.writes()
+                await response.prepare(errand.request)
+                await response.write_eof()
+        return response
+
+    async def _read_whole(self, errand: Errand, reply: Reply) -> bytes:
+        try:
+            async with errand.exchange:
+                errand.exchange.reads()
+                body = await reply.read(max_bytes=ANSWER_MAX_BYTES, heard=errand.exchange.reads)
+            if errand.endpoint.is_repeated_in(body):
+                raise UpstreamError(f"The upstream {errand.endpoint.name} repeated the proxy's own credentials.")
+        except Failure:
+            errand.hold.meter.begun = False  # none of it is forwarded, so none of it is charged
+            raise
+        return body
+
+    def _charge_whole(self, errand: Errand, reply: Reply, body: bytes) -> Charge:
+        answer = errand.visit.dialect.read_answer(errand.call, body)
+        if reply.status >= 400:
+            errand.visit.outcome = "upstream_error"
+            if answer.usage is None:
+                return NO_CHARGE
+        return errand.hold.meter.charge_whole(answer.usage, counted_tokens=answer.output_tokens_counted)
+
+    async def _cover_whole(self, errand: Errand, charge: Charge) -> None:
+        """See that the hold covers all output before any is sent. What cannot be covered is refused, and is the proxy's own loss."""
+        hold, tokens = errand.hold, charge.usage.output_tokens
+        if hold.meter.covers(tokens):
+            return
+        refusal: Expected
+        try:
+            if await hold.cover(tokens):
+                return
+            refusal = hold.used_up()
+        except LedgerUnavailable as failure:
+            refusal = failure
+        await hold.settle(Charge(0, charge.spent_nanocredits + charge.overrun_nanocredits, domain.Usage()))
+        raise refusal
+
+    # --- piece by piece ----------------------------------------------------------------------------------------------------------
+
+    async def _forward_stream(self, errand: Errand, reply: Reply) -> web.StreamResponse:
+        """Forward it as it comes, as far as the hold covers it; its end marker waits until the hold is settled."""
+        hold, request = errand.hold, errand.request
+        reader = errand.visit.dialect.read_stream(errand.call)
+        answers.add_budget(reply.headers, hold.tightest, request_id=errand.visit.request_id, now_ms=self._now_ms())
+        response = web.StreamResponse(status=reply.status, headers=reply.headers)
+        if request.version >= HttpVersion11:
+            response.enable_chunked_encoding()
+        self._metrics.stream_opened()
+        try:
+            await response.prepare(request)
+            try:
+                async with errand.exchange:
+                    await _pump(errand, reply, reader, response)
+            except Expected as reason:
+                reply.close()
+                return await self._cut(errand, reader, response, reason)
+            if reader.failed:
+                errand.visit.outcome = "upstream_error"
+            await self._settle(errand, hold.meter.charge(complete=True))
+            await response.write_eof(hold.meter.last or b"")
+            return response
+        finally:
+            self._metrics.stream_closed()
+
+    async def _cut(self, errand: Errand, reader: Reader, response: web.StreamResponse, reason: Expected) -> web.StreamResponse:
+        """End a stream that the upstream has not ended: settle what was forwarded, then say so in the dialect's words."""
+        meter = errand.hold.meter
+        charge = meter.charge(complete=False)
+        await self._settle(errand, charge)
+        if isinstance(reason, ClientTooSlow):
+            raise broken_off(errand.request)
+        upstream_is_gone = isinstance(reason, (UpstreamError, UpstreamTimeout))
+        errand.visit.outcome = "upstream_gone" if upstream_is_gone else "cut"
+        if not upstream_is_gone:
+            self._metrics.stream_cut(_CUT_REASONS.get(reason.code, "budget"))
+        if isinstance(reason, Refusal) and errand.endpoint.section.cut == "length":
+            farewell = reader.cut_by_length(charge.usage, unsent=meter.refused)
+        else:
+            farewell = reader.cut_by_error(reason)
+        try:
+            async with asyncio.timeout(FAREWELL_S):
+                await response.write(farewell)
+                if not upstream_is_gone:
+                    await response.write_eof()
+                    return response
+        except TimeoutError:
+            pass
+        raise broken_off(errand.request)  # never a clean end, which clients take for a complete answer
+
+    async def _settle(self, errand: Errand, charge: Charge) -> domain.Settlement | None:
+        self._metrics.usage_charged(model=errand.call.model, usage=charge.usage)
+        for flag in charge.flags:
+            self._metrics.usage_flagged(flag)
+        return await errand.hold.settle(charge)
+
+
+async def _pump(errand: Errand, reply: Reply, reader: Reader, response: web.StreamResponse) -> None:
+    """Forward until the end marker has come, which is kept back.
+
+    Raises Refusal insufficient_quota where the budget ends, LedgerUnavailable where nobody can say, UpstreamError where the upstream
+    breaks off, and whatever interrupts the exchange.
+    """
+    hold, exchange = errand.hold, errand.exchange
+    meter = hold.meter
+    chunk = b"-"
+    while chunk and meter.last is None:
+        exchange.reads()
+        chunk = await reply.next_chunk()
+        pieces = reader.feed(chunk) if chunk else reader.close()
+        meter.deltas = reader.deltas
+        meter.usage_rejected = reader.usage_rejected
+        while pieces:
+            data, pieces = meter.take(pieces)
+            if data:
+                exchange.writes()
+                await response.write(data)
+            if pieces:  # nothing covers the next one: wait for more, or cut here
+                meter.refused = pieces
+                if not await hold.cover(pieces[0].output_tokens):
+                    raise hold.used_up()
+                meter.refused = ()
+        if meter.runs_low:
+            hold.extend_ahead()
+    if not reader.ended and not reader.failed:
+        raise UpstreamError(f"The upstream {errand.endpoint.name} ended its answer without the end marker.")
+
+
+def broken_off(request: web.BaseRequest) -> ConnectionResetError:
+    """Close the client's connection with the answer unfinished; raise what this returns."""
+    if request.transport is not None:
+        request.transport.close()
+    return ConnectionResetError("the answer was broken off")

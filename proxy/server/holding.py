@@ -1,0 +1,313 @@
+"""The one life of each hold: reserved, kept alive, extended, and ended exactly once, whatever becomes of the request.
+
+Ends run shielded from cancellation; one that the ledger does not take in time goes to the backlog. With `on_failure = "allow"` requests
+run unheld while the ledger is away, up to a bound, and are charged afterwards. Must not know HTTP, nor what anything costs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Coroutine
+from typing import Any, Literal, Self
+
+from proxy import config
+from proxy.domain import Ledger, Path, Settlement, Tightest
+from proxy.errors import LedgerUnavailable, Refusal
+from proxy.ledger.backlog import Backlog, Record
+from proxy.metrics import Metrics
+from proxy.server.metering import Charge, Estimate, Meter
+
+log = logging.getLogger(__name__)
+
+DEBIT_INTERVAL_S = 0.5
+TIDYING_MAX = 1000
+
+
+class Holds:
+    """All holds of one worker, and what they share: the ledger, the backlog, the allowance for outages, the ends under way."""
+
+    def __init__(self, ledger: Ledger, backlog: Backlog, metrics: Metrics, section: config.LedgerSection) -> None:
+        self.ledger = ledger
+        self.backlog = backlog
+        self.metrics = metrics
+        self.deadline_s = section.deadline_ms / 1000
+        self.keep_alive_s = section.hold_ttl_s / 3
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self.configure(section)
+
+    def configure(self, section: config.LedgerSection) -> None:
+        """Take over new settings, as far as they may change while it runs."""
+        self._allow_max = section.allow_max if section.on_failure == "allow" else 0
+        self._allowance = self._allow_max
+
+    def reserve(self, path: Path, hold_id: str, estimate: Estimate, meter: Meter, *, memo: str) -> Reservation:
+        """A hold for one request: made when it is entered, ended at the latest when it is left. The journal shows `memo`."""
+        return Reservation(self, path, hold_id, estimate, meter, memo=memo)
+
+    def in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+        """Run something that must finish even if the request that began it is cancelled; `finish` waits for it."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
+
+    @property
+    def has_time(self) -> bool:
+        """Whether so little runs in the background that what is merely tidy may be added."""
+        return len(self._tasks) < TIDYING_MAX
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("ending a hold failed: %s", type(error).__name__)
+
+    async def finish(self) -> None:
+        """Wait until every end that is under way has landed, in the ledger or in the backlog."""
+        while self._tasks:
+            await asyncio.wait(tuple(self._tasks))
+
+    async def tell_backlog(self) -> None:
+        """Tell the ledger what could not be told in time, and adopt what dead processes left. For a periodic job."""
+        await self.backlog.adopt()
+        await self.backlog.tell(self.ledger)
+
+    # --- running unheld while the ledger is away ---------------------------------------------------------------------------------
+
+    def allow(self, amount_nanocredits: int) -> bool:
+        """Let something of this size pass unheld, if the bound for one outage allows it."""
+        if amount_nanocredits > self._allowance:
+            return False
+        self._allowance -= amount_nanocredits
+        self.metrics.passed_uncounted(amount_nanocredits)
+        return True
+
+    def ledger_answered(self) -> None:
+        self._allowance = self._allow_max
+
+
+class Reservation:
+    """Credits reserved for one request. Enter it to reserve; `settle` it, or leave it and what the meter says is due is settled."""
+
+    __slots__ = (
+        *("_debited_nanocredits", "_ended", "_estimate", "_extending", "_holds", "_pending", "_sequence", "_touched_s", "_unheld"),
+        *("amount_nanocredits", "hold_id", "lost", "memo", "meter", "path", "refused", "tightest"),
+    )
+
+    def __init__(self, holds: Holds, path: Path, hold_id: str, estimate: Estimate, meter: Meter, *, memo: str) -> None:
+        self._holds = holds
+        self._estimate = estimate
+        self.path = path
+        self.hold_id = hold_id
+        self.meter = meter
+        self.amount_nanocredits = 0
+        self.tightest: Tightest | None = None
+        self.memo = memo
+        self.lost = False
+        """The ledger no longer knows the hold as open, so nothing more may be forwarded on it."""
+        self.refused = False
+        """The last extension gave less than was wanted, so the budget is about to end."""
+        self._debited_nanocredits = 0
+        self._sequence = 0
+        self._pending: tuple[int, int] | None = None
+        self._extending: asyncio.Task[None] | None = None
+        self._touched_s = 0.0
+        self._unheld = False
+        self._ended = False
+
+    # --- beginning ---------------------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Reserve. Raises Refusal: insufficient_quota, request_exceeds_budget, budget_in_flight, account_suspended; LedgerUnavailable."""
+        holds, wanted = self._holds, self._estimate
+        holds.backlog.check_room()
+        try:
+            hold = await holds.ledger.hold(
+                self.path, self.hold_id, want_nanocredits=wanted.want_nanocredits, least_nanocredits=wanted.least_nanocredits
+            )
+        except LedgerUnavailable:
+            self._void_later()
+            if not holds.allow(wanted.want_nanocredits):
+                raise
+            self._unheld = True
+            self._grown(wanted.want_nanocredits, None)
+        except asyncio.CancelledError:
+            self._void_later()
+            raise
+        else:
+            holds.ledger_answered()
+            self._grown(hold.amount_nanocredits, hold.tightest)
+        self._touched_s = asyncio.get_running_loop().time()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if not self._ended:
+            charge = self.meter.charge(complete=False)
+            self._ended = True
+            await asyncio.shield(self._holds.in_background(self._end(charge)))
+
+    def _grown(self, amount_nanocredits: int, tightest: Tightest | None) -> None:
+        self._holds.metrics.held_changed(amount_nanocredits - self.amount_nanocredits)
+        self.amount_nanocredits = amount_nanocredits
+        self.tightest = tightest
+        self.meter.hold_is(amount_nanocredits)
+
+    # --- while it runs -----------------------------------------------------------------------------------------------------------
+
+    def extend_ahead(self) -> None:
+        """Ask for the next slice without waiting, unless that is under way already or the budget is known to be about to end."""
+        if self._extending is None and not self.refused and not self.lost:
+            self._extend(self.meter.next_slice())
+
+    async def cover(self, tokens: int) -> bool:
+        """Wait until the hold covers the next so many tokens; False when it cannot. Raises LedgerUnavailable."""
+        if self._extending is not None:
+            await asyncio.shield(self._extending)
+            if self.meter.covers(tokens):
+                return True
+        if self.lost:
+            raise LedgerUnavailable("the hold of this request ran out while the ledger was away")
+        await asyncio.shield(self._extend(self.meter.slice_for(tokens)))
+        if self.meter.covers(tokens):
+            return True
+        if self._pending is not None or self.lost:
+            raise LedgerUnavailable
+        return False
+
+    def _extend(self, want_nanocredits: int) -> asyncio.Task[None]:
+        self._extending = self._holds.in_background(self._ask_for(want_nanocredits))
+        return self._extending
+
+    async def _ask_for(self, want_nanocredits: int) -> None:
+        try:
+            if self._unheld:
+                self._extend_unheld(want_nanocredits)
+            else:
+                await self._extend_held(want_nanocredits)
+        finally:
+            self._extending = None
+
+    async def _extend_held(self, want_nanocredits: int) -> None:
+        if self._pending is None:
+            self._sequence += 1
+            self._pending = (self._sequence, want_nanocredits)
+        sequence, want = self._pending  # an extension whose answer was lost is asked for again before any other
+        spent = self.meter.certain_nanocredits()
+        try:
+            hold = await self._holds.ledger.extend(
+                self.path, self.hold_id, sequence=sequence, spent_nanocredits=spent, want_nanocredits=want
+            )
+        except LedgerUnavailable:
+            self._extend_unheld(want)
+            return
+        self._holds.ledger_answered()
+        self._pending = None
+        if hold is None:
+            self.lost = True
+            return
+        self._debited(spent)
+        self.refused = hold.amount_nanocredits - self.amount_nanocredits < want
+        self._grown(hold.amount_nanocredits, hold.tightest)
+
+    def _extend_unheld(self, want_nanocredits: int) -> None:
+        if self._holds.allow(want_nanocredits):
+            self._pending = None
+            self._grown(self.amount_nanocredits + want_nanocredits, None)
+
+    def used_up(self) -> Refusal:
+        """The refusal with which a stream is cut."""
+        tightest = self.tightest
+        if tightest is None:
+            return Refusal("insufficient_quota", "The budget is used up.")
+        return Refusal(
+            "insufficient_quota",
+            f"The budget of {tightest.account} is used up.",
+            account=tightest.account,
+            limit=tightest.limit_key,
+            available_nanocredits=tightest.remaining_nanocredits,
+            resets_at_ms=tightest.resets_at_ms,
+        )
+
+    def is_due_for_debit(self, now_s: float) -> bool:
+        """Whether the ledger should hear of it: something newly spent, or else so long a silence that the hold might expire."""
+        silent_s = now_s - self._touched_s
+        if self._ended or self.lost or self._unheld or silent_s < DEBIT_INTERVAL_S:
+            return False
+        return silent_s >= self._holds.keep_alive_s or self.meter.certain_nanocredits() > self._debited_nanocredits
+
+    async def debit(self) -> None:
+        """Record what is certainly spent so far, and keep the hold alive; a ledger that does not answer is asked again later."""
+        spent = self.meter.certain_nanocredits()
+        self._touched_s = asyncio.get_running_loop().time()
+        try:
+            if await self._holds.ledger.debit(self.path, self.hold_id, spent_nanocredits=spent):
+                self._debited(spent)
+            elif not self._ended:
+                self.lost = True
+        except LedgerUnavailable:
+            return
+
+    def _debited(self, spent_nanocredits: int) -> None:
+        if spent_nanocredits > self._debited_nanocredits and not self._ended:
+            self._holds.metrics.held_changed(self._debited_nanocredits - spent_nanocredits)
+            self._debited_nanocredits = spent_nanocredits
+
+    # --- ending ------------------------------------------------------------------------------------------------------------------
+
+    async def settle(self, charge: Charge) -> Settlement | None:
+        """End the hold at its cost; None when the ledger is away and the backlog keeps it."""
+        assert not self._ended, "a hold ends once"
+        self._ended = True
+        try:
+            return await self._end(charge)
+        except asyncio.CancelledError:
+            self._holds.in_background(self._end(charge))
+            raise
+
+    async def _end(self, charge: Charge) -> Settlement | None:
+        """Settle or void; the same again changes nothing."""
+        holds, spent, overrun = self._holds, charge.spent_nanocredits, charge.overrun_nanocredits
+        settlement: Settlement | None = None
+        try:
+            if self._unheld:
+                if spent:
+                    await self._keep("charge", charge)
+            elif spent or overrun:
+                settlement = await holds.ledger.settle(
+                    self.path, self.hold_id, spent_nanocredits=spent, overrun_nanocredits=overrun, memo=self.memo
+                )
+            else:
+                settlement = await holds.ledger.void(self.path, self.hold_id)
+        except LedgerUnavailable:
+            await self._keep("settle" if spent or overrun else "void", charge)
+        except Refusal as refusal:  # it cannot end in another way than it did
+            log.error("the end of hold %s was refused: %s", self.hold_id, refusal.message)
+        self._count_end(settlement, charge)
+        return settlement
+
+    async def _keep(self, verb: Literal["settle", "void", "charge"], charge: Charge) -> None:
+        record = Record(verb, self.path, self.hold_id, charge.spent_nanocredits, charge.overrun_nanocredits, self.memo)
+        await self._holds.backlog.add(record)
+
+    def _count_end(self, settlement: Settlement | None, charge: Charge) -> None:
+        metrics = self._holds.metrics
+        metrics.held_changed(self._debited_nanocredits - self.amount_nanocredits)
+        self.amount_nanocredits = self._debited_nanocredits = 0
+        spent = charge.spent_nanocredits if settlement is None else settlement.spent_nanocredits
+        overrun = charge.overrun_nanocredits if settlement is None else settlement.overrun_nanocredits
+        if spent:
+            metrics.credits_moved("debited", spent)
+        if overrun:
+            metrics.credits_moved("overrun", overrun)
+
+    def _void_later(self) -> None:
+        if self._holds.has_time:
+            self._holds.in_background(self._void_unknown())
+
+    async def _void_unknown(self) -> None:
+        """Void a hold whose making was not answered, twice: it may land only after the first void. What is left of it expires."""
+        for pause_s in (0.0, self._holds.deadline_s):
+            await asyncio.sleep(pause_s)
+            with contextlib.suppress(LedgerUnavailable):
+                await self._holds.ledger.void(self.path, self.hold_id)

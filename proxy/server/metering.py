@@ -1,0 +1,216 @@
+"""The meter: the only place where a request's money is decided. Numbers in, decisions out; nothing here waits.
+
+What may be forwarded: pieces whose output, together with the bound of the input, the hold covers. What it cost: the usage that the upstream
+reports, where it can be believed; else what was forwarded. `holding.py` carries the decisions out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from proxy.domain import Call, Piece, Price, Usage
+from proxy.policy.pricing import OUTPUT_KINDS, affordable_output_tokens, cost_nanocredits, estimate_nanocredits, rate
+
+Flag = Literal["missing", "absurd", "below_deltas", "above_maximum"]
+
+_NOTHING_LEFT: Sequence[Piece] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """What to hold before a request runs."""
+
+    want_nanocredits: int
+    least_nanocredits: int
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What a request cost: `spent` is the caller's, `overrun` is what the upstream computed beyond what the caller may be charged for."""
+
+    spent_nanocredits: int
+    overrun_nanocredits: int
+    usage: Usage
+    """What `spent` was calculated from."""
+    flags: tuple[Flag, ...] = ()
+
+
+NO_CHARGE = Charge(0, 0, Usage())
+
+
+def estimate(call: Call, price: Price, *, slice_tokens: int, output_tokens_max: int) -> Estimate:
+    """The bound of the input and, of output: a slice for a stream; else all that the request may write, for it cannot be cut.
+
+    `output_tokens_max` stands in where the request names no maximum. `least` covers one output token (of each answer, unless streamed).
+    """
+    if call.stream:
+        per_choice = slice_tokens if call.output_tokens_max is None else min(slice_tokens, call.output_tokens_max)
+    else:
+        per_choice = output_tokens_max if call.output_tokens_max is None else call.output_tokens_max
+    least = min(1, per_choice) * (1 if call.stream else call.choices)
+    bound = call.input_tokens_bound
+    return Estimate(
+        want_nanocredits=estimate_nanocredits(price, input_tokens=bound, output_tokens=per_choice * call.choices),
+        least_nanocredits=estimate_nanocredits(price, input_tokens=bound, output_tokens=least),
+    )
+
+
+class Meter:
+    """What one request has been held for, what of its answer was forwarded, and what it costs in the end."""
+
+    __slots__ = (
+        *("_call", "_missing_usage", "_price", "_slice_tokens", "_tokens_since_usage", "_usage"),
+        *("amount_nanocredits", "begun", "covered_tokens", "deltas", "forwarded_tokens", "last", "output_tokens_max"),
+        *("refused", "usage_rejected"),
+    )
+
+    def __init__(self, call: Call, price: Price, *, slice_tokens: int, missing_usage: Literal["count", "estimate"]) -> None:
+        self._call = call
+        self._price = price
+        self._slice_tokens = slice_tokens * call.choices
+        self._missing_usage = missing_usage
+        self._usage: Usage | None = None
+        self._tokens_since_usage = 0
+        self.amount_nanocredits = 0
+        self.covered_tokens = 0
+        """Output tokens, over all choices, that the hold covers beside the input."""
+        self.forwarded_tokens = 0
+        self.refused: Sequence[Piece] = ()
+        """What arrived and was not forwarded, because nothing covered it."""
+        self.output_tokens_max = call.output_tokens_max
+        """Per choice, as it was forwarded; None where the request names none."""
+        self.begun = False
+        """Whether the upstream has the request, so that it costs something however it ends."""
+        self.deltas = 0
+        self.usage_rejected = False
+        self.last: bytes | None = None
+        """The end marker, once it has come; it waits for the settlement."""
+
+    # --- what is held ----------------------------------------------------------------------------------------------------------
+
+    def hold_is(self, amount_nanocredits: int) -> None:
+        """The hold is so large now."""
+        self.amount_nanocredits = amount_nanocredits
+        self.covered_tokens = affordable_output_tokens(
+            self._price, input_tokens=self._call.input_tokens_bound, amount_nanocredits=amount_nanocredits
+        )
+
+    def lower_maximum(self, wanted_nanocredits: int) -> int | None:
+        """For an answer that cannot be cut: the maximum per choice that the hold pays; None where it pays all that was wanted."""
+        if self.amount_nanocredits >= wanted_nanocredits:
+            return None
+        self.output_tokens_max = max(1, self.covered_tokens // self._call.choices)
+        return self.output_tokens_max
+
+    @property
+    def runs_low(self) -> bool:
+        """Whether less than half a slice is left, so that it is time to ask for the next; never beyond the request's own maximum."""
+        covered = self.covered_tokens
+        if 2 * (covered - self.forwarded_tokens) >= self._slice_tokens:
+            return False
+        return self.output_tokens_max is None or covered < self.output_tokens_max * self._call.choices
+
+    def next_slice(self) -> int:
+        """Nanocredits to ask for so that another slice is covered."""
+        return self._lacking(self.covered_tokens + self._slice_tokens)
+
+    def slice_for(self, tokens: int) -> int:
+        """Nanocredits to ask for so that the next so many tokens are covered, and a slice after them."""
+        return self._lacking(self.forwarded_tokens + tokens + self._slice_tokens)
+
+    def covers(self, tokens: int) -> bool:
+        return self.forwarded_tokens + tokens <= self.covered_tokens
+
+    def _lacking(self, output_tokens: int) -> int:
+        needed = estimate_nanocredits(self._price, input_tokens=self._call.input_tokens_bound, output_tokens=output_tokens)
+        return max(1, needed - self.amount_nanocredits)
+
+    # --- what is forwarded -----------------------------------------------------------------------------------------------------
+
+    def take(self, pieces: Sequence[Piece]) -> tuple[bytes, Sequence[Piece]]:
+        """The bytes that may be forwarded now, counted as forwarded, and the pieces that nothing covers yet."""
+        ready: list[bytes] = []
+        for place, piece in enumerate(pieces):
+            tokens = piece.output_tokens
+            if tokens:
+                if self.forwarded_tokens + tokens > self.covered_tokens:
+                    return b"".join(ready), pieces[place:]
+                self.forwarded_tokens += tokens
+                self._tokens_since_usage += tokens
+            if piece.usage is not None:
+                self._usage = piece.usage
+                self._tokens_since_usage = 0
+            if self.last is not None:
+                self.last += piece.data
+            elif piece.last:
+                self.last = piece.data
+            else:
+                ready.append(piece.data)
+        return ready[0] if len(ready) == 1 else b"".join(ready), _NOTHING_LEFT
+
+    # --- what it costs ---------------------------------------------------------------------------------------------------------
+
+    def certain_nanocredits(self) -> int:
+        """What the request will cost at least, whatever usage is reported in the end: what may be debited while it runs.
+
+        The input is not in it, because only the upstream knows how much of it was cached.
+        """
+        if self.forwarded_tokens == 0:
+            return 0
+        tokens = min(self.deltas, self.forwarded_tokens)
+        cheapest = min(rate(self._price, kind) for kind in OUTPUT_KINDS)
+        return min(self.amount_nanocredits, self._price.request + -(-tokens * cheapest // 1_000_000))
+
+    def charge(self, *, complete: bool) -> Charge:
+        """What a streamed answer costs, as far as it came; `complete` when the upstream itself ended it."""
+        if not self.begun:
+            return NO_CHARGE
+        deltas = min(self.deltas, self.forwarded_tokens)
+        usage = self._usage
+        if usage is not None and not complete:
+            usage = replace(usage, output=usage.output + self._tokens_since_usage)
+        charge = self._charged(usage, counted_tokens=self.forwarded_tokens, deltas=deltas, reportable=complete)
+        if refused_tokens := sum(piece.output_tokens for piece in self.refused):
+            counted = Usage(input=self._call.input_tokens_counted, output=self.forwarded_tokens)
+            refused = replace(counted, output=counted.output + refused_tokens)
+            overrun = cost_nanocredits(self._price, refused) - cost_nanocredits(self._price, counted)
+            charge = replace(charge, overrun_nanocredits=charge.overrun_nanocredits + overrun)
+        return charge
+
+    def charge_whole(self, usage: Usage | None, *, counted_tokens: int) -> Charge:
+        """What an answer costs that came as a whole."""
+        return self._charged(usage, counted_tokens=counted_tokens, deltas=0, reportable=True)
+
+    def _charged(self, usage: Usage | None, *, counted_tokens: int, deltas: int, reportable: bool) -> Charge:
+        flags: list[Flag] = []
+        if usage is None:
+            if reportable:
+                flags.append("absurd" if self.usage_rejected else "missing")
+            if self._missing_usage == "estimate":
+                return Charge(self.amount_nanocredits, 0, Usage(), tuple(flags))
+            usage = Usage(input=self._call.input_tokens_counted, output=counted_tokens)
+        if usage.output_tokens < deltas:
+            flags.append("below_deltas")
+            usage = replace(usage, output=usage.output + deltas - usage.output_tokens)
+        allowed = usage
+        if self.output_tokens_max is not None:
+            # What was delivered is paid, even beyond the maximum: else a maximum that an upstream ignores would make its answers free.
+            most = max(self.output_tokens_max * self._call.choices, deltas)
+            if usage.output_tokens > most:
+                flags.append("above_maximum")
+                allowed = _with_output_at_most(usage, most)
+        spent = cost_nanocredits(self._price, allowed)
+        overrun = 0 if allowed is usage else cost_nanocredits(self._price, usage) - spent
+        return Charge(spent, overrun, allowed, tuple(flags))
+
+
+def _with_output_at_most(usage: Usage, most: int) -> Usage:
+    """The same usage with its output cut to so many tokens: first what nobody saw, then what was heard, then what was read."""
+    excess = usage.output_tokens - most
+    reasoning = max(0, usage.reasoning - excess)
+    excess -= usage.reasoning - reasoning
+    audio_output = max(0, usage.audio_output - excess)
+    excess -= usage.audio_output - audio_output
+    return replace(usage, reasoning=reasoning, audio_output=audio_output, output=usage.output - excess)

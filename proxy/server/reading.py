@@ -1,0 +1,77 @@
+"""Whether a request may be read at all, and its body, within bounds.
+
+Refuses what two servers in a row could read in two ways: odd framing, codings, queries. aiohttp's parser has refused the worst by then
+(both lengths, bare line feeds, control bytes); these are the cases that it lets through.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from aiohttp import HttpVersion11, web
+
+from proxy.errors import Refusal
+
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+def path_of(target: str) -> str:
+    """The path of a request target; whether it is canonical, the dialects' table decides. Raises Refusal invalid_request for a query."""
+    path, mark, _ = target.partition("?")
+    if mark and path.startswith("/"):
+        raise Refusal(
+            "invalid_request",
+            "The request has a query, and none is forwarded.",
+            hint="Leave out everything from the question mark on; send API keys in a header.",
+        )
+    return target
+
+
+def check_framing(request: web.BaseRequest, *, body_max_bytes: int) -> None:
+    """Refuse a body of unclear extent, coding or size. Raises Refusal: invalid_request, unsupported_encoding, request_too_large."""
+    headers = request.headers
+    transfer = headers.getall("Transfer-Encoding", ())
+    if transfer and (len(transfer) > 1 or transfer[0].strip().lower() != "chunked" or request.version < HttpVersion11):
+        raise Refusal("invalid_request", "The only Transfer-Encoding that is read is chunked, on HTTP/1.1.")
+    for coding in headers.getall("Content-Encoding", ()):
+        if coding.strip().lower() not in ("", "identity"):
+            raise Refusal("unsupported_encoding", "The body is compressed.", hint="Send it without Content-Encoding.")
+    length = request.content_length
+    if length is not None and length > body_max_bytes:
+        raise _too_large(body_max_bytes)
+    for expected in headers.getall("Expect", ()):
+        if expected.strip().lower() != "100-continue":
+            raise Refusal("invalid_request", "Expect is understood only as 100-continue.")
+
+
+async def read_body(request: web.BaseRequest, *, body_max_bytes: int, timeout_s: float) -> bytes:
+    """The body; whoever waits to be told to send it is told now.
+
+    Raises Refusal: request_too_large, invalid_request where it does not arrive in time or is malformed.
+    """
+    content = request.content
+    if content.is_eof():  # the usual case: all of it came along with the head
+        body = content.read_nowait()
+        if len(body) > body_max_bytes:
+            raise _too_large(body_max_bytes)
+        return body
+    if "Expect" in request.headers and request.transport is not None:
+        request.transport.write(CONTINUE)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            while chunk := await content.readany():
+                size += len(chunk)
+                if size > body_max_bytes:
+                    raise _too_large(body_max_bytes)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Refusal("invalid_request", f"The request's body did not arrive within {timeout_s:g} seconds.") from None
+    except web.RequestPayloadError as error:
+        raise Refusal("invalid_request", "The request's body is malformed.") from error
+    return b"".join(chunks)
+
+
+def _too_large(body_max_bytes: int) -> Refusal:
+    return Refusal("request_too_large", f"The request's body is larger than {body_max_bytes} bytes.")

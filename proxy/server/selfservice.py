@@ -1,0 +1,219 @@
+"""What people can see and do with their own key on the proxy listener, under `/ledger/v1/`: account, journal, prices, estimate, transfers.
+
+Everything is the caller's own: no call takes an account to look at. Errors have the shape that the OpenAI clients read. Must not know how
+a request is carried out; an estimate uses the same reading and pricing as admission, and nothing runs.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+
+from aiohttp import web
+from pydantic import BaseModel
+
+from proxy import config, dialects
+from proxy.dialects import MediaRule, document
+from proxy.domain import AccountId, Call, Caller, Ledger, Path, Price, Usage, credits_from_nanocredits
+from proxy.errors import Expected, Refusal
+from proxy.ledger import Directory, Journal
+from proxy.policy.pricing import PriceBook, cost_nanocredits, estimate_nanocredits
+from proxy.server import answers, metering, reading
+from proxy.server.admin.body import BODY_BYTES_MAX, BODY_TIMEOUT_S, read_object
+from proxy.server.admin.credits import carry_over
+from proxy.server.admin.fields import CreditsText
+from proxy.server.admin.history import journal_answer
+from proxy.server.admin.models import JournalQuery, ModelQuery, NoQuery, OwnTransferCreate
+from proxy.server.admin.problems import Mistakes
+from proxy.server.admin.records import PricePage, PriceView
+from proxy.server.admin.routing import Desk, Export, author_of, read_query, respond, validated, wants_csv
+from proxy.server.admin.views import AccountView, TransferView, View, credits_or_none
+from proxy.server.catalogue import Prices, check_allowed
+
+PREFIX = "/ledger/v1"
+NO_MEDIA = MediaRule(0, 0, 0)
+"""For the first look at a body: which model it names decides whose rule counts."""
+
+UpstreamFor = Callable[[str, str], config.Upstream]
+"""The upstream that serves a dialect and a model. Raises Refusal: unknown_path, model_not_found."""
+Answer = BaseModel | Export
+Act = Callable[[web.BaseRequest, Caller], Awaitable[Answer]]
+
+
+class TokensView(View):
+    """What an estimate was calculated from: tokens over all choices together."""
+
+    input_counted: int
+    input_bound: int
+    output_estimated: int
+    output_max: int
+
+
+class EstimateView(View):
+    """What a request may cost. `fits`: it would be let in now; `fits_largest`: even its largest cost is there."""
+
+    model: str
+    operation: str
+    stream: bool
+    estimated: CreditsText
+    largest: CreditsText
+    available: CreditsText | None
+    fits: bool
+    fits_largest: bool
+    tokens: TokensView
+
+
+class SelfService:
+    """Answers every path under `/ledger/`."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        ledger: Ledger,
+        journal: Journal,
+        *,
+        upstream_for: UpstreamFor,
+        slice_tokens: Callable[[], int],
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._directory = directory
+        self._desk = Desk(directory, ledger, journal)
+        self._upstream_for = upstream_for
+        self._slice_tokens = slice_tokens
+        self._now_ms = now_ms
+        self._price_rows = Prices(lambda: directory.price_book, now_ms)
+        self._calls: dict[str, tuple[str, Act]] = {
+            f"{PREFIX}/account": ("GET", self._account),
+            f"{PREFIX}/journal": ("GET", self._journal),
+            f"{PREFIX}/prices": ("GET", self._prices),
+            f"{PREFIX}/estimate": ("POST", self._estimate),
+            f"{PREFIX}/transfers": ("POST", self._transfer),
+        }
+
+    async def handle(self, request: web.BaseRequest, caller: Caller, *, request_id: str | None = None) -> web.StreamResponse:
+        """The answer for an identified caller, refusals included."""
+        number = request_id or secrets.token_hex(16)
+        allow = None
+        try:
+            found = self._calls.get(request.raw_path.partition("?")[0])
+            if found is None:
+                raise Refusal("unknown_path", "There is nothing at this path.", hint=f"GET {PREFIX}/account shows your budget.")
+            method, act = found
+            if request.method != method:
+                allow = method
+                raise Refusal("method_not_allowed", f"This path takes {method} only.")
+            response = await respond(request, await act(request, caller))
+        except Mistakes as error:
+            refusal = Refusal("invalid_request", f"{error.mistakes[0].place}: {error.mistakes[0].message}")
+            return self._refused(request, refusal, number)
+        except Expected as error:
+            return self._refused(request, error, number, allow=allow)
+        if not response.prepared:
+            response.headers.update({"X-Request-Id": number, "Server": answers.SERVER, "Cache-Control": "no-store"})
+        return response
+
+    def _refused(self, request: web.BaseRequest, refusal: Expected, request_id: str, *, allow: str | None = None) -> web.Response:
+        phrasing = dialects.DIALECTS["openai"]
+        response = answers.refused(refusal, phrasing, request_id=request_id, now_ms=self._now_ms(), allow=allow)
+        if not request.content.is_eof():
+            response.force_close()
+        return response
+
+    async def _account(self, request: web.BaseRequest, caller: Caller) -> AccountView:
+        read_query(request, NoQuery)
+        return AccountView.of(await self._directory.account(caller.account))
+
+    async def _journal(self, request: web.BaseRequest, caller: Caller) -> Answer:
+        """The caller's own history; what it moved at the levels above is left out."""
+        query = read_query(request, JournalQuery)
+        return await journal_answer(
+            self._desk, caller.account, query, wants_csv=wants_csv(request), shown=lambda posting: posting.account == caller.account
+        )
+
+    async def _prices(self, request: web.BaseRequest, caller: Caller) -> PricePage:
+        """The rows in force now: for one model the row that would price it, else one for each pattern."""
+        query = read_query(request, ModelQuery)
+        book, now_ms = PriceBook(self._directory.price_book), self._now_ms()
+        patterns = [query.model] if query.model is not None else sorted({row.model for row in book.rows})
+        rows = (self._in_force(book, pattern, now_ms, exactly=query.model is None) for pattern in patterns)
+        return PricePage(items=tuple(PriceView.of(row) for row in rows if row is not None), next=None)
+
+    def _in_force(self, book: PriceBook, pattern: str, now_ms: int, *, exactly: bool) -> Price | None:
+        row = book.find(pattern, now_ms)
+        return row if row is None or not exactly or row.model == pattern else None
+
+    # --- estimates -------------------------------------------------------------------------------------------------------------
+
+    async def _estimate(self, request: web.BaseRequest, caller: Caller) -> EstimateView:
+        read_query(request, NoQuery)
+        path, body = await _read_estimate(request)
+        dialect, operation = dialects.for_path("POST", path)
+        named = dialect.parse_request(operation, body, NO_MEDIA)
+        upstream = self._upstream_for(dialect.name, named.model)
+        check_allowed(caller, named.model)
+        price = self._price_rows.price_of(named.model, needs_output=operation.needs_output_price)
+        media = MediaRule(upstream.image_tokens, upstream.audio_tokens, upstream.file_tokens)
+        return await self._estimated(caller.path, dialect.parse_request(operation, body, media), price, upstream)
+
+    async def _estimated(self, path: Path, call: Call, price: Price, upstream: config.Upstream) -> EstimateView:
+        """Likely: the counted input and one slice of output. Largest: the input's bound and the maximum, stated or the operator's."""
+        output_max = upstream.output_tokens_max if call.output_tokens_max is None else call.output_tokens_max
+        output_estimated = min(output_max, self._slice_tokens()) * call.choices
+        largest = estimate_nanocredits(price, input_tokens=call.input_tokens_bound, output_tokens=output_max * call.choices)
+        likely = cost_nanocredits(price, Usage(input=call.input_tokens_counted, output=output_estimated))
+        first = metering.estimate(call, price, slice_tokens=self._slice_tokens(), output_tokens_max=upstream.output_tokens_max)
+        _, levels = await self._directory.snapshot(path)
+        amounts = [level.available_nanocredits for level in levels if level.available_nanocredits is not None]
+        available = min(amounts) if amounts else None
+        active = all(level.status == "active" for level in levels)
+        return EstimateView(
+            model=call.model,
+            operation=call.operation,
+            stream=call.stream,
+            estimated=credits_from_nanocredits(min(likely, largest)),
+            largest=credits_from_nanocredits(largest),
+            available=credits_or_none(available),
+            fits=active and (available is None or first.least_nanocredits <= available),
+            fits_largest=active and (available is None or largest <= available),
+            tokens=TokensView(
+                input_counted=call.input_tokens_counted,
+                input_bound=call.input_tokens_bound,
+                output_estimated=output_estimated,
+                output_max=output_max * call.choices,
+            ),
+        )
+
+    # --- transfers -------------------------------------------------------------------------------------------------------------
+
+    async def _transfer(self, request: web.BaseRequest, caller: Caller) -> TransferView:
+        read_query(request, NoQuery)
+        if not caller.plan.transfers:
+            raise Refusal(
+                "transfers_not_allowed",
+                f"Accounts of the plan {caller.plan.name!r} cannot give credits away.",
+                hint="Ask whoever runs this proxy.",
+            )
+        body = validated(OwnTransferCreate, await read_object(request))
+        name = f"account:{caller.account}"
+        author = author_of(request, name=name, scope=name, path=f"{PREFIX}/transfers", sent=(body,))
+        return await carry_over(
+            self._desk,
+            source=caller.account,
+            target=AccountId(body.target),
+            credits_nanocredits=body.credits,
+            reason=body.reason,
+            author=author,
+        )
+
+
+async def _read_estimate(request: web.BaseRequest) -> tuple[str, bytes]:
+    """The path and the very bytes of the body that is asked about."""
+    reading.check_framing(request, body_max_bytes=BODY_BYTES_MAX)
+    received = await reading.read_body(request, body_max_bytes=BODY_BYTES_MAX, timeout_s=BODY_TIMEOUT_S)
+    asked = document.read_object(received)
+    if set(asked) != {"path", "body"} or not isinstance(asked["path"], str) or not isinstance(asked["body"], dict):
+        raise Refusal(
+            "invalid_request",
+            'Send {"path": "...", "body": {...}}: where the request would go, and its body.',
+        )
+    return asked["path"], bytes(document.members_of(received)["body"])

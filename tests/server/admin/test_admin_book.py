@@ -1,0 +1,70 @@
+"""Plans and prices over the admin API."""
+
+from __future__ import annotations
+
+from tests.server.admin.bench import Client
+
+
+async def test_a_plan_is_put_whole_and_applies_to_its_accounts(call: Client) -> None:
+    """What is left out of a PUT takes its default; a change reaches accounts at once."""
+    await call.done("POST", "/accounts", {"id": "user:ann"})
+    plan = {
+        "limits": [{"credits": "1.5", "window": "week", "time_zone": "Asia/Tokyo", "rollover": "capped", "rollover_max": 3}],
+        "weight": 4,
+        "models": ["gpt-*", "llama3"],
+        "transfers": True,
+    }
+    written = await call.done("PUT", "/plans/everyone", {**plan, "reason": "less for all"})
+    assert written == await call.done("GET", "/plans/everyone")
+    (limit,) = written.pop("limits")
+    assert limit == {"credits": "1.5", "window": "week", "time_zone": "Asia/Tokyo", "rollover": "capped", "rollover_max": "3"}
+    assert written == {"name": "everyone", "weight": 4, "models": ["gpt-*", "llama3"], "transfers": True}
+    account = await call.done("GET", "/accounts/user:ann")
+    assert (account["available"], account["weight"]) == ("1.5", 4)
+    empty = await call.done("PUT", "/plans/everyone", {})
+    assert empty == {"name": "everyone", "limits": [], "weight": 1, "models": ["*"], "transfers": False}
+
+
+async def test_plans_are_listed_by_name_in_pages(call: Client) -> None:
+    """Every plan once."""
+    for name in ("c", "a", "b"):
+        await call.done("PUT", f"/plans/{name}", {})
+    first = await call.done("GET", "/plans?limit=3")
+    assert ([plan["name"] for plan in first["items"]], first["next"]) == (["a", "b", "c"], "c")
+    rest = await call.done("GET", "/plans?limit=3&after=c")
+    assert ([plan["name"] for plan in rest["items"]], rest["next"]) == (["everyone"], None)
+    reply = await call("GET", "/admin/v1/plans/none")
+    assert (reply.status, reply.json["code"]) == (404, "not_found")
+
+
+async def test_a_price_is_added_and_never_changed(call: Client) -> None:
+    """The same row again is no change; other values from the same date are a conflict."""
+    row = {"model": "gpt-4o-mini", "effective": "2025-01-01", "input": "0.15", "cached_input": 0.075, "output": "0.6", "level": "L3"}
+    price = await call.done("POST", "/prices", row)
+    assert {name: price[name] for name in row} == {**row, "effective": "2025-01-01T00:00:00Z", "cached_input": "0.075"}
+    assert (price["source"], price["request"], price["image"]) == ("api", "0", None)
+    assert await call.done("POST", "/prices", {**row, "reason": "again"}) == price
+    reply = await call("POST", "/admin/v1/prices", {**row, "input": "0.16"})
+    assert (reply.status, reply.json["code"]) == (409, "conflict")
+    later = await call.done("POST", "/prices", {**row, "input": "0.16", "effective": "2026-01-01T00:00:00+02:00"})
+    assert later["effective"] == "2025-12-31T22:00:00Z"
+
+
+async def test_prices_are_listed_in_pages_and_by_model(call: Client) -> None:
+    """All dates of all patterns, each once; `model` keeps the patterns that it falls under."""
+    for model, day in (("b", 1), ("a*", 2), ("a*", 1), ("x:y/z", 1)):
+        await call.done("POST", "/prices", {"model": model, "effective": f"2026-01-0{day}", "request": "0.5"})
+    seen = []
+    query = ""
+    while True:
+        page = await call.done("GET", f"/prices?limit=2{query}")
+        seen += [(price["model"], price["effective"][:10]) for price in page["items"]]
+        if page["next"] is None:
+            break
+        query = f"&after={page['next'].replace('*', '%2A')}"
+    expected = [("*", "1970-01-01"), ("a*", "2026-01-01"), ("a*", "2026-01-02"), ("b", "2026-01-01"), ("x:y/z", "2026-01-01")]
+    assert seen == expected
+    page = await call.done("GET", "/prices?model=abc")
+    assert [price["model"] for price in page["items"]] == ["*", "a*", "a*"]
+    reply = await call("GET", "/admin/v1/prices?after=nonsense")
+    assert (reply.status, reply.json["errors"][0]["place"]) == (400, "?after")

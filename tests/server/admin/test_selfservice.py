@@ -1,0 +1,312 @@
+"""What people see and do with their own key under `/ledger/v1/`."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from proxy.config import Upstream
+from proxy.dialects import DIALECTS
+from proxy.domain import AccountId, Limit, Plan, Price
+from proxy.errors import Expected, Refusal
+from proxy.ledger import Store
+from proxy.server.answers import refused
+from proxy.server.identity import identify
+from proxy.server.selfservice import SelfService
+from tests.server.admin.bench import CREDIT, Client, Reply
+
+ORG, ANN, BOB = AccountId("org"), AccountId("user:ann"), AccountId("user:bob")
+GENEROUS = Plan("generous", (Limit(10 * CREDIT, "day"),), weight=2, models=("small", "gpt-*"), transfers=True)
+SLICE_TOKENS = 100
+UPSTREAM = Upstream(name="u", base_url="http://127.0.0.1:1", models=("small", "gpt-*", "other", "unpriced"), output_tokens_max=1000)
+
+
+@dataclass(slots=True)
+class Pages:
+    """The proxy's own pages, called with one account's key."""
+
+    session: aiohttp.ClientSession
+    base: str
+    key: str
+
+    async def __call__(
+        self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None, data: bytes | None = None
+    ) -> Reply:
+        sent = {"Authorization": f"Bearer {self.key}", **(headers or {})}
+        content = {"json": body} if data is None and body is not None else {"data": data}
+        async with self.session.request(method, self.base + path, headers=sent, **content) as response:
+            text = await response.text()
+            return Reply(response.status, response.headers, text, json.loads(text) if text[:1] == "{" else None)
+
+
+@pytest.fixture
+async def people(store: Store) -> dict[AccountId, str]:
+    """ann (generous plan) and bob (everyone) in one organisation, each with a key."""
+    directory = store.directory
+    directory.configure(
+        file_prices=(
+            Price("small", 0, input=10**9, output=4 * 10**9),
+            Price("gpt-*", 0, input=10**9, output=10**9),
+            Price("gpt-*", 10**15, input=5, output=5),
+            Price("later", 10**15, input=5, output=5),
+            Price("other", 0, input=10**9, output=10**9),
+        ),
+        default_plan="everyone",
+    )
+    await directory.put_plan(GENEROUS, operation_id="p")
+    await directory.create_account(ORG, limits=(Limit(100 * CREDIT, "month"),), operation_id="a0")
+    await directory.create_account(ANN, parent=ORG, plan="generous", operation_id="a1")
+    await directory.create_account(BOB, parent=ORG, operation_id="a2")
+    keys = {}
+    for account in (ANN, BOB):
+        _, key = await directory.create_key(account, operation_id=f"k{account}")
+        assert key is not None
+        keys[account] = key
+    return keys
+
+
+@pytest.fixture
+async def base(store: Store, people: dict[AccountId, str]) -> AsyncIterator[str]:
+    def upstream_for(dialect: str, model: str) -> Upstream:
+        if not any(model == name or (name.endswith("*") and model.startswith(name[:-1])) for name in UPSTREAM.models):
+            raise Refusal("model_not_found", f"nothing serves {model!r}")
+        return UPSTREAM
+
+    pages = SelfService(
+        store.directory,
+        store.ledger,
+        store.journal,
+        upstream_for=upstream_for,
+        slice_tokens=lambda: SLICE_TOKENS,
+        now_ms=store.engine.now_ms,
+    )
+
+    async def handle(request: web.BaseRequest) -> web.StreamResponse:
+        try:
+            caller, _ = await identify(request.headers, store.directory)
+        except Expected as refusal:
+            return refused(refusal, DIALECTS["openai"], request_id="r", now_ms=0)
+        return await pages.handle(request, caller, request_id="request-7")
+
+    runner = web.ServerRunner(web.Server(handle, access_log=None))
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    await runner.cleanup()
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.fixture
+def ann(base: str, people: dict[AccountId, str], session: aiohttp.ClientSession) -> Pages:
+    return Pages(session, base, people[ANN])
+
+
+@pytest.fixture
+def bob(base: str, people: dict[AccountId, str], session: aiohttp.ClientSession) -> Pages:
+    return Pages(session, base, people[BOB])
+
+
+async def spend(store: Store, account: AccountId, hold_id: str, amount_nanocredits: int) -> None:
+    path = (ORG, account)
+    await store.ledger.hold(path, hold_id, want_nanocredits=amount_nanocredits, least_nanocredits=0)
+    await store.ledger.settle(path, hold_id, spent_nanocredits=amount_nanocredits, memo="small")
+
+
+async def test_the_account_is_the_callers_own(ann: Pages, bob: Pages, call: Client) -> None:
+    """The same members as over the admin API; nobody can ask for another's."""
+    reply = await ann("GET", "/ledger/v1/account")
+    assert (reply.status, reply.headers["X-Request-Id"]) == (200, "request-7")
+    assert reply.json == await call.done("GET", "/accounts/user:ann")
+    assert (reply.json["id"], reply.json["weight"], reply.json["available"]) == ("user:ann", 2, "10")
+    assert (await bob("GET", "/ledger/v1/account")).json["id"] == "user:bob"
+    reply = await ann("GET", "/ledger/v1/account?id=user:bob")
+    assert (reply.status, reply.json["error"]["code"]) == (400, "invalid_request")
+
+
+async def test_the_journal_shows_the_caller_alone(ann: Pages, store: Store) -> None:
+    """Newest first, in pages, and without what other members of the organisation did or what stands at the levels above."""
+    for n in range(4):
+        await spend(store, ANN, f"ann-{n}", CREDIT)
+        await spend(store, BOB, f"bob-{n}", CREDIT)
+    page = (await ann("GET", "/ledger/v1/journal?limit=3")).json
+    assert [(entry["verb"], entry["id"]) for entry in page["items"]] == [("settle", "ann-3"), ("hold", "ann-3"), ("settle", "ann-2")]
+    rest = (await ann("GET", f"/ledger/v1/journal?after={page['next']}")).json
+    entries = page["items"] + rest["items"]
+    assert (len(entries), rest["next"]) == (8, None)
+    assert {posting["account"] for entry in entries for posting in entry["postings"]} == {"user:ann"}
+
+
+async def test_the_journal_is_exported_as_csv(ann: Pages, store: Store) -> None:
+    """Everything that the ledger knows of the caller, as a file."""
+    for n in range(3):
+        await spend(store, ANN, f"ann-{n}", CREDIT)
+    reply = await ann("GET", "/ledger/v1/journal", headers={"Accept": "text/csv"})
+    assert reply.headers["Content-Type"].startswith("text/csv")
+    rows = list(csv.DictReader(io.StringIO(reply.text)))
+    assert {row["account"] for row in rows} == {"user:ann"}
+    spent = [row["moved"] for row in rows if (row["from"], row["to"]) == ("held", "spent")]
+    assert spent == ["1", "1", "1"]
+
+
+async def test_prices_are_those_in_force(ann: Pages) -> None:
+    """One row for each pattern; for a model, the row that would price it; none from the future."""
+    page = (await ann("GET", "/ledger/v1/prices")).json
+    assert [(price["model"], price["input"], price["output"]) for price in page["items"]] == [
+        ("gpt-*", "1", "1"),
+        ("other", "1", "1"),
+        ("small", "1", "4"),
+    ]
+    assert [p["model"] for p in (await ann("GET", "/ledger/v1/prices?model=gpt-9")).json["items"]] == ["gpt-*"]
+    assert (await ann("GET", "/ledger/v1/prices?model=later")).json["items"] == []
+
+
+async def test_an_estimate_says_what_a_request_may_cost_and_runs_nothing(ann: Pages, store: Store, call: Client) -> None:
+    """Exactly: the input's bound and the maximum at the price for the largest; the counted input and one slice for the likely."""
+    body = {"model": "small", "messages": [{"role": "user", "content": "x" * 40}], "max_tokens": 500, "stream": True}
+    reply = await ann("POST", "/ledger/v1/estimate", {"path": "/v1/chat/completions", "body": body})
+    assert reply.status == 200, reply.text
+    estimate = reply.json
+    assert estimate["tokens"] == {"input_counted": 17, "input_bound": 64, "output_estimated": 100, "output_max": 500}
+    assert estimate["largest"] == "0.002064"  # (64 * 1 + 500 * 4) / 10^6
+    assert estimate["estimated"] == "0.000417"  # (17 * 1 + 100 * 4) / 10^6
+    assert (estimate["model"], estimate["operation"], estimate["stream"]) == ("small", "chat", True)
+    assert (estimate["available"], estimate["fits"], estimate["fits_largest"]) == ("10", True, True)
+    assert (await ann("GET", "/ledger/v1/journal")).json["items"] == []
+    assert (await ann("GET", "/ledger/v1/account")).json["held"] == "0"
+
+
+async def test_an_estimate_says_whether_it_fits_now(ann: Pages, store: Store, call: Client) -> None:
+    """Let in with what is left but cut before its maximum; not let in at all; not while the organisation is suspended."""
+    asked = {"path": "/v1/completions", "body": {"model": "small", "prompt": "hi", "max_tokens": 1000, "stream": True}}
+
+    async def fits(available: int) -> tuple[bool, bool]:
+        await store.ledger.set_limits((ORG, ANN), f"l{available}", limits=(Limit(available, "day"),))
+        estimate = (await ann("POST", "/ledger/v1/estimate", asked)).json
+        return estimate["fits"], estimate["fits_largest"]
+
+    largest = 4_000_000 + 22_000  # 1000 output tokens, and 2 bytes + 4 + 16 of input
+    assert await fits(largest) == (True, True)
+    assert await fits(largest - 1) == (True, False)
+    assert await fits(26_000) == (True, False)
+    assert await fits(25_999) == (False, False)
+    await store.ledger.set_limits((ORG, ANN), "free", limits=())
+    assert (await ann("POST", "/ledger/v1/estimate", asked)).json["available"] == "100"
+    await call.done("PATCH", "/accounts/org", {"status": "suspended"})
+    assert (await ann("POST", "/ledger/v1/estimate", asked)).json["fits"] is False
+
+
+async def test_an_estimate_without_a_maximum_counts_the_operators(ann: Pages) -> None:
+    """And every answer that is asked for; embeddings have no output."""
+    body = {"model": "gpt-x", "messages": [{"role": "user", "content": "hi"}], "n": 3}
+    reply = await ann("POST", "/ledger/v1/estimate", {"path": "/v1/chat/completions", "body": body})
+    assert reply.json["tokens"]["output_max"] == 3000
+    body = {"model": "gpt-x", "input": "hi"}
+    reply = await ann("POST", "/ledger/v1/estimate", {"path": "/v1/embeddings", "body": body})
+    assert (reply.json["tokens"]["output_max"], reply.json["estimated"]) == (0, "0.000001")
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "code"),
+    [
+        ({}, 400, "invalid_request"),
+        ({"path": "/v1/chat/completions"}, 400, "invalid_request"),
+        ({"path": 1, "body": {}}, 400, "invalid_request"),
+        ({"path": "/v1/chat/completions", "body": []}, 400, "invalid_request"),
+        ({"path": "/v1/chat/completions", "body": {}, "x": 1}, 400, "invalid_request"),
+        ({"path": "/v1/chat/completions", "body": {"model": "small"}}, 400, "invalid_request"),
+        ({"path": "/v1/files", "body": {"model": "small"}}, 404, "unknown_path"),
+        ({"path": "/v1/models", "body": {"model": "small"}}, 405, "method_not_allowed"),
+        ({"path": "//v1/chat/completions", "body": {"model": "small"}}, 400, "invalid_request"),
+        ({"path": "/v1/completions", "body": {"model": "nowhere", "prompt": ""}}, 404, "model_not_found"),
+        ({"path": "/v1/completions", "body": {"model": "other", "prompt": ""}}, 403, "model_not_allowed"),
+    ],
+)
+async def test_an_estimate_is_refused_as_the_request_would_be(ann: Pages, asked: Any, status: int, code: str) -> None:
+    """The same codes as admission has."""
+    reply = await ann("POST", "/ledger/v1/estimate", asked)
+    assert (reply.status, reply.json["error"]["code"]) == (status, code), reply.text
+
+
+async def test_an_estimate_of_an_unpriced_model_is_refused(bob: Pages) -> None:
+    """Nothing is free by accident, not even on paper."""
+    asked = {"path": "/v1/completions", "body": {"model": "unpriced", "prompt": ""}}
+    reply = await bob("POST", "/ledger/v1/estimate", asked)
+    assert (reply.status, reply.json["error"]["code"]) == (403, "model_not_priced")
+
+
+async def test_an_ambiguous_body_is_refused_inside_an_estimate_too(ann: Pages) -> None:
+    """A member that stands twice could be read in two ways."""
+    text = b'{"path":"/v1/completions","body":{"model":"small","model":"gpt-x","prompt":""}}'
+    reply = await ann("POST", "/ledger/v1/estimate", data=text, headers={"Content-Type": "application/json"})
+    assert (reply.status, reply.json["error"]["code"]) == (400, "invalid_request")
+
+
+async def test_credits_can_be_given_away_where_the_plan_allows(ann: Pages, bob: Pages, call: Client) -> None:
+    """From the caller's own account alone, once for each Idempotency-Key, and in the audit log."""
+    gift = {"to": "user:bob", "credits": "2.5", "reason": "thanks"}
+    for _ in range(2):
+        reply = await ann("POST", "/ledger/v1/transfers", gift, headers={"Idempotency-Key": "g-1"})
+        assert reply.status == 200, reply.text
+        assert {name: reply.json[name] for name in ("from", "to", "credits", "reason")} == {**gift, "from": "user:ann"}
+    assert (await ann("GET", "/ledger/v1/account")).json["given"] == "2.5"
+    assert (await bob("GET", "/ledger/v1/account")).json["available"] == "7.5"
+    event = (await call.done("GET", "/events"))["items"][0]
+    assert (event["actor"], event["action"], event["subject"]) == ("account:user:ann", "transfer.create", "user:ann")
+    reply = await ann("POST", "/ledger/v1/transfers", {**gift, "credits": 1}, headers={"Idempotency-Key": "g-1"})
+    assert (reply.status, reply.json["error"]["code"]) == (409, "conflict")
+
+
+async def test_credits_cannot_be_given_away_where_the_plan_does_not_allow(bob: Pages, call: Client) -> None:
+    """403, before anything else is looked at."""
+    reply = await bob("POST", "/ledger/v1/transfers", {"to": "user:ann", "credits": 1})
+    assert (reply.status, reply.json["error"]["code"]) == (403, "transfers_not_allowed")
+    assert (await call.done("GET", "/accounts/user:bob"))["given"] == "0"
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "code"),
+    [
+        ({"to": "user:bob", "credits": 11}, 402, "insufficient_quota"),
+        ({"to": "user:none", "credits": 1}, 404, "account_not_found"),
+        ({"to": "user:ann", "credits": 1}, 400, "invalid_request"),
+        ({"to": "user:bob", "credits": 0}, 400, "invalid_request"),
+        ({"to": "user:bob", "credits": "-1"}, 400, "invalid_request"),
+        ({"from": "user:bob", "to": "user:ann", "credits": 1}, 400, "invalid_request"),
+        ({"to": "user:bob"}, 400, "invalid_request"),
+    ],
+)
+async def test_a_transfer_that_cannot_be_is_refused(ann: Pages, body: Any, status: int, code: str) -> None:
+    """In the shape that SDKs read, with the ledger's member beside it."""
+    reply = await ann("POST", "/ledger/v1/transfers", body)
+    assert (reply.status, reply.json["error"]["code"], reply.json["compute_ledger"]["code"]) == (status, code, code), reply.text
+    assert reply.json["error"]["message"]
+    assert reply.headers["X-Request-Id"] == "request-7"
+
+
+async def test_what_there_is_not_is_not_found(ann: Pages) -> None:
+    """Paths and methods."""
+    for path in ("/ledger/v1", "/ledger/v1/accounts", "/ledger/v1/account/", "/ledger/v1/agents", "/ledger/v2/account"):
+        reply = await ann("GET", path)
+        assert (reply.status, reply.json["error"]["code"]) == (404, "unknown_path"), path
+    reply = await ann("DELETE", "/ledger/v1/account")
+    assert (reply.status, reply.headers["Allow"]) == (405, "GET")
+
+
+async def test_without_a_key_nothing_is_shown(ann: Pages) -> None:
+    """Identity comes first; self-service never sees a request without a caller."""
+    reply = await ann("GET", "/ledger/v1/account", headers={"Authorization": "Bearer cl-unknown-unknown-unknown"})
+    assert (reply.status, reply.json["error"]["code"]) == (401, "invalid_api_key")
