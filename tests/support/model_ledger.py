@@ -105,8 +105,8 @@ class Level:
     windows: dict[str, list[WindowState]] = field(default_factory=dict)
     """By limit key, oldest first; the last one is the present one, as far as it was turned."""
     grants: dict[str, GrantState] = field(default_factory=dict)
-    dropped_credits: int = 0
-    """Of finished grants that are no longer listed."""
+    dropped: dict[str, GrantState] = field(default_factory=dict)
+    """Finished grants that are no longer listed."""
     spent: int = 0
     held: int = 0
     granted: int = 0
@@ -272,7 +272,7 @@ class Level:
                 raise Conflict(f"{self.id} already has {GRANTS_MAX} grants that are not used up")
             oldest = min(finished, key=lambda g: g.created_at_ms)
             self.expire_grant(oldest)
-            self.dropped_credits += self.grants.pop(oldest.grant_id).credits
+            self.dropped[oldest.grant_id] = self.grants.pop(oldest.grant_id)
         self.grants[grant.grant_id] = grant
         self.granted += grant.credits
 
@@ -411,10 +411,10 @@ class ModelLedger:
         expires_at_ms: int | None = None,
         reason: str = "",
     ) -> domain.Grant:
-        def act() -> domain.Grant:
+        def act() -> GrantState:
             level, now_ms = self._on(path)[-1], self._now_ms()
-            if credits_nanocredits == 0 or level.granted + credits_nanocredits > AMOUNT_MAX_NANOCREDITS:
-                raise Refusal("invalid_request", "a grant must add some credits, and no more than the ledger can count")
+            if level.granted + credits_nanocredits > AMOUNT_MAX_NANOCREDITS:
+                raise Refusal("invalid_request", "an account cannot be granted more than the ledger can count")
             if expires_at_ms is not None and expires_at_ms <= now_ms:
                 raise Refusal("invalid_request", "the grant has already expired")
             starts_at_ms = now_ms if effective_at_ms is None else effective_at_ms
@@ -422,14 +422,14 @@ class ModelLedger:
                 grant_id, credits_nanocredits, priority, starts_at_ms, expires_at_ms, now_ms, reason, left=credits_nanocredits
             )
             level.add_grant(grant, now_ms)
-            return grant.shown(now_ms)
+            return grant
 
-        _check_amounts(credits_nanocredits)
+        _check_amounts(credits_nanocredits, least=1)
         asked = (path, credits_nanocredits, priority, effective_at_ms, expires_at_ms, reason)
-        return self._once("grant", path, grant_id, asked, act)
+        return self._once("grant", path, grant_id, asked, act).shown(self._now_ms())
 
     async def revoke(self, path: Path, grant_id: str, *, operation_id: str, reason: str = "") -> domain.Grant:
-        def act() -> domain.Grant:
+        def act() -> GrantState:
             level = self._on(path)[-1]
             grant = level.grants.get(grant_id)
             if grant is None:
@@ -438,9 +438,9 @@ class ModelLedger:
             grant.revoked += grant.left
             grant.left = 0
             grant.live = False
-            return grant.shown(self._now_ms())
+            return grant
 
-        return self._once("revoke", path, operation_id, (path, grant_id, reason), act)
+        return self._once("revoke", path, operation_id, (path, grant_id, reason), act).shown(self._now_ms())
 
     async def adjust(self, path: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> domain.Settlement:
         def give_back() -> domain.Settlement:
@@ -463,17 +463,13 @@ class ModelLedger:
             self._book_overrun(path, credits_nanocredits - paid)
             return domain.Settlement(operation_id, "settled", paid, credits_nanocredits - paid)
 
-        _check_amounts(abs(credits_nanocredits))
-        if credits_nanocredits == 0:
-            raise Refusal("invalid_request", "an adjustment of nothing")
+        _check_amounts(abs(credits_nanocredits), least=1)
         act = charge if credits_nanocredits > 0 else give_back
         return self._once("adjust", path, operation_id, (path, credits_nanocredits, reason), act)
 
     async def transfer(self, source: Path, target: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> None:
         def act() -> None:
             giver, taker, now_ms = self._on(source)[-1], self._on(target)[-1], self._now_ms()
-            if giver is taker or credits_nanocredits == 0:
-                raise Refusal("invalid_request", "a transfer goes from one account to another")
             if giver.status != "active":
                 raise Refusal("account_suspended", f"{giver.id} is {giver.status}", account=giver.id)
             if not giver.limits and giver.granted_left(now_ms) < credits_nanocredits:
@@ -489,7 +485,9 @@ class ModelLedger:
                 gift_id = f"{operation_id}:{n}"
                 taker.add_grant(GrantState(gift_id, credits, 0, now_ms, expires_at_ms, now_ms, reason, left=credits), now_ms)
 
-        _check_amounts(credits_nanocredits)
+        _check_amounts(credits_nanocredits, least=1)
+        if source[-1] == target[-1]:
+            raise Refusal("invalid_request", "a transfer goes from one account to another")
         self._once("transfer", source, operation_id, (source, target, credits_nanocredits, reason), act)
 
     async def set_limits(self, path: Path, operation_id: str, *, limits: tuple[Limit, ...] | None) -> None:
@@ -585,6 +583,9 @@ class ModelLedger:
             )
         )
 
+    def open_hold_ids(self) -> set[str]:
+        return {hold.hold_id for hold in self._holds.values() if hold.state == "open"}
+
     async def audit(self) -> domain.AuditReport:
         """Conservation: what is held is what open holds hold, and every credit that was granted or spent is accounted for."""
         broken = [f"{level.id}: {complaint}" for level in self._levels.values() for complaint in self._complaints(level)]
@@ -606,7 +607,7 @@ class ModelLedger:
             spread = grant.left, grant.held, grant.spent, grant.expired, grant.given, grant.revoked
             if grant.credits != sum(spread) or min(spread) < 0:
                 yield f"grant {grant.grant_id} does not add up"
-        if level.granted != level.dropped_credits + sum(grant.credits for grant in level.grants.values()):
+        if level.granted != sum(grant.credits for grant in (*level.grants.values(), *level.dropped.values())):
             yield "granted is not the sum of its grants"
 
     # --- shared steps --------------------------------------------------------------------------------------------------------
@@ -620,7 +621,7 @@ class ModelLedger:
         return [self._level(account_id) for account_id in path]
 
     def _once(self, verb: str, path: Path, operation_id: str, asked: object, act: Callable[[], Answer]) -> Answer:
-        """Carry an operation out the first time; afterwards only its answer remains. A refused one leaves no trace."""
+        """Carry an operation out the first time; a repeat finds what it led to. A refused one leaves no trace."""
         key = (verb, path[0], operation_id)
         if key not in self._answers:
             self._answers[key] = (asked, act())
@@ -719,10 +720,10 @@ class ModelLedger:
         return domain.Settlement(hold.hold_id, hold.state, hold.spent, hold.overrun, self._tightest(hold.path))
 
 
-def _check_amounts(*amounts: int) -> None:
+def _check_amounts(*amounts: int, least: int = 0) -> None:
     for amount in amounts:
-        if type(amount) is not int or not 0 <= amount <= AMOUNT_MAX_NANOCREDITS:
-            raise Refusal("invalid_request", f"{amount!r} is not an amount between 0 and {AMOUNT_MAX_NANOCREDITS} nanocredits")
+        if type(amount) is not int or not least <= amount <= AMOUNT_MAX_NANOCREDITS:
+            raise Refusal("invalid_request", f"{amount!r} is not an amount from {least} to {AMOUNT_MAX_NANOCREDITS} nanocredits")
 
 
 def _keeps(limit: Limit) -> int:

@@ -1,0 +1,117 @@
+"""What a worker serves: the request handler with its upstreams and backlog, behind the listener on the shared port.
+
+Built from a configuration and a view of the ledger, configured anew while it runs, drained at its end. Must not know of other
+processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+from collections.abc import Sequence
+from typing import Final
+
+from proxy import config
+from proxy.config import Config
+from proxy.errors import Failure
+from proxy.ledger import Store
+from proxy.ledger.backlog import Backlog
+from proxy.metrics import Metrics
+from proxy.processes.jobs import Job
+from proxy.processes.sockets import BACKLOG
+from proxy.server.handler import Proxy
+from proxy.server.listener import Listener
+from proxy.server.routing import Routes
+from proxy.server.selfservice import SelfService
+from proxy.server.upstream import Endpoint
+
+PULSE_S: Final = 0.25
+BACKLOG_S: Final = 1.0
+CLOSE_DEADLINE_S: Final = 1.0
+
+
+class Upstreams:
+    """The open endpoints; those that a new configuration leaves as they are keep their connections."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Endpoint] = {}
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    async def configure(self, sections: Sequence[config.Upstream]) -> list[Endpoint]:
+        """The endpoints for these sections, in their order; what is not among them goes once it has answered all. Raises SetupError."""
+        keys = {s.name: _api_key(s) for s in sections}
+        before, self._open = self._open, {}
+        for section in sections:
+            endpoint = before.get(section.name)
+            if endpoint is not None and endpoint.section == section and endpoint.api_key == keys[section.name]:
+                del before[section.name]
+            else:
+                endpoint = await Endpoint(section, api_key=keys[section.name]).__aenter__()
+            self._open[section.name] = endpoint
+        for retired in before.values():
+            task = asyncio.get_running_loop().create_task(retired.retire())
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+        return list(self._open.values())
+
+    async def close(self) -> None:
+        for task in self._retiring:
+            task.cancel()
+        for endpoint in self._open.values():
+            await endpoint.__aexit__()
+
+
+def _api_key(section: config.Upstream) -> str | None:
+    return config.read_secret(env=section.api_key_env, file=section.api_key_file, what=f"upstream {section.name!r}")
+
+
+class Service:
+    """Answers what arrives on the proxy's port, from `listen` to `drain`."""
+
+    def __init__(self, settings: Config, store: Store, backlog: Backlog, metrics: Metrics, endpoints: list[Endpoint]) -> None:
+        self._settings = settings
+        self._routes = Routes(endpoints)
+        self._proxy = Proxy(
+            settings,
+            endpoints=endpoints,
+            ledger=store.ledger,
+            directory=store.directory,
+            backlog=backlog,
+            metrics=metrics,
+            now_ms=store.engine.now_ms,
+        )
+        self._proxy.own_pages = SelfService(
+            store.directory,
+            store.ledger,
+            store.journal,
+            upstream_for=lambda dialect, model: self._routes.serving(dialect, model).section,
+            slice_tokens=lambda: self._settings.ledger.slice_tokens,
+            now_ms=store.engine.now_ms,
+        ).handle
+        self._listener = Listener(self._proxy.handle, settings.listen)
+        self._server: asyncio.Server | None = None
+
+    async def listen(self, listening: socket.socket) -> None:
+        """Answer from now on."""
+        self._server = await asyncio.get_running_loop().create_server(self._listener, sock=listening, backlog=BACKLOG)
+
+    def configure(self, settings: Config, endpoints: list[Endpoint]) -> None:
+        """Take over new settings; what runs goes on with the old."""
+        self._settings = settings
+        self._routes = Routes(endpoints)
+        self._proxy.configure(settings, endpoints=endpoints)
+
+    def jobs(self) -> tuple[Job, ...]:
+        """What must be done again and again while it serves, and while it drains."""
+        return (Job("keeping time", PULSE_S, self._proxy.pulse), Job("telling the backlog", BACKLOG_S, self._proxy.tell_backlog))
+
+    async def drain(self, *, timeout_s: float) -> None:
+        """Accept no more, refuse what is new on open connections, let what runs finish in time, else cut it; settle everything."""
+        assert self._server is not None
+        self._server.close()
+        await self._proxy.drain(timeout_s=timeout_s)
+        with contextlib.suppress(Failure):
+            await self._proxy.tell_backlog()
+        self._listener.pre_shutdown()  # wakes what idles, which `shutdown` would wait for
+        await self._listener.shutdown(CLOSE_DEADLINE_S)
