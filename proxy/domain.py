@@ -7,7 +7,7 @@ ledger's scripts calculate in doubles. Ledger times are integers in milliseconds
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Literal, NewType, Protocol
 
@@ -319,8 +319,6 @@ class Call:
     """What is charged for input when usage never comes."""
     wants_usage: bool
     """Whether the client itself asked for the usage chunk of a stream."""
-    document: Mapping[str, object] = field(compare=False, default_factory=dict)
-    """The parsed body, for the rewrite before it is forwarded."""
 
 
 # --- seams -----------------------------------------------------------------------------------------------------------------------
@@ -346,6 +344,8 @@ class Answer:
 
     usage: Usage | None
     output_tokens_counted: int
+    usage_rejected: bool = False
+    """Whether the upstream reported usage that cannot be believed."""
 
 
 class StreamReader(Protocol):

@@ -14,13 +14,12 @@ from urllib.parse import unquote
 
 from proxy.dialects.counting import MediaRule
 from proxy.dialects.openai import OpenAI
-from proxy.dialects.protocol import Dialect, Operation, Reader, ledger_member, utc_time
+from proxy.dialects.protocol import MODEL_NAME_LENGTH_MAX, Dialect, Operation, Reader, ledger_member, utc_time
 from proxy.errors import Refusal
 
 __all__ = ["DIALECTS", "Dialect", "MediaRule", "Operation", "Reader", "for_path", "ledger_member", "utc_time"]
 
 PATH_LENGTH_MAX = 1024
-MODEL_LENGTH_MAX = 256
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({"openai": OpenAI()})
 
@@ -71,7 +70,7 @@ def _find_by_prefix(path: str) -> Mapping[str, Found]:
 def _read_model(name: str) -> str:
     """A model's name from the end of a path. It may be escaped, since no such path is forwarded; clients escape a `/` in it."""
     model = unquote(name) if _ESCAPED_SEGMENTS.fullmatch(name) else ""
-    if not model.isprintable() or len(model) > MODEL_LENGTH_MAX or {"", ".", ".."} & set(model.split("/")):
+    if not model.isprintable() or len(model) > MODEL_NAME_LENGTH_MAX or {"", ".", ".."} & set(model.split("/")):
         raise Refusal("invalid_request", "The path does not end in a model's name.", hint="Name a model of the list at /v1/models.")
     return model
 

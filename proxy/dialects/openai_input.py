@@ -18,7 +18,7 @@ _NOT_PROMPT = frozenset(
         *("model", "stream", "stream_options", "user", "metadata", "store", "seed", "stop", "logit_bias", "tool_choice", "function_call"),
         *("modalities", "audio", "reasoning_effort", "reasoning", "verbosity", "service_tier", "safety_identifier", "truncation"),
         *("prompt_cache_key", "prompt_cache_retention", "prompt_cache_options", "include", "encoding_format", "image", "grammar"),
-        *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "chat_template_kwargs", "thinking"),
+        *("guided_json", "guided_regex", "guided_choice", "guided_grammar", "structured_outputs", "thinking"),
         *("access_programs", "background_options", "samplers", "ignore_eos", "bad_words", "stop_token_ids"),
     }
 )

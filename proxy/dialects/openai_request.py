@@ -13,11 +13,10 @@ from typing import Any
 from proxy.dialects.counting import InputCount, MediaRule
 from proxy.dialects.document import edit_members, members_of, read_object
 from proxy.dialects.openai_input import add_input, not_priced, objects, wrong
-from proxy.dialects.protocol import Operation
+from proxy.dialects.protocol import MODEL_NAME_LENGTH_MAX, Operation
 from proxy.domain import Call
 from proxy.errors import Refusal
 
-MODEL_NAME_LENGTH_MAX = 256
 CHOICES_MAX = 128
 PROMPTS_MAX = 2048
 OUTPUT_TOKENS_MAX = 100_000_000
@@ -88,9 +87,9 @@ def rewrite(call: Call, body: bytes, *, output_tokens_max: int | None) -> bytes 
     members = members_of(body)
     changes: dict[str, bytes] = {}
     if output_tokens_max is not None and lower:
-        named = [name for name in _MAXIMA[call.operation] if name in members and bytes(members[name]) != b"null"]
-        above = [name for name in named if int(bytes(members[name])) > output_tokens_max]
-        changes = dict.fromkeys(above if named else _own_maximum(call), b"%d" % output_tokens_max)
+        named = ((name, bytes(members.get(name, b"null"))) for name in _MAXIMA[call.operation])
+        above = [name for name, value in named if value != b"null" and int(value) > output_tokens_max]
+        changes = dict.fromkeys(above or _own_maximum(call), b"%d" % output_tokens_max)
     if add_usage:
         options = bytes(members.get("stream_options", b"null"))
         changes["stream_options"] = edit_members(b"{}" if options == b"null" else options, {"include_usage": b"true"})

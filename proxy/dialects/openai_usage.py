@@ -6,7 +6,7 @@ knows are left alone; many servers add costs and timings.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +17,8 @@ from proxy.dialects.document import lenient_decoder
 from proxy.domain import Answer, Call, Usage
 
 USAGE_TOKENS_MAX = 100_000_000
+_INPUT_DETAILS = ("cached_tokens", "cache_write_tokens", "audio_tokens")
+_OUTPUT_DETAILS = ("reasoning_tokens", "audio_tokens")
 
 _REASONING = ("reasoning", "reasoning_content", "reasoning_details")
 """Names for one and the same text; servers that moved from one to another send several."""
@@ -32,13 +34,11 @@ def read_usage(value: object, *, has_output: bool = True) -> Usage | None:
     if not isinstance(value, dict):
         return None
     try:
-        inputs = _count(value, "input_tokens" if "input_tokens" in value else "prompt_tokens")
-        outputs = _count(value, "output_tokens" if "output_tokens" in value else "completion_tokens")
+        inputs = _greater(_count(value, "prompt_tokens"), _count(value, "input_tokens"))
+        outputs = _greater(_count(value, "completion_tokens"), _count(value, "output_tokens"))
         total = _count(value, "total_tokens") or 0
-        input_details = _details(value, "input_tokens_details", "prompt_tokens_details")
-        output_details = _details(value, "output_tokens_details", "completion_tokens_details")
-        cached, cache_write, audio_input = (_count(input_details, n) or 0 for n in ("cached_tokens", "cache_write_tokens", "audio_tokens"))
-        reasoning, audio_output = (_count(output_details, name) or 0 for name in ("reasoning_tokens", "audio_tokens"))
+        cached, cache_write, audio_input = _details(value, ("prompt_tokens_details", "input_tokens_details"), _INPUT_DETAILS)
+        reasoning, audio_output = _details(value, ("completion_tokens_details", "output_tokens_details"), _OUTPUT_DETAILS)
     except ValueError:
         return None
     if inputs is None or (outputs is None and has_output):
@@ -71,14 +71,20 @@ def _count(members: Mapping[str, Any], name: str) -> int | None:
     return value
 
 
-def _details(usage: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+def _greater(one: int | None, other: int | None) -> int | None:
+    """The greater of one count under its two names: some servers send both, and leave the one that they do not mean at 0."""
+    return one if other is None or (one is not None and one > other) else other
+
+
+def _details(usage: Mapping[str, Any], names: Sequence[str], counts: Sequence[str]) -> Sequence[int]:
+    """The counts in the first member of these names, each 0 where it is absent. Raises ValueError where one is not believable."""
     for name in names:
         details = usage.get(name)
         if isinstance(details, dict):
-            return details
+            return [_count(details, count) or 0 for count in counts]
         if details is not None:
             raise ValueError(name)
-    return {}
+    return [0] * len(counts)
 
 
 def cumulative(before: Usage | None, now: Usage) -> Usage:
@@ -170,13 +176,15 @@ def read_answer(call: Call, body: bytes) -> Answer:
     if answer is None:
         return Answer(None, tokens_in(len(body)) if has_output else 0)
     usage = None if answer.usage is None else read_usage(answer.usage, has_output=has_output)
-    if not has_output:
-        return Answer(usage, 0)
+    return Answer(usage, _counted(answer, body) if has_output else 0, usage_rejected=usage is None and answer.usage is not None)
+
+
+def _counted(answer: _Body, body: bytes) -> int:
     if isinstance(answer.choices, list):
-        return Answer(usage, sum(max(1, tokens_in(choice_bytes(choice))) for choice in answer.choices))
+        return sum(max(1, tokens_in(choice_bytes(choice))) for choice in answer.choices)
     if isinstance(answer.output, list):
-        return Answer(usage, max(1, sum(tokens_in(item_bytes(item)) for item in answer.output)))
-    return Answer(usage, 0 if answer.error else tokens_in(len(body)))
+        return max(1, sum(tokens_in(item_bytes(item)) for item in answer.output))
+    return 0 if answer.error else tokens_in(len(body))
 
 
 def choice_bytes(choice: object) -> int:

@@ -15,6 +15,8 @@ from proxy.dialects.counting import MediaRule
 from proxy.domain import Answer, Call, Piece, StreamReader, Usage, credits_from_nanocredits
 from proxy.errors import Expected
 
+MODEL_NAME_LENGTH_MAX = 256
+
 
 @dataclass(frozen=True, slots=True)
 class Operation:

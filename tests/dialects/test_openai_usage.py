@@ -44,6 +44,11 @@ def call_of(operation: str) -> Call:
             id="null details",
         ),
         pytest.param(
+            {"prompt_tokens": 3, "completion_tokens": 2, "input_tokens": 0, "output_tokens": 0, "input_tokens_details": None},
+            Usage(input=3, output=2),
+            id="both names, one of them left at 0",
+        ),
+        pytest.param(
             {"prompt_tokens": 3, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 3}},
             Usage(cached_input=3, output=2),
             id="all of it cached",
