@@ -164,7 +164,7 @@ def chat(*messages: dict[str, Any], **beside: Any) -> dict[str, Any]:
         ("chat", chat({"content": "x" * 40, "reasoning_content": "y" * 40, "refusal": None, "annotations": []}), Answer(None, 20)),
         ("chat", chat({"content": None, "tool_calls": [{"id": "call_1", "function": {"name": "ff", "arguments": "{}"}}]}), Answer(None, 1)),
         ("chat", chat({"content": "hi"}, usage={"prompt_tokens": 3, "completion_tokens": 9}), Answer(Usage(input=3, output=9), 1)),
-        ("chat", chat({"content": "hi"}, usage={"prompt_tokens": 3, "completion_tokens": -9}), Answer(None, 1)),
+        ("chat", chat({"content": "hi"}, usage={"prompt_tokens": 3, "completion_tokens": -9}), Answer(None, 1, usage_rejected=True)),
         ("chat", chat({"content": "hi"}, usage=None), Answer(None, 1)),
         ("chat", {"error": {"message": "an error that came with status 200"}}, Answer(None, 0)),
         ("chat", {"answer": "x" * 40}, Answer(None, 14)),
