@@ -6,6 +6,7 @@ domain types or refusals. Decides nothing about amounts: that is the scripts' al
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,12 +25,15 @@ from proxy.ledger import keys, records
 from proxy.ledger.directory import REMEMBERED_MS, Directory, digest
 from proxy.ledger.engine import Engine
 
+log = logging.getLogger(__name__)
+
 ENDED_MS = 120_000
 """How long an ended hold is remembered, for repeats; one that is unknown ended long ago."""
 EXPIRED_MS = 7 * 86_400_000
 """How long an expired hold waits for its late settle."""
 GRANTS_MAX = 256
 """Unfinished grants of one account."""
+PRIORITY_MAX = 1_000_000
 STALE_TRIES = 4
 """How often a call is made again because an account or a window changed under it."""
 SWEEP_ROOTS = 200
@@ -62,7 +66,7 @@ class RedisLedger:
     # --- holds -----------------------------------------------------------------------------------------------------------------
 
     async def hold(self, path: Path, hold_id: str, *, want_nanocredits: int, least_nanocredits: int) -> Hold:
-        _check_amounts(want_nanocredits, least_nanocredits)
+        _check_amounts(least_nanocredits, want_nanocredits, most=want_nanocredits)
         arguments = {"id": hold_id, "want": want_nanocredits, "least": least_nanocredits, "ttl_ms": self.hold_ttl_ms}
         reply = await self._on_hold("hold", path, hold_id, arguments)
         if reply[0] == "INSUFFICIENT" and reply[8]:  # holds are overdue: what they keep may be what is missing
@@ -73,11 +77,14 @@ class RedisLedger:
         return Hold(hold_id, path, reply[2], self._tightest(path, reply[3:]))
 
     async def debit(self, path: Path, hold_id: str, *, spent_nanocredits: int) -> bool:
+        _check_amounts(spent_nanocredits)
         arguments = {"id": hold_id, "spent": spent_nanocredits, "ttl_ms": self.hold_ttl_ms}
         reply = await self._on_hold("debit", path, hold_id, arguments)
         return bool(reply[0] == "OK")
 
     async def extend(self, path: Path, hold_id: str, *, sequence: int, spent_nanocredits: int, want_nanocredits: int) -> Hold | None:
+        _check_amounts(spent_nanocredits, want_nanocredits)
+        _check_amounts(sequence, least=1)
         arguments = {
             "id": hold_id,
             "sequence": sequence,
@@ -89,6 +96,7 @@ class RedisLedger:
         return None if reply[0] == "GONE" else Hold(hold_id, path, reply[2], self._tightest(path, reply[3:]))
 
     async def settle(self, path: Path, hold_id: str, *, spent_nanocredits: int, overrun_nanocredits: int = 0, memo: str = "") -> Settlement:
+        _check_amounts(spent_nanocredits, overrun_nanocredits)
         arguments = {
             "id": hold_id,
             "spent": spent_nanocredits,
@@ -119,7 +127,9 @@ class RedisLedger:
         expires_at_ms: int | None = None,
         reason: str = "",
     ) -> Grant:
-        _check_amounts(credits_nanocredits, 1)
+        _check_amounts(credits_nanocredits, least=1)
+        if abs(priority) > PRIORITY_MAX:
+            raise Refusal("invalid_request", f"a priority lies between -{PRIORITY_MAX} and {PRIORITY_MAX}", account=path[-1])
         arguments = {
             "credits": credits_nanocredits,
             "priority": priority,
@@ -132,8 +142,7 @@ class RedisLedger:
         if reply[0] == "PAST":
             raise Refusal("invalid_request", "a grant must expire in the future, and after it begins", account=path[-1])
         if reply[0] == "TOO_MANY":
-            hint = "revoke some, or add their credits to one"
-            raise Refusal("conflict", f"account {path[-1]!r} has {GRANTS_MAX} unfinished grants", account=path[-1], hint=hint)
+            raise _too_many_grants(path)
         if reply[0] == "TOO_MUCH":
             raise Refusal("invalid_request", "the account's grants would pass what the ledger can count", account=path[-1])
         try:
@@ -154,7 +163,7 @@ class RedisLedger:
         raise Refusal("grant_not_found", f"the grant {grant_id!r} is used up and no longer listed", account=path[-1])
 
     async def adjust(self, path: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> Settlement:
-        _check_amounts(abs(credits_nanocredits), 1)
+        _check_amounts(abs(credits_nanocredits), least=1)
         reply = await self._operate("adjust", path, operation_id, {"credits": credits_nanocredits, "reason": reason})
         if reply[0] == "EXCEEDS":
             account = path[reply[2]]
@@ -163,10 +172,10 @@ class RedisLedger:
         return Settlement(operation_id, "settled", int(reply[2]), int(reply[3]))
 
     async def transfer(self, source: Path, target: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> None:
-        _check_amounts(credits_nanocredits, 1)
+        _check_amounts(credits_nanocredits, least=1)
         if source[-1] == target[-1]:
             raise Refusal("invalid_request", "the giver and the receiver are the same account", account=source[-1])
-        await self._directory.settings(target[-1])
+        await self._check_room(source[0], target, operation_id)
         arguments = {"credits": credits_nanocredits, "reason": reason, "target": " ".join(target)}
         reply = await self._operate("transfer", source, operation_id, arguments)
         if reply[0] == "INSUFFICIENT" and not reply[3]:
@@ -185,6 +194,13 @@ class RedisLedger:
             )
         await self._deliver(source[0], operation_id, [part.decode() for part in reply[2:]])
 
+    async def _check_room(self, root: str, target: Path, operation_id: str) -> None:
+        """Raises Refusal: account_not_found; conflict where the receiver could not take a new transfer, so that nothing is taken for it."""
+        receiver = await self._directory.account(target[-1])
+        unfinished = sum(1 for grant in receiver.grants if grant.remaining_nanocredits or grant.held_nanocredits)
+        if unfinished >= GRANTS_MAX and not await self._engine.command("EXISTS", keys.operation(root, operation_id)):
+            raise _too_many_grants(target)
+
     async def _deliver(self, root: str, operation_id: str, parts: list[str]) -> None:
         """Give the receiver what a transfer took, one grant for each expiry, then take it out of the outbox."""
         target, reason = records.path_of(parts[0]), parts[1]
@@ -196,10 +212,11 @@ class RedisLedger:
                 "expires": int(parts[n + 1]),
                 "reason": reason,
                 "grants_max": GRANTS_MAX,
+                "late": True,
             }
             reply = await self._operate("grant", target, f"{operation_id}:{n // 2}", arguments)
             if reply[0] in ("TOO_MANY", "TOO_MUCH"):
-                raise Refusal("conflict", f"account {target[-1]!r} cannot take more grants now; the transfer stays in transit")
+                raise _too_many_grants(target)
         await self._run("deliver", (AccountId(root),), keys.of_operation(root, operation_id), {"id": operation_id}, checked=False)
 
     async def set_limits(self, path: Path, operation_id: str, *, limits: tuple[Limit, ...] | None) -> None:
@@ -260,7 +277,10 @@ class RedisLedger:
     async def _redeliver(self, root: str) -> None:
         outbox = records.pairs(await self._engine.command("HGETALL", keys.of_root(root, keys.OUTBOX)))
         for operation_id, text in outbox.items():
-            await self._deliver(root, operation_id, records.decode_strings(text))
+            try:
+                await self._deliver(root, operation_id, records.decode_strings(text))
+            except Refusal as refusal:  # it waits in the outbox; others must not
+                log.warning("transfer %s stays in transit: %s", operation_id, refusal.message)
 
     async def _next_look_ms(self, root: str) -> int | None:
         """When the root's next hold may be overdue; None where nothing is open."""
@@ -337,10 +357,16 @@ class RedisLedger:
         )
 
 
-def _check_amounts(amount_nanocredits: int, least_nanocredits: int) -> None:
+def _check_amounts(*amounts_nanocredits: int, least: int = 0, most: int = AMOUNT_MAX_NANOCREDITS) -> None:
     """Raises Refusal: invalid_request, where an amount is no amount that the ledger can count."""
-    if not least_nanocredits <= amount_nanocredits <= AMOUNT_MAX_NANOCREDITS or least_nanocredits < 0:
-        raise Refusal("invalid_request", "the amount is outside what the ledger can count", needed_nanocredits=amount_nanocredits)
+    for amount in amounts_nanocredits:
+        if not least <= amount <= most or amount > AMOUNT_MAX_NANOCREDITS:
+            raise Refusal("invalid_request", "the amount is outside what the ledger can count", needed_nanocredits=amount)
+
+
+def _too_many_grants(path: Path) -> Refusal:
+    hint = "revoke some, or let them be spent"
+    return Refusal("conflict", f"account {path[-1]!r} has {GRANTS_MAX} unfinished grants", account=path[-1], hint=hint)
 
 
 def _finished_grant(grant_id: str, arguments: dict[str, Any]) -> Grant:

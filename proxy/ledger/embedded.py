@@ -94,16 +94,10 @@ class EmbeddedLedger:
     async def _start(self) -> None:
         """Start a server and wait until it answers; where it does not, nothing is left running."""
         log_file = self.data_dir / "ledger.log"
-        with contextlib.ExitStack() as ours:
-            server_lock_fd = await data_dir.take_over(self.data_dir)
-            ours.callback(os.close, server_lock_fd)
-            log_fd = _open_log(log_file)
-            ours.callback(os.close, log_fd)
-            self._server = await asyncio.create_subprocess_exec(
-                "/bin/sh", "-c", LAUNCHER, "compute-ledger", *self._command(log_file),
-                stdin=PIPE, stdout=log_fd, stderr=log_fd, start_new_session=True, pass_fds=(server_lock_fd,),
-            )  # fmt: skip
-            os.pwrite(server_lock_fd, f"{self._server.pid}\n".encode(), 0)
+        try:
+            self._server = await self._launch(log_file)
+        except OSError as error:
+            raise SetupError(f"the embedded ledger cannot be started: {error}") from error
         try:
             await self._post_guard()
             assert self._server.stdin is not None
@@ -113,6 +107,20 @@ class EmbeddedLedger:
         except BaseException:
             await asyncio.shield(self._stop())
             raise
+
+    async def _launch(self, log_file: Path) -> Process:
+        """The process that will be the server once it is told to start; it holds the server's lock from now on."""
+        with contextlib.ExitStack() as ours:
+            lock_fd = await data_dir.take_over(self.data_dir)
+            ours.callback(os.close, lock_fd)
+            log_fd = _open_log(log_file)
+            ours.callback(os.close, log_fd)
+            server = await asyncio.create_subprocess_exec(
+                "/bin/sh", "-c", LAUNCHER, "compute-ledger", *self._command(log_file),
+                stdin=PIPE, stdout=log_fd, stderr=log_fd, start_new_session=True, pass_fds=(lock_fd,),
+            )  # fmt: skip
+            os.pwrite(lock_fd, f"{server.pid}\n".encode(), 0)
+            return server
 
     def _command(self, log_file: Path) -> list[str]:
         settings = {
@@ -141,7 +149,7 @@ class EmbeddedLedger:
 
     async def _ready(self, log_file: Path) -> None:
         assert self._server is not None
-        began = time.monotonic()
+        began, loading = time.monotonic(), False
         while True:
             if self._server.returncode is not None:
                 raise SetupError(f"the embedded ledger did not start: {_last_line(log_file)} (all of it in {log_file})")
@@ -149,7 +157,9 @@ class EmbeddedLedger:
             if answer.startswith(b"+PONG"):
                 return
             waited_s = time.monotonic() - began
-            loading = answer.startswith(b"-LOADING")
+            if answer.startswith(b"-LOADING") and not loading:
+                loading = True
+                log.info("the embedded ledger is loading its data")
             if waited_s > (LOADING_DEADLINE_S if loading else START_DEADLINE_S):
                 raise SetupError(f"the embedded ledger did not answer within {waited_s:.0f} s; see {log_file}")
             await asyncio.sleep(0.1 if loading else 0.01)

@@ -8,14 +8,18 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
+from collections.abc import AsyncIterator, Callable
 
 import pytest
 
 from proxy.domain import AMOUNT_MAX_NANOCREDITS, AccountId, Limit, Path, Settlement
 from proxy.errors import Conflict, Refusal
-from tests.support.ledger_bench import HOLD_TTL_S, Bench
+from proxy.ledger import RedisLedger
+from tests.support.ledger_bench import HOLD_TTL_S, Bench, open_bench
+from tests.support.ledger_server import LedgerServer
 
 HOUR_S, DAY_S = 3600, 86_400
+ServerByName = Callable[[str], LedgerServer]
 
 
 def day(credits: int, rollover: str = "none", most: int = 0) -> Limit:
@@ -280,6 +284,29 @@ async def test_amounts_out_of_range_are_refused(bench: Bench, want: int, least: 
     await bench.refused("invalid_request", bench.hold(path, "h", want, least=least))
 
 
+@pytest.mark.parametrize("amount", [-1, 2**53, 2**64])
+async def test_no_verb_takes_an_amount_out_of_range(bench: Bench, amount: int) -> None:
+    """Whatever the state of the hold or account; the same hold goes on afterwards."""
+    path, other = await bench.account("ann", day(100)), await bench.account("bob", day(100))
+    await bench.hold(path, "h", 50)
+    back = 2**53 if amount < 0 else -amount
+    for verb, arguments, figures in (
+        ("debit", (path, "h"), {"spent": amount}),
+        ("extend", (path, "h"), {"spent": amount, "want": 1}),
+        ("extend", (path, "h"), {"spent": 1, "want": amount}),
+        ("settle", (path, "h"), {"spent": amount}),
+        ("settle", (path, "h"), {"spent": 1, "overrun": amount}),
+        ("grant", (path, "g"), {"credits": amount}),
+        ("transfer", (path, other, "t"), {"credits": amount}),
+        ("adjust", (path, "a"), {"credits": back}),
+    ):
+        named = {f"{name}_nanocredits": figure for name, figure in figures.items()}
+        if verb == "extend":
+            named["sequence"] = 1
+        await bench.refused("invalid_request", getattr(bench.ledger, verb)(*arguments, **named))
+    assert await bench.ledger.debit(path, "h", spent_nanocredits=1)
+
+
 async def test_many_at_once_get_exactly_what_there_is(bench: Bench) -> None:
     """Forty callers race for a budget of nineteen; no order of arrival admits a twentieth or turns the nineteenth away."""
     path = await tree(bench, 3, 190)
@@ -466,6 +493,31 @@ async def test_a_hold_expires_when_nobody_keeps_it_alive(bench: Bench) -> None:
     assert await bench.totals(path) == {"spent": 8}
 
 
+async def test_a_hold_expires_however_busy_its_tree_is(bench: Bench) -> None:
+    """Others come and go all the time; what a crashed worker left open ends when its time is over, not when all is quiet."""
+    org = await bench.account("org", day(10_000))
+    path = await bench.account("ann", day(10_000), parent="org")
+    await bench.hold(path, "abandoned", 20)
+    ended = 0
+    for _ in range(10):
+        bench.clock.pass_s(HOLD_TTL_S / 6)
+        await bench.spend(org, 1)
+        await bench.spend(path, 1)
+        ended += await bench.ledger.expire_due()
+    assert (ended, await bench.totals(path)) == (1, {"spent": 10})
+
+
+async def test_an_overdue_hold_is_no_reason_to_refuse(bench: Bench) -> None:
+    """A hold that would be refused ends those whose time is over first."""
+    path = await bench.account("ann", day(100))
+    await bench.hold(path, "overdue", 90)
+    await bench.ledger.debit(path, "overdue", spent_nanocredits=5)
+    bench.clock.pass_s(HOLD_TTL_S)
+    assert (await bench.hold(path, "h", 95)).amount_nanocredits == 95
+    assert await bench.totals(path) == {"spent": 5, "held": 95}
+    assert await bench.ledger.expire_due() == 0
+
+
 async def test_a_hold_that_expired_is_settled_late_once(bench: Bench) -> None:
     """By the difference to what was recorded; what the path cannot pay any more is overrun."""
     path = await bench.account("ann", day(100))
@@ -641,12 +693,14 @@ async def test_a_grant_shows_what_it_was_given(bench: Bench) -> None:
 
 
 async def test_a_grant_must_be_worth_something(bench: Bench) -> None:
-    """Nothing, less than nothing, too much, or already expired: refused."""
+    """Nothing, less than nothing, too much, already expired, or expired before it starts: refused."""
     path = await bench.account("ann", day(5))
     for credits in (0, -1, 2**53):
         await bench.refused("invalid_request", grant(bench, path, "g", credits))
     for expires_at_ms in (bench.clock.now_ms, bench.clock.now_ms - 1):
         await bench.refused("invalid_request", grant(bench, path, "g", 1, expires_at_ms=expires_at_ms))
+    never = {"effective_at_ms": bench.clock.now_ms + 1000, "expires_at_ms": bench.clock.now_ms + 1000}
+    await bench.refused("invalid_request", grant(bench, path, "g", 1, **never))
 
 
 async def test_revoking_takes_what_is_left_and_leaves_what_is_held(bench: Bench) -> None:
@@ -957,6 +1011,46 @@ async def test_a_change_of_credits_applies_to_the_present_window(bench: Bench) -
     assert (await bench.state(path)).available_nanocredits == 130
 
 
+async def test_a_window_that_was_lowered_below_its_use_owes_nothing_to_the_next(bench: Bench) -> None:
+    """It leaves nothing, and the next one starts with all its credits."""
+    path = await bench.account("ann", day(100, "full"))
+    await bench.spend(path, 60)
+    await bench.limit(path, day(50, "full"))
+    await bench.hold(path, "touches", 0)
+    bench.clock.pass_s(DAY_S)
+    assert ((await bench.window(path)).carried_nanocredits, (await bench.state(path)).available_nanocredits) == (0, 50)
+    assert (await bench.hold(path, "h", 50)).amount_nanocredits == 50
+
+
+async def test_a_change_of_credits_does_not_reach_back(bench: Bench) -> None:
+    """What a past window left is counted with the credits that it had; windows skipped since count with those of now."""
+    path = await bench.account("ann", day(100, "full"))
+    await bench.spend(path, 30)
+    bench.clock.pass_s(3 * DAY_S)
+    await bench.limit(path, day(500, "full"))
+    assert (await bench.window(path)).carried_nanocredits == 70 + 2 * 500
+    await bench.spend(path, 1)
+    assert (await bench.window(path)).carried_nanocredits == 70 + 2 * 500
+    assert (await bench.state(path)).available_nanocredits == 70 + 3 * 500 - 1
+
+
+async def test_what_returns_to_a_past_window_goes_by_the_rule_that_window_had(bench: Bench) -> None:
+    """Also where the limit has another rule since, or is gone for a while."""
+    path = await bench.account("ann", day(100, "full"))
+    await bench.hold(path, "h1", 60)
+    await bench.hold(path, "h2", 30)
+    bench.clock.pass_s(DAY_S)
+    await bench.limit(path, day(100))
+    await bench.hold(path, "turns", 0)
+    assert (await bench.totals(path))["expired"] == 10
+    await bench.ledger.void(path, "h1")
+    assert (await bench.window(path)).carried_nanocredits == 60
+    await bench.limit(path)
+    await bench.ledger.void(path, "h2")
+    await bench.limit(path, day(100))
+    assert (await bench.window(path)).carried_nanocredits == 90
+
+
 async def test_another_window_is_another_limit(bench: Bench) -> None:
     """It starts afresh; the old one keeps its books, ends its holds, and goes on where it stopped if it comes back."""
     path = await bench.account("ann", day(100))
@@ -1072,7 +1166,7 @@ async def gifts(bench: Bench, path: Path) -> list[tuple[int, int | None, str]]:
 async def test_a_transfer_takes_from_the_giver_alone_and_expires_with_its_window(bench: Bench) -> None:
     """Its ancestors are untouched, the day's credits stay the day's, and the giver's limit does not grow back."""
     org = await bench.account("org", day(1000))
-    ann = await bench.account("ann", day(100), Limit(300, "week"), parent="org")
+    ann = await bench.account("ann", day(100), Limit(300, "month"), parent="org")
     bob = await bench.account("bob", ever(0))
     await bench.ledger.transfer(ann, bob, "t", credits_nanocredits=40, reason="present")
     tonight = at("2026-11-23T00:00+00:00")
@@ -1111,6 +1205,79 @@ async def test_a_transfer_beyond_what_is_left_is_refused(bench: Bench) -> None:
     assert (refusal.account, refusal.needed_nanocredits, refusal.available_nanocredits) == ("ann", 71, 70)
     await bench.ledger.transfer(ann, bob, "t", credits_nanocredits=70)
     assert (await bench.state(bob)).available_nanocredits == 170
+
+
+@pytest.mark.timeout(120)
+async def test_a_transfer_needs_room_at_the_receiver(bench: Bench) -> None:
+    """Where it could not arrive nothing is taken; the same transfer succeeds once there is room."""
+    ann, bob = await bench.account("ann", day(100)), await bench.account("bob", day(0))
+    for n in range(256):
+        await grant(bench, bob, f"g{n}", 1)
+    await bench.refused("conflict", bench.ledger.transfer(ann, bob, "t", credits_nanocredits=40))
+    await bench.ledger.revoke(bob, "g0", operation_id="r")
+    await bench.ledger.transfer(ann, bob, "t", credits_nanocredits=40)
+    assert (await bench.totals(ann), (await bench.state(bob)).available_nanocredits) == ({"given": 40}, 295)
+
+
+class Interrupted(Exception):
+    """The process ended here."""
+
+
+class NeverDelivers(RedisLedger):
+    """A ledger whose process ends between the two steps of a transfer."""
+
+    async def _deliver(self, *_: object) -> None:
+        raise Interrupted
+
+
+async def interrupted_transfer(bench: Bench, giver: Path, taker: Path) -> None:
+    """A transfer of 40 that was taken and has not arrived."""
+    if not isinstance(bench.ledger, RedisLedger):
+        pytest.skip("the model does both steps at once")
+    ledger = NeverDelivers(bench.ledger._engine, bench.directory, hold_ttl_ms=HOLD_TTL_S * 1000)
+    with pytest.raises(Interrupted):
+        await ledger.transfer(giver, taker, "t", credits_nanocredits=40)
+    assert await bench.totals(taker) == {}
+
+
+async def test_a_transfer_in_transit_arrives_once(bench: Bench) -> None:
+    """Whoever sweeps next delivers it; asking for it again, before or after, delivers it too, and never twice."""
+    ann, bob = await bench.account("ann", day(100)), await bench.account("bob", day(0))
+    await interrupted_transfer(bench, ann, bob)
+    bench.clock.pass_s(HOLD_TTL_S)
+    await bench.ledger.expire_due()
+    assert (await bench.totals(ann), await bench.totals(bob)) == ({"given": 40}, {"granted": 40})
+    before = await bench.everything()
+    await bench.ledger.transfer(ann, bob, "t", credits_nanocredits=40)
+    await bench.ledger.expire_due()
+    assert await bench.everything() == before
+
+
+async def test_a_transfer_that_arrives_after_its_expiry_is_granted_and_expired(bench: Bench) -> None:
+    """What was given is what was granted, also when nobody can use it any more."""
+    ann, bob = await bench.account("ann", day(100)), await bench.account("bob", day(0))
+    await interrupted_transfer(bench, ann, bob)
+    bench.clock.pass_s(2 * DAY_S)
+    await bench.ledger.expire_due()
+    assert (await bench.totals(ann), await bench.totals(bob)) == ({"given": 40}, {"granted": 40, "expired": 40})
+    assert (await bench.state(bob)).available_nanocredits == 0
+
+
+async def test_a_transfer_that_cannot_arrive_yet_stops_nothing_else(bench: Bench) -> None:
+    """The receiver has no room: holds everywhere still expire, and it arrives once there is some."""
+    ann, bob, zoe = [await bench.account(name, ever(1000)) for name in ("ann", "bob", "zoe")]
+    await interrupted_transfer(bench, ann, bob)
+    for n in range(256):
+        await grant(bench, bob, f"g{n}", 1)
+    for path in (ann, zoe):
+        await bench.hold(path, "abandoned", 5)
+    bench.clock.pass_s(HOLD_TTL_S + 1)
+    assert await bench.ledger.expire_due() == 2
+    assert (await bench.totals(bob))["granted"] == 256
+    await bench.ledger.revoke(bob, "g0", operation_id="r")
+    bench.clock.pass_s(HOLD_TTL_S)
+    await bench.ledger.expire_due()
+    assert (await bench.totals(bob))["granted"] == 296
 
 
 async def test_a_transfer_asked_for_again_is_made_once(bench: Bench) -> None:
@@ -1153,6 +1320,53 @@ async def test_transfers_within_one_tree_and_back_conserve(bench: Bench) -> None
     assert totals == [{"given": 60, "granted": 150}, {"given": 150, "granted": 60}]
     assert {expires_at_ms for _, expires_at_ms, _ in await gifts(bench, ann)} == {at("2026-11-23T00:00+00:00")}
     assert [(await bench.state(path)).available_nanocredits for path in (ann, bob)] == [190, 10]
+
+
+# --- several processes -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+async def other(bench: Bench, request: pytest.FixtureRequest, ledger_servers: ServerByName) -> AsyncIterator[Bench]:
+    """Another process on the same server, with what it remembers of its own."""
+    if request.node.callspec.params["bench"] == "model":
+        pytest.skip("the model is one process")
+    async with open_bench(ledger_servers(request.node.callspec.params["bench"]), bench.clock, empty=False) as other:
+        yield other
+
+
+async def test_processes_share_one_budget(bench: Bench, other: Bench) -> None:
+    """Racing through two of them admits exactly what there is, and each may end what the other began."""
+    path = await tree(bench, 3, 190)
+    holds = [(bench, other)[n % 2].hold(path, f"h{n}", 10) for n in range(40)]
+    results = await asyncio.gather(*holds, return_exceptions=True)
+    assert sum(isinstance(result, Refusal) for result in results) == 21
+    admitted = [n for n, result in enumerate(results) if not isinstance(result, Refusal)]
+    for n in admitted:
+        await (other, bench)[n % 2].ledger.settle(path, f"h{n}", spent_nanocredits=10)
+    assert [await bench.totals(level) for level in above(path)] == [{"spent": 190}] * 3
+
+
+async def test_a_limit_that_another_process_lowered_binds_at_once(bench: Bench, other: Bench) -> None:
+    """No process goes on with limits, or the status, that it remembers."""
+    path = await bench.account("ann", day(100))
+    await other.hold(path, "h1", 10)
+    await bench.limit(path, day(30))
+    await other.refused("budget_in_flight", other.hold(path, "h2", 21))
+    await bench.limit(path, Limit(15, "day", "Asia/Tokyo"), day(100))
+    assert (await other.hold(path, "h3", 100, least=1)).amount_nanocredits == 15
+    await bench.status("ann", "suspended")
+    await other.refused("account_suspended", other.hold(path, "h4", 1))
+
+
+async def test_a_plan_that_another_process_changed_binds_once_it_is_followed(bench: Bench, other: Bench) -> None:
+    """Processes follow changes every quarter of a second; from then on the new limits hold."""
+    await bench.plan("small", day(100))
+    await other.directory.refresh()
+    path = await bench.account("ann", plan="small")
+    assert (await other.hold(path, "h1", 60)).amount_nanocredits == 60
+    await bench.plan("small", day(70))
+    await other.directory.refresh()
+    assert (await other.hold(path, "h2", 60, least=1)).amount_nanocredits == 10
 
 
 # --- the edge of the range -----------------------------------------------------------------------------------------------------

@@ -13,12 +13,12 @@ import re
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 
@@ -122,9 +122,18 @@ class Caller:
 
     async def settled(self) -> Balance:
         """The balance once nothing is held any more; the test's own timeout is the limit."""
-        while (account := await self.deployment.account(self.id))["held"] != "0":  # noqa: ASYNC110 - another process cannot set our events
-            await asyncio.sleep(POLL_S)
+        account = await until(lambda: self.deployment.account(self.id), lambda account: account["held"] == "0")
         return Balance(nanocredits(account["spent"]), nanocredits(account["overrun"]))
+
+
+T = TypeVar("T")
+
+
+async def until(ask: Callable[[], Awaitable[T]], satisfied: Callable[[T], bool]) -> T:
+    """Ask again and again until the answer satisfies; the test's own timeout is the limit."""
+    while not satisfied(answer := await ask()):  # noqa: ASYNC110 - what is asked of is another process, which sets no event here
+        await asyncio.sleep(POLL_S)
+    return answer
 
 
 def nanocredits(credits: str) -> int:

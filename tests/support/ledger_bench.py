@@ -113,19 +113,21 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def open_bench(server: LedgerServer | None, clock: Clock) -> AsyncIterator[Bench]:
-    """A bench on a server that is emptied first, or (None) on the model."""
+async def open_bench(server: LedgerServer | None, clock: Clock, *, empty: bool = True) -> AsyncIterator[Bench]:
+    """A bench on a server, emptied first or as it is, or (None) on the model."""
     if server is None:
         model = ModelLedger(clock, hold_ttl_s=HOLD_TTL_S)
         bench = Bench(clock, model, model, model)
         await bench.plan("everyone")
         yield bench
         return
-    server.flush()
+    if empty:
+        server.flush()
     section = config.LedgerSection(url=server.url, hold_ttl_s=HOLD_TTL_S, deadline_ms=10_000)
     async with open_ledger(section, now_ms=clock) as store:
         bench = Bench(clock, store.ledger, store.directory, store.journal)
-        await bench.plan("everyone")
+        if empty:
+            await bench.plan("everyone")
         yield bench
 
 

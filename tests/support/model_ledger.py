@@ -264,13 +264,19 @@ class Level:
         last.carried += carried
         self.expired += amount - carried
 
+    def finished_grants(self, now_ms: int) -> list[GrantState]:
+        return [g for g in self.grants.values() if g.held == 0 and (g.left == 0 or g.is_over(now_ms))]
+
+    def demand_room(self, now_ms: int) -> None:
+        """For one more grant. Raises Conflict."""
+        if len(self.grants) >= GRANTS_MAX and not self.finished_grants(now_ms):
+            raise Conflict(f"{self.id} already has {GRANTS_MAX} grants that are not used up")
+
     def add_grant(self, grant: GrantState, now_ms: int) -> None:
         """Finished grants stay listed until there are too many; then the oldest make room."""
+        self.demand_room(now_ms)
         if len(self.grants) >= GRANTS_MAX:
-            finished = [g for g in self.grants.values() if g.held == 0 and (g.left == 0 or g.is_over(now_ms))]
-            if not finished:
-                raise Conflict(f"{self.id} already has {GRANTS_MAX} grants that are not used up")
-            oldest = min(finished, key=lambda g: g.created_at_ms)
+            oldest = min(self.finished_grants(now_ms), key=lambda g: g.created_at_ms)
             self.expire_grant(oldest)
             self.dropped[oldest.grant_id] = self.grants.pop(oldest.grant_id)
         self.grants[grant.grant_id] = grant
@@ -415,9 +421,9 @@ class ModelLedger:
             level, now_ms = self._on(path)[-1], self._now_ms()
             if level.granted + credits_nanocredits > AMOUNT_MAX_NANOCREDITS:
                 raise Refusal("invalid_request", "an account cannot be granted more than the ledger can count")
-            if expires_at_ms is not None and expires_at_ms <= now_ms:
-                raise Refusal("invalid_request", "the grant has already expired")
             starts_at_ms = now_ms if effective_at_ms is None else effective_at_ms
+            if expires_at_ms is not None and expires_at_ms <= max(now_ms, starts_at_ms):
+                raise Refusal("invalid_request", "the grant would expire before it can be used")
             grant = GrantState(
                 grant_id, credits_nanocredits, priority, starts_at_ms, expires_at_ms, now_ms, reason, left=credits_nanocredits
             )
@@ -477,6 +483,7 @@ class ModelLedger:
             available = giver.available(now_ms)
             if available < credits_nanocredits:
                 raise self._lack("insufficient_quota", giver, credits_nanocredits, available)
+            taker.demand_room(now_ms)
             giver.turn_windows(now_ms)
             parts = (giver.reserve if giver.limits else giver.reserve_granted)(credits_nanocredits, now_ms)
             gifts = _by_expiry(parts)

@@ -65,6 +65,7 @@ class RunningProxy:
         self.printed = ""
         """Standard output so far."""
         self._reading: list[asyncio.Task[None]] = []
+        self._workers_seen: set[int] = set()
 
     @classmethod
     async def begin(cls, *arguments: str, environment: dict[str, str] | None = None) -> RunningProxy:
@@ -90,6 +91,7 @@ class RunningProxy:
         found = READY.search(self.said)
         assert found, self.said
         self.proxy_url, self.admin_url = found.groups()
+        self.worker_pids()
         return self
 
     async def ended(self, *, deadline_s: float = DEADLINE_S) -> int:
@@ -106,13 +108,16 @@ class RunningProxy:
 
     async def kill(self) -> None:
         """End it and all its workers, whatever they do."""
-        for pid in (*self.worker_pids(), self.process.pid):
+        self.worker_pids()
+        for pid in (*filter(is_worker, self._workers_seen), *([self.process.pid] if self.process.returncode is None else [])):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         await self.ended()
 
     def worker_pids(self) -> list[int]:
-        return [pid for pid in children_of(self.process.pid) if " _worker " in command_of(pid)]
+        living = [pid for pid in children_of(self.process.pid) if is_worker(pid)]
+        self._workers_seen.update(living)
+        return living
 
     # --- its front doors -------------------------------------------------------------------------------------------------------
 
@@ -173,6 +178,10 @@ def command_of(pid: int) -> str:
         return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
     except (FileNotFoundError, ProcessLookupError):
         return ""
+
+
+def is_worker(pid: int) -> bool:
+    return " _worker " in command_of(pid)
 
 
 def is_running(pid: int) -> bool:

@@ -1,5 +1,6 @@
 -- Adds credits once, to the last account of the path.
 -- ARGV  A.id (the grant's), A.digest, A.keep_ms, A.credits, A.priority, A.effective (0: now), A.expires (2^53-1: never), A.reason, A.grants_max
+--       A.late: it was on its way, and is granted even if it has expired meanwhile
 -- Answer {OK, now} | {CONFLICT, now} | {TOO_MANY, now} | {TOO_MUCH, now} | {PAST, now} | {UNKNOWN, ...}
 -- Invariant: a grant's credits = spent + held + left + expired + given + revoked.
 
@@ -7,7 +8,7 @@ local before = repeated()
 if before then return before end
 demand(whole(A.credits, 1) and whole(A.effective) and whole(A.expires) and whole(A.grants_max, 1) and type(A.reason) == 'string', 'grant')
 demand(type(A.priority) == 'number' and A.priority == math.floor(A.priority) and math.abs(A.priority) <= 1000000, 'priority')
-if A.expires <= now or A.expires <= A.effective then return {'PAST', now} end
+if not A.late and (A.expires <= now or A.expires <= A.effective) then return {'PAST', now} end
 local no = open_path(false)
 if no then return no end
 local account = narrow()
@@ -35,6 +36,7 @@ grants[A.id] = {
 change_grant(account, grants[A.id])
 add(account, 'granted', A.credits)
 post(account, 'g:' .. A.id, 'world', 'left', A.credits)
+if A.late then expire_grants(account) end
 commit('grant', A.id, A.credits, A.reason)
 -- Dropped only now: `commit` has written how they ended.
 if #dropped > 0 then redis.call('HDEL', account.grants_key, unpack(dropped)) end
