@@ -152,7 +152,7 @@ class Directory:
         caller = None
         if key is not None:
             settings = await self.settings(key.account)
-            caller = Caller(key.account, settings.path, self.plan(settings.plan), key.key_id)
+            caller = Caller(key.account, settings.path, await self._known_plan(settings.plan), key.key_id)
         if generation == self.generation:  # else a change may have come in between, and the next look-up decides
             if len(self._callers) >= CACHE_MAX:
                 self._callers.clear()
@@ -175,8 +175,8 @@ class Directory:
             self.generation += anew
         return settings
 
-    def limits_of(self, settings: Settings) -> tuple[Limit, ...]:
-        return self.plan(settings.plan).limits if settings.own_limits is None else settings.own_limits
+    async def limits_of(self, settings: Settings) -> tuple[Limit, ...]:
+        return settings.own_limits if settings.own_limits is not None else (await self._known_plan(settings.plan)).limits
 
     # --- accounts ----------------------------------------------------------------------------------------------------------------
 
@@ -292,7 +292,7 @@ class Directory:
             fields = records.pairs(reply[3 + 2 * n])
             if "status" not in fields:
                 raise Refusal("account_not_found", f"there is no account {path[n]!r}", account=path[n])
-            plan = self.plan(fields["plan"].decode())
+            plan = await self._known_plan(fields["plan"].decode())
             levels.append(records.read_account(path[: n + 1], fields, records.pairs(reply[4 + 2 * n]), plan, self._engine.now_ms()))
         return reply[2].decode(), tuple(levels)
 
@@ -402,6 +402,12 @@ class Directory:
         if plan is None:
             raise Refusal("not_found", f"there is no plan {name!r}")
         return plan
+
+    async def _known_plan(self, name: str) -> Plan:
+        """An account's plan, which another process may have defined a moment ago."""
+        if name not in self._plans:
+            await self.refresh()
+        return self.plan(name)
 
     async def put_plan(self, plan: Plan, *, operation_id: str) -> None:
         """Define a plan, or change it for all its accounts."""

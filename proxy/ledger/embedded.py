@@ -27,6 +27,7 @@ from proxy.ledger import data_dir
 log = logging.getLogger(__name__)
 
 START_DEADLINE_S: Final = 15.0
+LOADING_NOTED_S: Final = 1.0
 LOADING_DEADLINE_S: Final = 900.0  # a gigabyte of append-only file loads in about ten seconds
 STOP_DEADLINE_S: Final = 15.0
 PAUSE_FIRST_S: Final = 0.1
@@ -157,7 +158,7 @@ class EmbeddedLedger:
             if answer.startswith(b"+PONG"):
                 return
             waited_s = time.monotonic() - began
-            if answer.startswith(b"-LOADING") and not loading:
+            if answer.startswith(b"-LOADING") and waited_s > LOADING_NOTED_S and not loading:
                 loading = True
                 log.info("the embedded ledger is loading its data")
             if waited_s > (LOADING_DEADLINE_S if loading else START_DEADLINE_S):
