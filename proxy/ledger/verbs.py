@@ -17,7 +17,7 @@ STALE_TRIES = 4
 """How often a call is made again because an account or a window changed under it."""
 CACHED_PATHS_MAX = 50_000
 
-_CHECKED = frozenset({"hold", "extend", "adjust", "transfer"})
+_CHECKED = frozenset({"hold", "extend", "settle", "adjust", "transfer"})
 """Verbs that take credits, and so must see every account's latest settings."""
 _OPENING = frozenset({"hold", "transfer"})
 """Verbs that leave something open, which a sweeper must find if nobody else ends it."""

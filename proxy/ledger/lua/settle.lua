@@ -9,9 +9,12 @@ local hold = read_hold()
 if not hold then return {'OK', now, 'settled', 0, 0} end
 if hold.state == 'voided' or (hold.state == 'settled' and hold.asked ~= A.asked) then return {'CONFLICT', now} end
 if hold.state == 'settled' then return {'OK', now, 'settled', hold.spent, hold.overrun} end
-local no = open_path(false)
-if not no and A.spent > hold.amount then no = stale_window() end
-if not no and hold.state == 'expired' and A.spent > hold.spent then no = stale_window() end
+-- Only what takes more must go by the latest limits; an end that does not must land whatever has changed.
+local takes = A.spent > (hold.state == 'expired' and hold.spent or hold.amount)
+if not takes then
+  for _, level in ipairs(A.levels) do level[2] = -1 end
+end
+local no = open_path(false) or (takes and stale_window())
 if no then return no end
 if hold.state == 'expired' then
   hold.amount, hold.parts = hold.spent, {}
