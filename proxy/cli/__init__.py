@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command; its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     if words[:1] == ["_worker"]:  # not for people: how the parent starts a worker
-        return _run_module("proxy.worker", int(words[1]))
+        return _run_module("proxy.app.worker", int(words[1]))
     args = _parser().parse_args(words)
     try:
         code = args.run(args)

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import sys
 
+from proxy.app.settings import Source
 from proxy.cli.serve import overrides
 from proxy.config import LedgerSection
 from proxy.domain import AuditReport
@@ -15,7 +16,6 @@ from proxy.ledger import open_ledger
 from proxy.ledger.data_dir import running_url
 from proxy.ledger.embedded import EmbeddedLedger
 from proxy.processes import logs
-from proxy.settings import Source
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
+from proxy.app.settings import Source
 from proxy.cli.serve import overrides
 from proxy.config import Config, LedgerSection, Upstream, default_document
 from proxy.errors import LedgerUnavailable, SetupError
@@ -21,7 +22,6 @@ from proxy.ledger.data_dir import running_url
 from proxy.ledger.embedded import find_binary
 from proxy.processes import logs
 from proxy.server.admin import Tokens, configured_tokens
-from proxy.settings import Source
 
 CONNECT_DEADLINE_S = 3.0
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import os
 import socket
 import sys
 from urllib.parse import urlsplit
 
-from proxy import app
+from proxy.app import parent
+from proxy.app.settings import Overrides, Source
 from proxy.config import default_document
 from proxy.domain import AccountId
+from proxy.errors import Conflict
 from proxy.processes import logs
-from proxy.settings import Overrides, Source
 
 FIRST_ACCOUNT = AccountId("me")
 
@@ -41,15 +43,15 @@ def run(args: argparse.Namespace) -> int:
     default = default_document(upstream_url=args.upstream) if args.upstream is not None else None
     source = Source(args.config, overrides=overrides(args), default=default)
 
-    async def on_ready(ready: app.Ready) -> None:
+    async def on_ready(ready: parent.Ready) -> None:
         if args.upstream is not None:
             await _greet(ready, upstream=args.upstream)
-        if not app.has_configured_token(ready.config):
-            print(OWN_TOKEN.format(file=app.admin_token_file(ready.config.ledger.data_dir)), flush=True)
+        if not parent.has_configured_token(ready.config):
+            print(OWN_TOKEN.format(file=parent.admin_token_file(ready.config.ledger.data_dir)), flush=True)
         print(f"compute-ledger ready: proxy {ready.proxy_url}, admin {ready.admin_url}", file=sys.stderr, flush=True)
         _tell_service_manager("READY=1")
 
-    return asyncio.run(app.run(source, on_ready=on_ready, verbose=args.verbose))
+    return asyncio.run(parent.run(source, on_ready=on_ready, verbose=args.verbose))
 
 
 def overrides(args: argparse.Namespace) -> Overrides:
@@ -60,10 +62,11 @@ def overrides(args: argparse.Namespace) -> Overrides:
     return {table: given for table, keys in tables.items() if (given := {k: v for k, v in keys.items() if v is not None})}
 
 
-async def _greet(ready: app.Ready, *, upstream: str) -> None:
+async def _greet(ready: parent.Ready, *, upstream: str) -> None:
     """Make the first account and its key, once, and say how to use them."""
     directory = ready.store.directory
-    await directory.create_account(FIRST_ACCOUNT, operation_id="first account")
+    with contextlib.suppress(Conflict):  # it is there, and was changed since
+        await directory.create_account(FIRST_ACCOUNT, operation_id="first account")
     _, key = await directory.create_key(FIRST_ACCOUNT, operation_id="first key")
     print(WITHOUT_FILE.format(upstream=upstream, data_dir=ready.config.ledger.data_dir.absolute()), end="")
     if key is not None:

@@ -57,7 +57,8 @@ async def _repeat(job: Job) -> None:
                 log.warning("%s: %s", job.name, failure.message)
             failing = True
         except Exception:  # the outermost edge of the job: a bug in one round must not end all the rounds after it
-            log.exception("%s failed", job.name)
+            if not failing:
+                log.exception("%s failed", job.name)
             failing = True
         else:
             if failing:

@@ -41,7 +41,7 @@ def join_address(host: str, port: int) -> str:
 
 
 @contextlib.contextmanager
-def reserve(address: str) -> Iterator[SharedPort]:
+def reserve(address: str, *, spreads_by_kernel: bool = SPREADS_BY_KERNEL) -> Iterator[SharedPort]:
     """Keep an address for our workers as long as the context lasts; port 0 is chosen now. Raises SetupError where it is taken."""
     family, place = _resolve(address)
     try:
@@ -50,11 +50,13 @@ def reserve(address: str) -> Iterator[SharedPort]:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(place)
             host, port = probe.getsockname()[:2]
-        reserved = _listening(family, (host, port)) if not SPREADS_BY_KERNEL else _bound(family, (host, port))
+        reserved = _bound(family, (host, port), shared=spreads_by_kernel)
     except OSError as error:
         raise SetupError(f"cannot listen on {address}: {os.strerror(error.errno or 0)}") from error
     with reserved:
-        yield SharedPort(host, port, None if SPREADS_BY_KERNEL else reserved.fileno())
+        if not spreads_by_kernel:
+            reserved.listen(BACKLOG)
+        yield SharedPort(host, port, None if spreads_by_kernel else reserved.fileno())
 
 
 def listen(port: SharedPort) -> socket.socket:
@@ -63,7 +65,7 @@ def listen(port: SharedPort) -> socket.socket:
         return socket.socket(fileno=port.inherited_fd)
     try:
         family, place = _resolve(join_address(port.host, port.port))
-        listening = _bound(family, place)
+        listening = _bound(family, place, shared=True)
         listening.listen(BACKLOG)
     except OSError as error:
         raise SetupError(f"cannot listen on {join_address(port.host, port.port)}: {os.strerror(error.errno or 0)}") from error
@@ -80,20 +82,14 @@ def _resolve(address: str) -> tuple[socket.AddressFamily, tuple[str, int]]:
     return family, (str(place[0]), int(place[1]))
 
 
-def _bound(family: socket.AddressFamily, place: tuple[str, int]) -> socket.socket:
+def _bound(family: socket.AddressFamily, place: tuple[str, int], *, shared: bool) -> socket.socket:
     bound = socket.socket(family, socket.SOCK_STREAM)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if SPREADS_BY_KERNEL:
+        if shared:
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         bound.bind(place)
     except BaseException:
         bound.close()
         raise
     return bound
-
-
-def _listening(family: socket.AddressFamily, place: tuple[str, int]) -> socket.socket:
-    listening = _bound(family, place)
-    listening.listen(BACKLOG)
-    return listening

@@ -31,7 +31,8 @@ START_DEADLINE_S: Final = 120.0
 PAUSE_FIRST_S: Final = 0.1
 PAUSE_LAST_S: Final = 5.0
 SOUND_LIFE_S: Final = 60.0
-EXIT_DEADLINE_S: Final = 10.0
+TELL_DEADLINE_S: Final = 5.0
+EXIT_DEADLINE_S: Final = 15.0
 """How long a worker may take to end beyond the time that it was given to drain."""
 
 
@@ -63,9 +64,10 @@ class Worker:
         return cls(name, process, await Channel.over(ours))
 
     async def tell(self, message: Message) -> None:
-        """Say something; nothing where the worker has ended."""
-        with contextlib.suppress(ChannelClosed):
-            await self._channel.send(message)
+        """Say something; nothing where the worker has ended, or does not listen."""
+        with contextlib.suppress(ChannelClosed, TimeoutError):
+            async with asyncio.timeout(TELL_DEADLINE_S):
+                await self._channel.send(message)
 
     async def listen(self, fleet: Fleet) -> None:
         """Take what the worker says until it ends."""
@@ -118,7 +120,7 @@ class Workers:
         self._fleet = fleet
         self._metrics = metrics
         self._living: dict[int, Worker] = {}
-        self._draining = False
+        self._draining = asyncio.Event()
 
     @contextlib.asynccontextmanager
     async def running(self, count: int, *, inherited_fds: Sequence[int]) -> AsyncIterator[None]:
@@ -133,7 +135,7 @@ class Workers:
                 await asyncio.gather(*first)
                 yield
             finally:
-                self._draining = True
+                self._draining.set()
                 for started in first:
                     started.cancel()
 
@@ -153,7 +155,7 @@ class Workers:
 
     async def drain(self, *, deadline_s: float) -> None:
         """Have every worker finish what runs, and end; one that has not ended by then is killed, and its holds expire."""
-        self._draining = True
+        self._draining.set()
         await self.tell({"do": "drain"})
         ends = [asyncio.ensure_future(worker.process.wait()) for worker in self._living.values()]
         if ends:
@@ -167,7 +169,7 @@ class Workers:
 
     def kill(self) -> None:
         """End every worker at once; what they held expires."""
-        self._draining = True
+        self._draining.set()
         for worker in self._living.values():
             worker.kill()
 
@@ -177,7 +179,7 @@ class Workers:
         for life in itertools.count(1):
             began = time.monotonic()
             worker = await self._live(f"{number}.{life}", number, first)
-            if self._draining:
+            if self._draining.is_set():
                 return
             if not first.done():
                 first.set_exception(SetupError(worker.reason or f"worker {number} ended (status {worker.process.returncode})"))
@@ -187,6 +189,8 @@ class Workers:
             self._metrics.worker_restarted()
             pause_s = PAUSE_FIRST_S if time.monotonic() - began > SOUND_LIFE_S else min(PAUSE_LAST_S, pause_s * 2)
             await asyncio.sleep(pause_s)
+            if self._draining.is_set():
+                return
 
     async def _live(self, name: str, number: int, first: asyncio.Future[None]) -> Worker:
         """One worker's life, from start to exit."""

@@ -56,7 +56,9 @@ class Connections:
         await self._free.acquire()
         connection: ResponseHandler | None = None
         try:
-            connection = self._take_idle() or await self._open()
+            connection = self._take_idle()
+            if connection is None:  # asked so, for a connection counts as false while nothing waits to be read
+                connection = await self._open()
             connection.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=READ_BUFFER_BYTES)
             assert connection.transport is not None
             connection.transport.write(request)

@@ -104,7 +104,7 @@ class Forwarder:
             errand.visit.outcome = "upstream_error"
             if answer.usage is None:
                 return NO_CHARGE
-        return errand.hold.meter.charge_whole(answer.usage, counted_tokens=answer.output_tokens_counted)
+        return errand.hold.meter.charge_whole(answer)
 
     async def _cover_whole(self, errand: Errand, charge: Charge) -> None:
         """See that the hold covers all output before any is sent. What cannot be covered is refused, and is the proxy's own loss."""

@@ -90,10 +90,6 @@ class Proxy:
         self._routes = Routes(endpoints)
         self._catalogue = Catalogue(self._routes, self._prices)
 
-    def upstream_for(self, dialect: str, model: str) -> config.Upstream:
-        """The upstream that serves a model. Raises Refusal: unknown_path, model_not_found."""
-        return self._routes.serving(dialect, model).section
-
     # --- the outermost edge ------------------------------------------------------------------------------------------------------
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:

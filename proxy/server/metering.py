@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from proxy.domain import Call, Piece, Price, Usage
+from proxy.domain import Answer, Call, Piece, Price, Usage
 from proxy.policy.pricing import OUTPUT_KINDS, affordable_output_tokens, cost_nanocredits, estimate_nanocredits, rate
 
 Flag = Literal["missing", "absurd", "below_deltas", "above_maximum"]
@@ -179,9 +179,10 @@ class Meter:
             charge = replace(charge, overrun_nanocredits=charge.overrun_nanocredits + overrun)
         return charge
 
-    def charge_whole(self, usage: Usage | None, *, counted_tokens: int) -> Charge:
+    def charge_whole(self, answer: Answer) -> Charge:
         """What an answer costs that came as a whole."""
-        return self._charged(usage, counted_tokens=counted_tokens, deltas=0, reportable=True)
+        self.usage_rejected = answer.usage_rejected
+        return self._charged(answer.usage, counted_tokens=answer.output_tokens_counted, deltas=0, reportable=True)
 
     def _charged(self, usage: Usage | None, *, counted_tokens: int, deltas: int, reportable: bool) -> Charge:
         flags: list[Flag] = []

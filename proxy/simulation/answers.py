@@ -33,7 +33,7 @@ def whole(ask: Ask, count: int) -> bytes:
     texts = ["".join(words(ask.seed, choice, count)) for choice in range(ask.choices)]
     if ask.operation == "responses":
         return msgspec.json.encode(_response(ask, texts[0], "completed", _usage(ask, count)))
-    reason = _finish_reason(ask)
+    reason = "length" if count == ask.tokens else "stop"
     choices: list[Json] = [
         {"index": index, "message": {"role": "assistant", "content": text}, "finish_reason": reason}
         if ask.operation == "chat"
@@ -74,7 +74,7 @@ def closing(ask: Ask, count: int) -> bytes:
         text = "".join(words(ask.seed, 0, count))
         response = _response(ask, text, "completed", _usage(ask, count))
         return _named({"type": "response.completed", "sequence_number": count + 2, "response": response})
-    reason = _finish_reason(ask)
+    reason = "length" if count == ask.tokens else "stop"
     if ask.operation == "chat":
         ends = b"".join(_chunk(ask, index, {}, reason) for index in range(ask.choices))
     else:
@@ -106,10 +106,6 @@ def _chunk(ask: Ask, index: int, delta: Json, finish_reason: str | None = None) 
 def _text_chunk(ask: Ask, index: int, text: str, finish_reason: str | None) -> bytes:
     choice = {"index": index, "text": text, "finish_reason": finish_reason, "logprobs": None}
     return _event(_envelope(ask, "text_completion") | {"choices": [choice]})
-
-
-def _finish_reason(ask: Ask) -> str:
-    return "stop" if ask.tokens is None else "length"
 
 
 def _usage(ask: Ask, count: int) -> Json:

@@ -68,7 +68,7 @@ class SimulatedEndpoint:
             self._seats[model.name].release()
 
     async def _answer(self, request: web.Request, ask: Ask, model: SimulatedModel) -> web.StreamResponse:
-        count = 0 if ask.operation == "embeddings" else (ask.tokens or model.answer_tokens)
+        count = 0 if ask.operation == "embeddings" else min(ask.tokens or model.answer_tokens, model.answer_tokens)
         pace = _Pace(model)
         if not ask.stream:
             await pace.until(count)

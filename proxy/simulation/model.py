@@ -1,7 +1,7 @@
 """What the simulated model does with a request: which words it says, how many, and what it bills. Pure.
 
 Input is billed as ceil(UTF-8 bytes / 4) for each text of the prompt, 4 more for each message and 3 for the request; output as one
-token for each word. The answer is as long as the request's maximum, or the model's own usual length where it names none.
+token for each word. Every answer has the model's own length, unless the request's maximum ends it earlier.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class SimulatedModel:
     seats: int = 64
     """Requests that it serves at a time; others wait."""
     answer_tokens: int = 64
-    """How long an answer is where the request names no maximum."""
+    """How long an answer is, unless the request's maximum is less."""
 
 
 @dataclass(frozen=True, slots=True)

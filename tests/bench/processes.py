@@ -95,10 +95,10 @@ def enforced(upstream_port: int, directory: Path) -> Iterator[Target]:
         )
     try:
         port = _wait_until_ready(process)
-        children = {_command(pid): pid for pid in _descendants(process.pid)}
-        ledger = next((pid for command, pid in children.items() if "valkey" in command or "redis" in command), None)
-        worker = next(pid for command, pid in children.items() if pid != ledger)
-        others = {"parent": process.pid, **({"ledger": ledger} if ledger else {})}
+        commands = {pid: _command(pid) for pid in _descendants(process.pid)}
+        worker = next(pid for pid, command in commands.items() if b"_worker" in command)
+        ledger = next(pid for pid, command in commands.items() if b"valkey-server" in command[0] or b"redis-server" in command[0])
+        others = {"ledger": ledger, "parent": process.pid}
         pin(worker, PROXY_CORE)
         for pid in others.values():
             pin(pid, LOAD_CORE)
@@ -186,5 +186,5 @@ def _descendants(pid: int) -> list[int]:
     return children + [grandchild for child in children for grandchild in _descendants(child)]
 
 
-def _command(pid: int) -> str:
-    return Path(f"/proc/{pid}/comm").read_text().strip()
+def _command(pid: int) -> list[bytes]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")

@@ -121,8 +121,8 @@ async def test_keys_are_made_once_listed_and_revoked(command: Command) -> None:
     assert (await command("key list user:ann")).table[1][0] == key_id
     assert "revoked since" in (await command(f"key revoke {key_id} --reason lost")).out
     assert (await command("key list user:ann")).table[1][2].endswith("Z")
-    again = await command("key create user:ann --idempotency-key k --json")
-    assert (await command("key list user:ann")).table[1][2].endswith("Z")
+    first = (await command("key create user:ann --idempotency-key k --json")).json
+    assert (await command("key create user:ann --idempotency-key k --json")).json == {**first, "key": None}
 
 
 async def test_credits_are_granted_moved_and_corrected(command: Command) -> None:
@@ -369,6 +369,11 @@ def test_numbers_stand_below_each_other_at_their_points() -> None:
         "c              0.000000001  ok",
         "d      unlimited            -",
     ]
+
+
+def test_an_empty_table_says_so() -> None:
+    """Rather than leave a heading alone."""
+    assert table("NAME CREDITS#", []) == "NAME  CREDITS\n(none)"
 
 
 def test_what_is_printed_cannot_command_a_terminal() -> None:

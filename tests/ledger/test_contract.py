@@ -771,6 +771,7 @@ async def test_grants_that_expired_unused_make_room_too(bench: Bench) -> None:
     bench.clock.pass_s(2)
     await grant(bench, path, "welcome-back", 5)
     assert (await bench.state(path)).available_nanocredits == 105
+    assert await bench.totals(path) == {"granted": 261, "expired": 256}
 
 
 # --- windows -------------------------------------------------------------------------------------------------------------------
@@ -1358,6 +1359,15 @@ async def test_a_limit_that_another_process_lowered_binds_at_once(bench: Bench, 
     await other.refused("account_suspended", other.hold(path, "h4", 1))
 
 
+async def test_no_charge_beyond_a_hold_goes_by_limits_that_another_process_has_lowered(bench: Bench, other: Bench) -> None:
+    """Ending a hold may have to take more: that too goes by the limits of now."""
+    path = await bench.account("ann", day(100))
+    await other.hold(path, "h", 10)
+    await bench.limit(path, day(30))
+    assert outcome(await other.ledger.settle(path, "h", spent_nanocredits=50)) == ("settled", 30, 20)
+    assert (await bench.window(path)).spent_nanocredits == 30
+
+
 async def test_a_plan_that_another_process_changed_binds_once_it_is_followed(bench: Bench, other: Bench) -> None:
     """Processes follow changes every quarter of a second; from then on the new limits hold."""
     await bench.plan("small", day(100))
@@ -1367,6 +1377,26 @@ async def test_a_plan_that_another_process_changed_binds_once_it_is_followed(ben
     await bench.plan("small", day(70))
     await other.directory.refresh()
     assert (await other.hold(path, "h2", 60, least=1)).amount_nanocredits == 10
+
+
+async def test_the_ledgers_clock_is_its_servers(ledger_server: LedgerServer) -> None:
+    """Outside of simulations nobody else's time decides when holds expire and windows turn."""
+
+    def server_ms() -> int:
+        with ledger_server.client() as client:
+            seconds, microseconds = client.time()
+        return seconds * 1000 + microseconds // 1000
+
+    async with open_bench(ledger_server, clock=None) as bench:
+        path = await bench.account("ann", Limit(100, "3600s"))
+        before_ms = server_ms()
+        await bench.hold(path, "h", 10)
+        after_ms = server_ms()
+        [hold] = (await bench.books.holds(path[-1], after=None, limit=10)).items
+        window = await bench.window(path)
+    assert before_ms <= hold.created_at_ms <= after_ms
+    assert hold.expires_at_ms == hold.created_at_ms + HOLD_TTL_S * 1000
+    assert (window.starts_at_ms, window.resets_at_ms) == (hold.created_at_ms, hold.created_at_ms + 3_600_000)
 
 
 # --- the edge of the range -----------------------------------------------------------------------------------------------------

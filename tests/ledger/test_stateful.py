@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import dataclasses
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -34,8 +34,9 @@ accounts = st.sampled_from(["agent", "ann", "bob", "solo", "org", "free"])
 nth = st.integers(0, 7)
 ended = st.sampled_from([False, False, False, True])
 """Whether a call may reach a hold that has ended."""
-lost = st.sampled_from([False, False, True])
-"""Whether the first answer gets lost, so that the call is made again."""
+How = Literal["here", "there", "again"]
+how = st.sampled_from(["here", "there", "again"])
+"""Through one process, through another, or through both: the first answer got lost, so the other asks again."""
 
 
 @st.composite
@@ -107,7 +108,7 @@ class Comparison(RuleBasedStateMachine):
         self.model = self.run(self.open.enter_async_context(open_bench(None, self.clock)))
         self.real = self.run(self.open.enter_async_context(open_bench(server, self.clock)))
         self.other = self.run(self.open.enter_async_context(open_bench(server, self.clock, empty=False)))
-        """Another process on the same ledger: where an answer got lost, it is the one that asks again."""
+        """Another process on the same ledger."""
         self.holds: list[Known] = []
         self.grants: list[tuple[Path, str]] = []
         self.calls: list[tuple[str, tuple[Any, ...], dict[str, Any]]] = []
@@ -135,11 +136,11 @@ class Comparison(RuleBasedStateMachine):
         except Refusal as refusal:
             return refusal
 
-    def both(self, verb: str, *arguments: Any, lost: bool = False, **named: Any) -> Any:
+    def both(self, verb: str, *arguments: Any, how: How = "here", **named: Any) -> Any:
         """Carry a call out in both ledgers (in the real one twice where its answer gets lost); they must answer alike."""
-        if lost:
+        if how == "again":
             self.run(self._ask(self.real, verb, arguments, named))
-        actual = self.run(self._ask(self.other if lost else self.real, verb, arguments, named))
+        actual = self.run(self._ask(self.real if how == "here" else self.other, verb, arguments, named))
         expected = self.run(self._ask(self.model, verb, arguments, named))
         assert answer(actual) == answer(expected)
         if (verb, arguments, named) not in self.calls:
@@ -164,16 +165,16 @@ class Comparison(RuleBasedStateMachine):
                 self.run(bench.account(name, *given[name], parent=parent, plan="staff" if name == "bob" else None))
         self.run(self.other.directory.refresh())
 
-    @rule(account=accounts, want=amounts, least=st.sampled_from([0, 1, 10]), lost=lost)
-    def hold(self, account: str, want: int, least: int, lost: bool) -> None:
+    @rule(account=accounts, want=amounts, least=st.sampled_from([0, 1, 10]), how=how)
+    def hold(self, account: str, want: int, least: int, how: How) -> None:
         hold_id, figures = self.new_id("h"), {"want_nanocredits": want, "least_nanocredits": min(want, least)}
-        result = self.both("hold", self.path(account), hold_id, **figures, lost=lost)
+        result = self.both("hold", self.path(account), hold_id, **figures, how=how)
         if isinstance(result, Hold):
             self.holds.append(Known(self.path(account), hold_id, result.amount_nanocredits))
 
     @rule(account=accounts, least=st.integers(50, 300))
     def hold_much_or_nothing(self, account: str, least: int) -> None:
-        self.hold(account=account, want=300, least=least, lost=False)
+        self.hold(account=account, want=300, least=least, how="here")
 
     def pick(self, n: int, ended: bool) -> Known:
         """One of the last holds, of those that are open as long as there are some."""
@@ -182,34 +183,34 @@ class Comparison(RuleBasedStateMachine):
         return holds[-1 - n % len(holds)]
 
     @precondition(lambda self: self.holds)
-    @rule(n=nth, ended=ended, spent=amounts, lost=lost)
-    def debit(self, n: int, ended: bool, spent: int, lost: bool) -> None:
+    @rule(n=nth, ended=ended, spent=amounts, how=how)
+    def debit(self, n: int, ended: bool, spent: int, how: How) -> None:
         hold = self.pick(n, ended)
-        self.both("debit", hold.path, hold.hold_id, spent_nanocredits=spent, lost=lost)
+        self.both("debit", hold.path, hold.hold_id, spent_nanocredits=spent, how=how)
 
     @precondition(lambda self: self.holds)
-    @rule(n=nth, ended=ended, spent=amounts, want=amounts, lost=lost)
-    def extend(self, n: int, ended: bool, spent: int, want: int, lost: bool) -> None:
+    @rule(n=nth, ended=ended, spent=amounts, want=amounts, how=how)
+    def extend(self, n: int, ended: bool, spent: int, want: int, how: How) -> None:
         hold = self.pick(n, ended)
         hold.sequence += 1
-        if lost:  # A total beyond the hold is cut to it, so after the extension the same total would count for more.
+        if how == "again":  # A total beyond the hold is cut to it, so after the extension the same total would count for more.
             spent = min(spent, hold.amount)
         figures = {"sequence": hold.sequence, "spent_nanocredits": spent, "want_nanocredits": want}
-        result = self.both("extend", hold.path, hold.hold_id, **figures, lost=lost)
+        result = self.both("extend", hold.path, hold.hold_id, **figures, how=how)
         if isinstance(result, Hold):
             hold.amount = result.amount_nanocredits
 
     @precondition(lambda self: self.holds)
-    @rule(n=nth, ended=ended, spent=amounts, overrun=st.sampled_from([0, 0, 7]), lost=lost)
-    def settle(self, n: int, ended: bool, spent: int, overrun: int, lost: bool) -> None:
+    @rule(n=nth, ended=ended, spent=amounts, overrun=st.sampled_from([0, 0, 7]), how=how)
+    def settle(self, n: int, ended: bool, spent: int, overrun: int, how: How) -> None:
         hold = self.pick(n, ended)
-        self.both("settle", hold.path, hold.hold_id, spent_nanocredits=spent, overrun_nanocredits=overrun, lost=lost)
+        self.both("settle", hold.path, hold.hold_id, spent_nanocredits=spent, overrun_nanocredits=overrun, how=how)
 
     @precondition(lambda self: self.holds)
-    @rule(n=nth, ended=ended, lost=lost)
-    def void(self, n: int, ended: bool, lost: bool) -> None:
+    @rule(n=nth, ended=ended, how=how)
+    def void(self, n: int, ended: bool, how: How) -> None:
         hold = self.pick(n, ended)
-        self.both("void", hold.path, hold.hold_id, lost=lost)
+        self.both("void", hold.path, hold.hold_id, how=how)
 
     @rule(
         account=accounts,
@@ -217,9 +218,9 @@ class Comparison(RuleBasedStateMachine):
         priority=st.sampled_from([0, 0, 0, 1, -1]),
         starts_in_s=st.sampled_from([None, None, 0, 20]),
         ends_in_s=st.sampled_from([30, 15, None, 4000, 200_000, 0]),
-        lost=lost,
+        how=how,
     )
-    def grant(self, account: str, credits: int, priority: int, starts_in_s: int | None, ends_in_s: int | None, lost: bool) -> None:
+    def grant(self, account: str, credits: int, priority: int, starts_in_s: int | None, ends_in_s: int | None, how: How) -> None:
         grant_id = self.new_id("g")
         result = self.both(
             "grant",
@@ -230,37 +231,37 @@ class Comparison(RuleBasedStateMachine):
             effective_at_ms=None if starts_in_s is None else self.clock.now_ms + starts_in_s * 1000,
             expires_at_ms=None if ends_in_s is None else self.clock.now_ms + ends_in_s * 1000,
             reason="bonus",
-            lost=lost,
+            how=how,
         )
         if isinstance(result, Grant):
             self.grants.append((self.path(account), grant_id))
 
     @precondition(lambda self: self.grants)
-    @rule(n=nth, lost=lost)
-    def revoke(self, n: int, lost: bool) -> None:
+    @rule(n=nth, how=how)
+    def revoke(self, n: int, how: How) -> None:
         path, grant_id = self.grants[-1 - n % len(self.grants)]
-        self.both("revoke", path, grant_id, operation_id=self.new_id("r"), lost=lost)
+        self.both("revoke", path, grant_id, operation_id=self.new_id("r"), how=how)
 
-    @rule(account=accounts, credits=st.integers(-20, 60), lost=lost)
-    def adjust(self, account: str, credits: int, lost: bool) -> None:
-        self.both("adjust", self.path(account), self.new_id("a"), credits_nanocredits=credits, lost=lost)
+    @rule(account=accounts, credits=st.integers(-20, 60), how=how)
+    def adjust(self, account: str, credits: int, how: How) -> None:
+        self.both("adjust", self.path(account), self.new_id("a"), credits_nanocredits=credits, how=how)
 
-    @rule(giver=accounts, taker=accounts, credits=amounts, lost=lost)
-    def transfer(self, giver: str, taker: str, credits: int, lost: bool) -> None:
+    @rule(giver=accounts, taker=accounts, credits=amounts, how=how)
+    def transfer(self, giver: str, taker: str, credits: int, how: How) -> None:
         paths = self.path(giver), self.path(taker)
-        self.both("transfer", *paths, self.new_id("t"), credits_nanocredits=credits, reason=GIFT, lost=lost)
+        self.both("transfer", *paths, self.new_id("t"), credits_nanocredits=credits, reason=GIFT, how=how)
 
-    @rule(account=accounts, given=st.none() | limit_sets, lost=lost)
-    def set_limits(self, account: str, given: tuple[Limit, ...] | None, lost: bool) -> None:
+    @rule(account=accounts, given=st.none() | limit_sets, how=how)
+    def set_limits(self, account: str, given: tuple[Limit, ...] | None, how: How) -> None:
         self.limits_changed = True
-        self.both("set_limits", self.path(account), self.new_id("s"), limits=given, lost=lost)
+        self.both("set_limits", self.path(account), self.new_id("s"), limits=given, how=how)
 
-    @rule(account=accounts, credits=credits_of_limits, lost=lost)
-    def set_other_credits(self, account: str, credits: int, lost: bool) -> None:
+    @rule(account=accounts, credits=credits_of_limits, how=how)
+    def set_other_credits(self, account: str, credits: int, how: How) -> None:
         """The same windows, with more or less in them."""
         states = self.run(self.model.state(self.path(account))).limits
         given = tuple(dataclasses.replace(state.limit, credits_nanocredits=credits) for state in states)
-        self.set_limits(account=account, given=given, lost=lost)
+        self.set_limits(account=account, given=given, how=how)
 
     @rule(account=accounts, name=st.sampled_from(PLANS), given=st.none() | limit_sets)
     def change_plan(self, account: str, name: str, given: tuple[Limit, ...] | None) -> None:
@@ -277,10 +278,10 @@ class Comparison(RuleBasedStateMachine):
     @rule(account=accounts)
     def suspend_for_one_call(self, account: str) -> None:
         self.change_status(account, "suspended")
-        self.hold("agent", want=5, least=1, lost=False)
+        self.hold("agent", want=5, least=1, how="here")
         if self.holds:
-            self.extend(n=0, ended=False, spent=3, want=5, lost=False)
-        self.transfer(giver=account, taker="solo", credits=1, lost=False)
+            self.extend(n=0, ended=False, spent=3, want=5, how="here")
+        self.transfer(giver=account, taker="solo", credits=1, how="here")
         self.change_status(account, "active")
 
     def change_status(self, account: str, status: AccountStatus) -> None:
@@ -371,7 +372,7 @@ CHECKS = settings(deadline=None, print_blob=True, suppress_health_check=list(Hea
 @pytest.mark.timeout(300)
 def test_the_ledger_and_the_model_never_differ(ledger_server: LedgerServer) -> None:
     """Whatever is done, in whatever order, however often: same answers, same balances, and the promises hold."""
-    run_state_machine_as_test(lambda: Comparison(ledger_server), settings=settings(CHECKS, max_examples=100, stateful_step_count=40))
+    run_state_machine_as_test(lambda: Comparison(ledger_server), settings=settings(CHECKS, max_examples=120, stateful_step_count=40))
 
 
 @pytest.mark.long
@@ -380,4 +381,4 @@ def test_the_ledger_and_the_model_never_differ(ledger_server: LedgerServer) -> N
 def test_the_ledger_and_the_model_never_differ_for_long(ledger_servers: Callable[[str], LedgerServer], name: str) -> None:
     """The same for some minutes on every kind of server."""
     server = ledger_servers(name)
-    run_state_machine_as_test(lambda: Comparison(server), settings=settings(CHECKS, max_examples=1000, stateful_step_count=60))
+    run_state_machine_as_test(lambda: Comparison(server), settings=settings(CHECKS, max_examples=1200, stateful_step_count=60))

@@ -39,6 +39,7 @@ class Bench:
     """A ledger with its directory and books, and short words for what tests do with them."""
 
     clock: Clock
+    """Stands still where the server's own is used."""
     ledger: domain.Ledger
     directory: Any
     books: Any
@@ -113,9 +114,10 @@ class Bench:
 
 
 @contextlib.asynccontextmanager
-async def open_bench(server: LedgerServer | None, clock: Clock, *, empty: bool = True) -> AsyncIterator[Bench]:
-    """A bench on a server, emptied first or as it is, or (None) on the model."""
+async def open_bench(server: LedgerServer | None, clock: Clock | None, *, empty: bool = True) -> AsyncIterator[Bench]:
+    """A bench on a server, emptied first or as it is, or (None) on the model; without a clock the server's own counts."""
     if server is None:
+        assert clock is not None
         model = ModelLedger(clock, hold_ttl_s=HOLD_TTL_S)
         bench = Bench(clock, model, model, model)
         await bench.plan("everyone")
@@ -125,7 +127,7 @@ async def open_bench(server: LedgerServer | None, clock: Clock, *, empty: bool =
         server.flush()
     section = config.LedgerSection(url=server.url, hold_ttl_s=HOLD_TTL_S, deadline_ms=10_000)
     async with open_ledger(section, now_ms=clock) as store:
-        bench = Bench(clock, store.ledger, store.directory, store.journal)
+        bench = Bench(clock or Clock(), store.ledger, store.directory, store.journal)
         if empty:
             await bench.plan("everyone")
         yield bench

@@ -1,286 +1,24 @@
-"""The ledger as plain Python: what every verb means, for readers and for the suites that hold the real one against it.
+"""The ledger as plain Python: what every verb means, for readers and for the suites that hold the real one to it.
 
 No I/O, no concurrency, no speed: each verb is one function that first decides and then writes, so a refusal changes nothing.
 Amounts are nanocredits, times milliseconds by the clock that is given. Every account on a path is a level; a hold books the same
-amount at each of them. Written from the ledger's rules alone, never from its scripts.
+amount at each of them (`model_account`). Written from the ledger's rules alone, never from its scripts.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 from proxy import domain
 from proxy.domain import AMOUNT_MAX_NANOCREDITS, AccountId, AccountStatus, Limit, Path, Plan
 from proxy.errors import Conflict, Refusal
 from proxy.policy.windows import sliding_window_s, window_at, window_s
-
-GRANTS_MAX = 256
+from tests.support.model_account import GrantState, Level, Part, WindowState
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(slots=True, eq=False)
-class WindowState:
-    """What a limit carried into one of its windows, and what was spent and is held in it."""
-
-    limit: Limit
-    """The limit as it was when the window was last used: what is left of it, and the rule for that, do not change afterwards."""
-    index: int
-    starts_at_ms: int
-    resets_at_ms: int | None
-    carried: int = 0
-    spent: int = 0
-    held: int = 0
-
-    def left(self, credits: int | None = None) -> int:
-        """What can still be taken, with the credits of its last use or with those that the limit has now."""
-        credits = self.limit.credits_nanocredits if credits is None else credits
-        return max(0, credits + self.carried - self.spent - self.held)
-
-
-@dataclass(slots=True, eq=False)
-class GrantState:
-    """A grant and where its credits are: credits = left + held + spent + expired + given + revoked."""
-
-    grant_id: str
-    credits: int
-    priority: int
-    effective_at_ms: int
-    expires_at_ms: int | None
-    created_at_ms: int
-    reason: str
-    left: int
-    held: int = 0
-    spent: int = 0
-    expired: int = 0
-    given: int = 0
-    revoked: int = 0
-    live: bool = True
-    """False once it was revoked."""
-
-    def is_over(self, now_ms: int) -> bool:
-        return self.expires_at_ms is not None and self.expires_at_ms <= now_ms
-
-    def is_usable(self, now_ms: int) -> bool:
-        return self.live and self.effective_at_ms <= now_ms and not self.is_over(now_ms)
-
-    def turn(self) -> tuple[int, float, int, str]:
-        """Grants are spent in this order."""
-        expires_at_ms = float("inf") if self.expires_at_ms is None else self.expires_at_ms
-        return self.priority, expires_at_ms, self.created_at_ms, self.grant_id
-
-    def shown(self, now_ms: int) -> domain.Grant:
-        remaining = 0 if self.is_over(now_ms) else self.left
-        return domain.Grant(
-            self.grant_id, self.credits, remaining, self.held, self.spent, self.priority,
-            self.effective_at_ms, self.expires_at_ms, self.reason, self.created_at_ms,
-        )  # fmt: skip
-
-
-@dataclass(slots=True, eq=False)
-class Part:
-    """A piece of what a hold took at one level: from the windows of all its limits at once, from one grant, or (neither) free."""
-
-    sources: tuple[WindowState | GrantState, ...]
-    held: int
-
-
-@dataclass(slots=True, eq=False)
-class Level:
-    """One account: settings, windows, grants and totals."""
-
-    id: AccountId
-    path: Path
-    plan: str
-    plans: Mapping[str, Plan]
-    weight: int
-    labels: dict[str, str]
-    own_limits: tuple[Limit, ...] | None
-    created_at_ms: int
-    status: AccountStatus = "active"
-    version: int = 1
-    windows: dict[str, list[WindowState]] = field(default_factory=dict)
-    """By limit key, oldest first; the last one is the present one, as far as it was turned."""
-    grants: dict[str, GrantState] = field(default_factory=dict)
-    dropped: dict[str, GrantState] = field(default_factory=dict)
-    """Finished grants that are no longer listed."""
-    spent: int = 0
-    held: int = 0
-    granted: int = 0
-    expired: int = 0
-    given: int = 0
-    revoked: int = 0
-    adjusted: int = 0
-    overrun: int = 0
-
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        return self.plans[self.plan].limits if self.own_limits is None else self.own_limits
-
-    # --- windows -------------------------------------------------------------------------------------------------------------
-
-    def present(self, limit: Limit, now_ms: int) -> WindowState:
-        """The limit's window now: the stored one, or, where that is over, the one that a turn would open."""
-        past = self.windows.get(limit.key)
-        if past and (past[-1].resets_at_ms is None or now_ms < past[-1].resets_at_ms):
-            return past[-1]
-        length_s = sliding_window_s(limit)
-        if length_s is None:
-            calendar = window_at(limit, now_ms)
-            opened = WindowState(limit, calendar.index, calendar.starts_at_ms, calendar.resets_at_ms)
-        else:
-            opened = WindowState(limit, past[-1].index + 1 if past else 0, now_ms, now_ms + length_s * 1000)
-        if past:
-            skipped = opened.index - past[-1].index - 1
-            opened.carried = min(_keeps(limit), past[-1].left() + skipped * limit.credits_nanocredits)
-        return opened
-
-    def turn_windows(self, now_ms: int) -> None:
-        """Open the present window of every limit whose last one is over; what that had left and is not carried expires."""
-        for limit in self.limits:
-            present = self.present(limit, now_ms)
-            past = self.windows.setdefault(limit.key, [])
-            if not past or past[-1] is not present:
-                self.expired += max(0, past[-1].left() - present.carried) if past else 0
-                past.append(present)
-            present.limit = limit
-
-    def remaining(self, limit: Limit, now_ms: int) -> int:
-        return self.present(limit, now_ms).left(limit.credits_nanocredits)
-
-    # --- what can be had -----------------------------------------------------------------------------------------------------
-
-    def usable_grants(self, now_ms: int) -> list[GrantState]:
-        return sorted((grant for grant in self.grants.values() if grant.is_usable(now_ms)), key=GrantState.turn)
-
-    def granted_left(self, now_ms: int) -> int:
-        return sum(grant.left for grant in self.usable_grants(now_ms))
-
-    def available(self, now_ms: int) -> int:
-        """What can be taken now. No level's account of what it spent and holds may leave the range in which it is exact."""
-        room = AMOUNT_MAX_NANOCREDITS - self.spent - self.held
-        if not self.limits:
-            return room
-        return min(room, min(self.remaining(limit, now_ms) for limit in self.limits) + self.granted_left(now_ms))
-
-    def capacity(self, now_ms: int) -> int:
-        """What could be had if nothing were spent or held in the present windows."""
-        if not self.limits:
-            return AMOUNT_MAX_NANOCREDITS
-        windows = (max(0, limit.credits_nanocredits + self.present(limit, now_ms).carried) for limit in self.limits)
-        return min(windows) + sum(grant.left + grant.held for grant in self.usable_grants(now_ms))
-
-    # --- moving it -----------------------------------------------------------------------------------------------------------
-
-    def reserve(self, amount: int, now_ms: int) -> list[Part]:
-        """Hold an amount that is available: as far as they go from all limits at once, the rest from grants in their order."""
-        if not self.limits:
-            self.held += amount
-            return [Part((), amount)]
-        limited = min(amount, *(self.remaining(limit, now_ms) for limit in self.limits))
-        windows = tuple(self.present(limit, now_ms) for limit in self.limits)
-        for window in windows:
-            window.held += limited
-        self.held += limited
-        return [Part(windows, limited), *self.reserve_granted(amount - limited, now_ms)]
-
-    def reserve_granted(self, amount: int, now_ms: int) -> list[Part]:
-        if amount == 0:
-            return []
-        for grant in self.grants.values():
-            if grant.live and grant.is_over(now_ms):
-                self.expire_grant(grant)
-        parts = []
-        self.held += amount
-        for grant in self.usable_grants(now_ms):
-            taken = min(amount, grant.left)
-            grant.left -= taken
-            grant.held += taken
-            amount -= taken
-            parts.append(Part((grant,), taken))
-        assert amount == 0, "more was reserved than is available"
-        return parts
-
-    def expire_grant(self, grant: GrantState) -> None:
-        self.expired += grant.left
-        grant.expired += grant.left
-        grant.left = 0
-
-    def spend(self, parts: Iterable[Part], amount: int) -> None:
-        """Move an amount from held to spent, in the order in which it was taken, in the windows and grants it was taken from."""
-        self.held -= amount
-        self.spent += amount
-        for part in parts:
-            paid = min(amount, part.held)
-            amount -= paid
-            part.held -= paid
-            for source in part.sources:
-                source.held -= paid
-                source.spent += paid
-
-    def give(self, parts: Iterable[Part]) -> None:
-        """Move reserved parts out of the account. For a window that is use like any other, for a grant it is given away."""
-        for part in parts:
-            self.held -= part.held
-            self.given += part.held
-            for source in part.sources:
-                source.held -= part.held
-                if isinstance(source, GrantState):
-                    source.given += part.held
-                else:
-                    source.spent += part.held
-            part.held = 0
-
-    def release(self, parts: Iterable[Part], now_ms: int) -> None:
-        """Return what is still held to where it came from, as far as that still takes it."""
-        for part in parts:
-            self.held -= part.held
-            for source in part.sources:
-                source.held -= part.held
-                if isinstance(source, GrantState):
-                    self._return_to_grant(source, part.held, now_ms)
-                elif source is not self.windows[source.limit.key][-1]:
-                    self._return_to_turned_window(source, part.held)
-            part.held = 0
-
-    def _return_to_grant(self, grant: GrantState, amount: int, now_ms: int) -> None:
-        if not grant.live:
-            grant.revoked += amount
-            self.revoked += amount
-            return
-        grant.left += amount
-        if grant.is_over(now_ms):
-            self.expired += amount
-            grant.expired += amount
-            grant.left -= amount
-
-    def _return_to_turned_window(self, window: WindowState, amount: int) -> None:
-        """The window is no longer its limit's last: by its rule, what comes back is carried into the last one or expires."""
-        last = self.windows[window.limit.key][-1]
-        carried = min(amount, max(0, _keeps(window.limit) - last.carried))
-        last.carried += carried
-        self.expired += amount - carried
-
-    def finished_grants(self, now_ms: int) -> list[GrantState]:
-        return [g for g in self.grants.values() if g.held == 0 and (g.left == 0 or g.is_over(now_ms))]
-
-    def demand_room(self, now_ms: int) -> None:
-        """For one more grant. Raises Conflict."""
-        if len(self.grants) >= GRANTS_MAX and not self.finished_grants(now_ms):
-            raise Conflict(f"{self.id} already has {GRANTS_MAX} grants that are not used up")
-
-    def add_grant(self, grant: GrantState, now_ms: int) -> None:
-        """Finished grants stay listed until there are too many; then the oldest make room."""
-        self.demand_room(now_ms)
-        if len(self.grants) >= GRANTS_MAX:
-            oldest = min(self.finished_grants(now_ms), key=lambda g: g.created_at_ms)
-            self.expire_grant(oldest)
-            self.dropped[oldest.grant_id] = self.grants.pop(oldest.grant_id)
-        self.grants[grant.grant_id] = grant
-        self.granted += grant.credits
 
 
 @dataclass(slots=True, eq=False)
@@ -491,6 +229,7 @@ class ModelLedger:
             for n, (expires_at_ms, credits) in enumerate(gifts.items(), start=1):
                 gift_id = f"{operation_id}:{n}"
                 taker.add_grant(GrantState(gift_id, credits, 0, now_ms, expires_at_ms, now_ms, reason, left=credits), now_ms)
+            taker.expire_grants(now_ms)  # A gift may have been on its way for too long.
 
         _check_amounts(credits_nanocredits, least=1)
         if source[-1] == target[-1]:
@@ -731,17 +470,6 @@ def _check_amounts(*amounts: int, least: int = 0) -> None:
     for amount in amounts:
         if type(amount) is not int or not least <= amount <= AMOUNT_MAX_NANOCREDITS:
             raise Refusal("invalid_request", f"{amount!r} is not an amount from {least} to {AMOUNT_MAX_NANOCREDITS} nanocredits")
-
-
-def _keeps(limit: Limit) -> int:
-    """The most that a limit carries from one window to the next."""
-    match limit.rollover:
-        case "none":
-            return 0
-        case "capped":
-            return limit.rollover_max_nanocredits
-        case "full":
-            return AMOUNT_MAX_NANOCREDITS
 
 
 def _by_expiry(parts: Iterable[Part]) -> dict[int | None, int]:

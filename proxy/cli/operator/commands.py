@@ -37,8 +37,10 @@ class Noun:
 
     verbs: Subparsers
 
-    def verb(self, name: str, act: Verb, summary: str, *, changes: bool = False, many: bool = False) -> argparse.ArgumentParser:
-        return _leaf(self.verbs, name, act, summary, changes=changes, many=many)
+    def verb(
+        self, name: str, act: Verb, summary: str, *, changes: bool = False, explained: bool = False, many: bool = False
+    ) -> argparse.ArgumentParser:
+        return _leaf(self.verbs, name, act, summary, changes=changes, explained=explained, many=many)
 
 
 def _noun(subparsers: Subparsers, name: str, summary: str) -> Noun:
@@ -47,12 +49,13 @@ def _noun(subparsers: Subparsers, name: str, summary: str) -> Noun:
 
 
 def _leaf(
-    subparsers: Subparsers, name: str, act: Verb, summary: str, *, changes: bool = False, many: bool = False
+    subparsers: Subparsers, name: str, act: Verb, summary: str, *, changes: bool = False, explained: bool = False, many: bool = False
 ) -> argparse.ArgumentParser:
+    """One command. `changes`: it is a mutation, `explained`: and needs a reason; `many`: it may list much."""
     parser: argparse.ArgumentParser = subparsers.add_parser(name, help=summary, description=f"{summary}.")
     parser.add_argument("--json", action="store_true", help="the API's answer, for scripts")
     if changes:
-        parser.add_argument("--reason", default="", help="why; it stands in the audit log")
+        parser.add_argument("--reason", default="", required=explained, help="why; it stands in the audit log")
         parser.add_argument("--idempotency-key", metavar="KEY", help="the same key makes a repeat of this command harmless")
     if many:
         parser.add_argument("--max", type=_count, default=ITEMS_MAX, metavar="N", help=f"lines at most (default {ITEMS_MAX})")
@@ -90,7 +93,7 @@ def _count(text: str) -> int:
 def _add_accounts(subparsers: Subparsers) -> None:
     noun = _noun(subparsers, "account", "Accounts: who holds a budget")
     create = noun.verb("create", accounts.create, "Create an account", changes=True)
-    create.add_argument("account")
+    create.add_argument("account", metavar="ACCOUNT")
     create.add_argument("--parent", metavar="ACCOUNT")
     _add_settings(create)
     create.add_argument("--limit", type=limit, action="append", metavar=FORM, help="instead of the plan's limits; may be repeated")
@@ -98,16 +101,16 @@ def _add_accounts(subparsers: Subparsers) -> None:
     listing.add_argument("--parent", metavar="ACCOUNT")
     listing.add_argument("--plan", metavar="NAME")
     listing.add_argument("--status", choices=("active", "suspended", "closed"))
-    noun.verb("show", accounts.show, "Show an account").add_argument("account")
+    noun.verb("show", accounts.show, "Show an account").add_argument("account", metavar="ACCOUNT")
     change = noun.verb("set", accounts.change, "Change an account; what is not named stays", changes=True)
-    change.add_argument("account")
+    change.add_argument("account", metavar="ACCOUNT")
     _add_settings(change)
     for name, act, summary in (
         ("suspend", accounts.suspend, "Refuse an account's requests, until resumed"),
         ("resume", accounts.resume, "Let a suspended account go on"),
         ("close", accounts.close, "Close an account for good"),
     ):
-        noun.verb(name, act, summary, changes=True).add_argument("account")
+        noun.verb(name, act, summary, changes=True).add_argument("account", metavar="ACCOUNT")
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -118,13 +121,15 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
 
 def _add_keys_and_limits(subparsers: Subparsers) -> None:
     noun = _noun(subparsers, "key", "API keys of accounts")
-    noun.verb("create", accounts.create_key, "Create an API key; it is shown this once", changes=True).add_argument("account")
-    noun.verb("list", accounts.list_keys, "List an account's API keys").add_argument("account")
-    noun.verb("revoke", accounts.revoke_key, "Revoke an API key", changes=True).add_argument("key_id")
+    noun.verb("create", accounts.create_key, "Create an API key; it is shown this once", changes=True).add_argument(
+        "account", metavar="ACCOUNT"
+    )
+    noun.verb("list", accounts.list_keys, "List an account's API keys").add_argument("account", metavar="ACCOUNT")
+    noun.verb("revoke", accounts.revoke_key, "Revoke an API key", changes=True).add_argument("key_id", metavar="KEY_ID")
     noun = _noun(subparsers, "limit", "Limits: credits for each window")
-    noun.verb("show", accounts.show_limits, "Show an account's limits in their present windows").add_argument("account")
+    noun.verb("show", accounts.show_limits, "Show an account's limits in their present windows").add_argument("account", metavar="ACCOUNT")
     change = noun.verb("set", accounts.set_limits, "Give an account limits of its own, or its plan's again", changes=True)
-    change.add_argument("account")
+    change.add_argument("account", metavar="ACCOUNT")
     choice = change.add_mutually_exclusive_group(required=True)
     choice.add_argument("--limit", type=limit, action="append", metavar=FORM, help="such as 5/day; may be repeated")
     choice.add_argument("--from-plan", action="store_true", help="the plan's limits again")
@@ -132,40 +137,32 @@ def _add_keys_and_limits(subparsers: Subparsers) -> None:
 
 def _add_credits(subparsers: Subparsers) -> None:
     noun = _noun(subparsers, "grant", "Grants: credits added once")
-    add = noun.verb("add", credits.add_grant, "Grant credits", changes=True)
-    add.add_argument("account")
-    add.add_argument("credits")
+    add = noun.verb("add", credits.add_grant, "Grant credits", changes=True, explained=True)
+    add.add_argument("account", metavar="ACCOUNT")
+    add.add_argument("credits", metavar="CREDITS")
     add.add_argument("--priority", type=int, default=0, metavar="N", help="lower is spent first (default 0)")
     add.add_argument("--start", metavar="TIME", help='when it begins, such as "2026-12-01T00:00:00Z" (default now)')
     add.add_argument("--end", metavar="TIME", help="when it expires (default never)")
-    noun.verb("list", credits.list_grants, "List an account's grants").add_argument("account")
+    noun.verb("list", credits.list_grants, "List an account's grants").add_argument("account", metavar="ACCOUNT")
     revoke = noun.verb("revoke", credits.revoke_grant, "Take back what a grant has left", changes=True)
-    revoke.add_argument("account")
-    revoke.add_argument("grant_id")
-    transfer = _leaf(subparsers, "transfer", credits.transfer, "Give credits of one account to another", changes=True)
+    revoke.add_argument("account", metavar="ACCOUNT")
+    revoke.add_argument("grant_id", metavar="GRANT_ID")
+    transfer = _leaf(subparsers, "transfer", credits.transfer, "Give credits of one account to another", changes=True, explained=True)
     transfer.add_argument("source", metavar="FROM")
     transfer.add_argument("target", metavar="TO")
-    transfer.add_argument("credits")
-    adjust = _leaf(subparsers, "adjust", credits.adjust, "Correct what an account spent: negative gives back", changes=True)
-    adjust.add_argument("account")
-    adjust.add_argument("credits")
-    for parser in (add, transfer, adjust):
-        _require_reason(parser)
-
-
-def _require_reason(parser: argparse.ArgumentParser) -> None:
-    for action in parser._actions:
-        if action.dest == "reason":
-            action.required = True
+    transfer.add_argument("credits", metavar="CREDITS")
+    adjust = _leaf(subparsers, "adjust", credits.adjust, "Correct what an account spent: negative gives back", changes=True, explained=True)
+    adjust.add_argument("account", metavar="ACCOUNT")
+    adjust.add_argument("credits", metavar="CREDITS")
 
 
 def _add_history(subparsers: Subparsers) -> None:
     journal = _leaf(subparsers, "journal", history.journal, "An account's journal, newest first")
-    journal.add_argument("account")
+    journal.add_argument("account", metavar="ACCOUNT")
     journal.add_argument("--limit", type=_count, metavar="N", help="entries at most (default 20; all with --csv)")
     journal.add_argument("--csv", action="store_true", help="as CSV, with every posting")
     noun = _noun(subparsers, "hold", "Holds: credits reserved for running requests")
-    noun.verb("list", history.list_holds, "List an account's open holds", many=True).add_argument("account")
+    noun.verb("list", history.list_holds, "List an account's open holds", many=True).add_argument("account", metavar="ACCOUNT")
     noun = _noun(subparsers, "event", "The audit log: who changed what, and why")
     noun.verb("list", history.list_events, "List the audit log, newest first", many=True)
 
@@ -173,9 +170,9 @@ def _add_history(subparsers: Subparsers) -> None:
 def _add_book(subparsers: Subparsers) -> None:
     noun = _noun(subparsers, "plan", "Plans: limits, weight and rules that accounts share")
     noun.verb("list", book.list_plans, "List plans")
-    noun.verb("show", book.show_plan, "Show a plan").add_argument("name")
+    noun.verb("show", book.show_plan, "Show a plan").add_argument("name", metavar="NAME")
     change = noun.verb("set", book.set_plan, "Define a plan, or change what is named of it", changes=True)
-    change.add_argument("name")
+    change.add_argument("name", metavar="NAME")
     change.add_argument("--limit", type=limit, action="append", metavar=FORM, help="all of its limits; may be repeated")
     change.add_argument("--no-limits", action="store_true", help="no limit at all")
     change.add_argument("--weight", type=int, metavar="N")
@@ -185,7 +182,7 @@ def _add_book(subparsers: Subparsers) -> None:
     listing = noun.verb("list", book.list_prices, "List prices, all dates", many=True)
     listing.add_argument("--model", metavar="NAME", help="only what matches this model")
     add = noun.verb("add", book.add_price, "Add a dated price; rows never change", changes=True)
-    add.add_argument("model", help="a model's exact name, or a prefix with one trailing *")
+    add.add_argument("model", metavar="MODEL", help="a model's exact name, or a prefix with one trailing *")
     add.add_argument("--effective", metavar="TIME", help="from when on: a date or an RFC 3339 time (default now)")
     for kind in book.KINDS:
         add.add_argument(f"--{kind.replace('_', '-')}", dest=kind, metavar="CREDITS", help=book.KINDS[kind])

@@ -14,7 +14,8 @@ def table(titles: str, rows: Sequence[Sequence[object]], *, indent: str = "") ->
     for n, title in enumerate(titles.split()):
         values = [row[n] for row in cells]
         parts.append(_numbers(title.rstrip("#"), values) if title.endswith("#") else _texts(title, values))
-    return "\n".join((indent + GAP.join(line)).rstrip() for line in zip(*parts, strict=True))
+    lines = [(indent + GAP.join(line)).rstrip() for line in zip(*parts, strict=True)]
+    return "\n".join(lines if rows else [*lines, f"{indent}(none)"])
 
 
 def _texts(title: str, values: list[str]) -> list[str]:

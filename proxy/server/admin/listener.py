@@ -7,6 +7,7 @@ whatever happens becomes one answer here, problem details for `/admin/`, and one
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import time
@@ -44,6 +45,7 @@ SHUTDOWN_TIMEOUT_S = 5.0
 LINE_BYTES_MAX = 8190
 
 
+@functools.cache
 def route_table(*, version: str) -> tuple[Route, ...]:
     """Every call of the admin API, its own description included."""
     written: list[Document] = []

@@ -18,6 +18,8 @@ from proxy.server.admin.tokens import Role
 from tests.support.ledger_server import LedgerServer
 
 CREDIT = 1_000_000_000
+DEADLINE_MS = 20_000
+"""Long, so that a busy machine fails no test: none of these is about a slow ledger."""
 ROLES: tuple[Role, ...] = ("viewer", "operator", "owner")
 SECRETS: dict[str, str] = {role: f"{role}-token-for-the-tests" for role in ROLES}
 EVERYONE = Plan("everyone", (Limit(5 * CREDIT, "day"),))
@@ -77,7 +79,7 @@ class Health:
 @contextlib.asynccontextmanager
 async def open_store(server: LedgerServer) -> AsyncIterator[Store]:
     """An empty ledger with one plan, `everyone`, and one price for every model."""
-    async with open_ledger(LedgerSection(), url=server.url) as store:
+    async with open_ledger(LedgerSection(deadline_ms=DEADLINE_MS), url=server.url) as store:
         store.directory.configure(file_prices=(ANY_MODEL,), default_plan="everyone")
         await store.directory.seed_plans((EVERYONE,))
         yield store

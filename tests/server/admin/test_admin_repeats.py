@@ -105,14 +105,16 @@ async def test_a_key_belongs_to_its_token_and_its_path(call: Client, client_of: 
     await call.done("POST", "/accounts/user:bob/grants", grant, key="k-1")
     await call.done("POST", f"{ANN}/adjustments", grant, key="k-1")
     await call.done("POST", "/accounts/user%3Aann/grants", grant, key='"k-1"')
+    await call.done("POST", "/transfers", {"from": "user:ann", "to": "user:bob", **grant}, key="k-1")
     assert (await call.done("GET", ANN))["granted"] == "9"
-    assert (await call.done("GET", "/accounts/user:bob"))["granted"] == "1"
+    ann, bob = await call.done("GET", ANN), await call.done("GET", "/accounts/user:bob")
+    assert (ann["adjusted"], ann["given"], bob["granted"]) == ("1", "1", "2")
 
 
 async def test_what_was_done_but_not_recorded_is_recorded_by_a_repeat(
     call: Client, grant_id: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The ledger fails between the act and its line in the audit log: the answer says so, and a repeat completes it, doing nothing twice."""
+    """The ledger fails between an act and its line in the audit log: the answer says so, and a repeat completes it."""
     record = store.directory.record_event
 
     async def fail(**_: Any) -> None:

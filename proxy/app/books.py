@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Final
 
 from proxy import config
+from proxy.app.counting import CountingLedger
 from proxy.config import Config, LedgerSection
 from proxy.domain import AccountId
 from proxy.errors import Conflict, LedgerUnavailable, Refusal, SetupError
@@ -40,7 +42,7 @@ async def connected(section: LedgerSection, *, url: str, metrics: Metrics) -> As
                 waiting = True
                 await asyncio.sleep(CONNECT_PAUSE_S)
         metrics.ledger_is_up(True)
-        yield store
+        yield dataclasses.replace(store, ledger=CountingLedger(store, metrics))
 
 
 def configure(settings: Config, directory: Directory, metrics: Metrics) -> None:

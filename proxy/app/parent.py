@@ -1,13 +1,14 @@
 """The parent process, put together: ledger, seeds, workers, admin listener, periodic jobs, reload, drain.
 
 `run` and `_start` read top to bottom; each resource is a context with one owner, and they end in the reverse order. What a
-worker is made of stands in `proxy.worker`.
+worker is made of stands in `proxy.app.worker`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import logging
 import os
 import secrets
@@ -17,7 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from proxy import __version__, books
+from proxy import __version__
+from proxy.app import books
+from proxy.app.settings import Settings, Source, needing_restart
 from proxy.config import Config, LedgerSection
 from proxy.errors import LedgerUnavailable, SetupError
 from proxy.ledger import Store
@@ -29,7 +32,6 @@ from proxy.processes.signals import Signals
 from proxy.processes.sockets import SharedPort, join_address, reserve, split_address
 from proxy.processes.workers import Workers
 from proxy.server.admin import AdminListener, Tokens, configured_tokens, token_of
-from proxy.settings import Settings, Source, needing_restart
 
 log = logging.getLogger(__name__)
 
@@ -142,9 +144,8 @@ class Parent:
 
     def _orders(self) -> Message:
         """What a new worker is told first."""
-        port = {"host": self._port.host, "port": self._port.port, "inherited_fd": self._port.inherited_fd}
-        how = {"ledger_url": self._ledger_url, "port": port, "verbose": self._verbose}
-        return {"do": "start", "document": self._settings.document, **how}
+        how = {"ledger_url": self._ledger_url, "port": dataclasses.asdict(self._port), "verbose": self._verbose}
+        return {"do": "start", "origin": dataclasses.asdict(self._settings.origin), **how}
 
     async def until_stopped(self) -> int:
         """Wait until asked to stop, then drain; the exit code."""
@@ -208,7 +209,7 @@ class Parent:
         else:
             self._settings = settings
             books.configure(settings.config, self._store.directory, self._metrics)
-            await self.workers.tell({"do": "configure", "document": settings.document})
+            await self.workers.tell({"do": "configure", "origin": dataclasses.asdict(settings.origin)})
             self._metrics.config_reloaded(successful=True)
             log.info("the configuration was read again and is in force")
         self._reload_again = False

@@ -30,10 +30,19 @@ RELOADABLE: Final[Mapping[str, frozenset[str]]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
-    """A validated configuration, and the document it was read from, which is what travels to the workers."""
+class Origin:
+    """What a configuration is made of, as it travels to the workers: the file's own text, for dates and numbers would not survive JSON."""
 
-    document: Document
+    text: str | None
+    default: Document
+    overrides: Overrides
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A validated configuration, and what it was made of."""
+
+    origin: Origin
     config: Config
 
 
@@ -50,12 +59,10 @@ class Source:
     def read(self) -> Settings:
         """The settings as they are now. Raises SetupError with one line for each problem."""
         self._read = self._stamp()
-        document = _parse(self.file) if self.file is not None else dict(self._default)
-        for table, values in self._overrides.items():
-            section = document.setdefault(table, {})
-            if isinstance(section, dict):  # else validation will say what is wrong with it
-                document[table] = {**section, **values}
-        settings = Settings(document, config.validate(document, source=str(self.file or "command line")))
+        name = str(self.file or "command line")
+        text = None if self.file is None else _text_of(self.file)
+        origin = Origin(text, self._default, self._overrides)
+        settings = Settings(origin, parse(origin, name=name))
         if problems := missing_secrets(settings.config):
             raise SetupError("\n".join(problems))
         return settings
@@ -75,12 +82,25 @@ class Source:
         return found.st_mtime_ns, found.st_ino, found.st_size
 
 
-def _parse(file: Path) -> Document:
+def parse(origin: Origin, *, name: str) -> Config:
+    """The configuration made of all this; `name` stands in the problems. Raises SetupError with one line for each."""
     try:
-        return tomllib.loads(file.read_text(encoding="utf-8"))
+        document = dict(origin.default) if origin.text is None else tomllib.loads(origin.text)
+    except tomllib.TOMLDecodeError as error:
+        raise SetupError(f"{name}: {error}") from error
+    for table, values in origin.overrides.items():
+        section = document.setdefault(table, {})
+        if isinstance(section, dict):  # else validation will say what is wrong with it
+            document[table] = {**section, **values}
+    return config.validate(document, source=name)
+
+
+def _text_of(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         raise SetupError(f"{file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise SetupError(f"{file}: {error}") from error
 
 

@@ -1,7 +1,7 @@
 """A worker process: it serves what the parent says, takes orders, and drains at the end.
 
 The orders come over the channel: what to serve, what has changed, when to drain. The end of the channel is the parent's death,
-and a reason to drain, too. What is served stands in `proxy.service`.
+and a reason to drain, too. What is served stands in `proxy.app.service`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import socket
 from collections.abc import Callable
 from typing import Final
 
-from proxy import books, config
+from proxy.app import books
+from proxy.app.service import Service, Upstreams
+from proxy.app.settings import Origin, parse
 from proxy.config import Config
 from proxy.errors import SetupError
 from proxy.ledger import Store
@@ -25,7 +27,6 @@ from proxy.processes import logs
 from proxy.processes.channel import Channel, ChannelClosed, Message
 from proxy.processes.jobs import Job, beside, running
 from proxy.processes.sockets import SharedPort, listen
-from proxy.service import Service, Upstreams
 
 log = logging.getLogger(__name__)
 
@@ -136,6 +137,8 @@ class Worker:
             case "configure":
                 self._settings = _settings(order)
                 await self._configure()
+            case "drain" if self._service is None:
+                raise ChannelClosed  # nothing to drain yet, nothing to wait for
             case "drain":
                 self._end(self._settings.listen.drain_timeout_s)
             case unknown:
@@ -157,4 +160,4 @@ class Worker:
 
 
 def _settings(order: Message) -> Config:
-    return config.validate(order["document"], source="the parent")
+    return parse(Origin(**order["origin"]), name="the parent")

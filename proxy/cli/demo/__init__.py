@@ -1,0 +1,143 @@
+"""`compute-ledger demo`: the whole story on one machine, with the real proxy and a simulated model; nothing else is needed.
+
+The proxy is started exactly as `serve` starts it, with two workers and an embedded ledger in a temporary directory, and goes on running
+after the story until it is stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import signal
+import tempfile
+from pathlib import Path
+
+import aiohttp
+
+from proxy.app import parent
+from proxy.app.settings import Document, Source
+from proxy.cli.demo.screen import Screen
+from proxy.cli.demo.story import Story
+from proxy.cli.demo.town import MODEL, PRICE, Person, Town, Unexpected
+from proxy.errors import SetupError
+from proxy.simulation import SimulatedEndpoint, SimulatedModel, simulated_endpoint
+
+WORKERS = 2
+TOKENS_PER_S = 30.0
+ENDLESS_TOKENS = 100_000
+BRIEF_MODEL, BRIEF_TOKENS = "helper", 60
+STORY_S = 55.0
+"""How long the story takes at its own pace."""
+SHORTEST_PACE = 0.05
+DRAIN_S = 1
+STOP_TIMEOUT_S = 15.0
+
+SNIPPETS = """\
+Yours until Ctrl-C. user:you may spend 1 credit an hour: a thousand words.
+
+  export OPENAI_BASE_URL={proxy}/v1
+  export OPENAI_API_KEY={key}
+  curl -N $OPENAI_BASE_URL/chat/completions \\
+    -H "Authorization: Bearer $OPENAI_API_KEY" \\
+    -d '{{"model": "{model}", "stream": true,
+         "messages": [{{"role": "user", "content": "Hi"}}]}}'
+  python -c 'import openai; print(openai.OpenAI().responses.create(
+    model="{model}", input="Hi").output_text)'
+
+As the operator:
+
+  export COMPUTE_LEDGER_ADMIN_URL={admin}
+  export COMPUTE_LEDGER_ADMIN_TOKEN={token}
+  compute-ledger account list
+  compute-ledger journal user:nora
+"""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Show the demo. Raises SetupError."""
+    return asyncio.run(_demo(port=args.port or 0, seconds=args.seconds))
+
+
+async def _demo(*, port: int, seconds: float | None) -> int:
+    screen = Screen()
+    pace = 1.0 if seconds is None else min(1.0, max(SHORTEST_PACE, 0.8 * seconds / STORY_S))
+    speed = TOKENS_PER_S / pace
+    models = [
+        SimulatedModel(MODEL, tokens_per_s=speed, answer_tokens=ENDLESS_TOKENS),
+        SimulatedModel(BRIEF_MODEL, tokens_per_s=speed, answer_tokens=BRIEF_TOKENS),
+    ]
+    async with contextlib.AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compute-ledger-demo-")))
+        stack.enter_context(screen.cursor_hidden())
+        endpoint = await stack.enter_async_context(simulated_endpoint(models))
+        ready: asyncio.Future[parent.Ready] = asyncio.get_running_loop().create_future()
+
+        async def on_ready(started: parent.Ready) -> None:
+            ready.set_result(started)
+
+        source = Source(None, overrides={}, default=_document(endpoint, directory, port=port))
+        proxy = asyncio.ensure_future(parent.run(source, on_ready=on_ready))
+        story = asyncio.ensure_future(_tell(screen, ready, endpoint, pace=pace))
+        await asyncio.wait((proxy, story), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        return await _stop(screen, proxy, story)
+
+
+async def _stop(screen: Screen, proxy: asyncio.Task[int], story: asyncio.Task[None]) -> int:
+    """End both; the proxy in its own orderly way. The exit code."""
+    failure = story.exception() if story.done() else None
+    if failure is not None:
+        await asyncio.wait((proxy,), timeout=DRAIN_S + 1)  # a proxy that was told to stop fails the story's requests
+        if proxy.done():
+            failure = None
+    story.cancel()
+    if not proxy.done():
+        signal.raise_signal(signal.SIGTERM)
+    await asyncio.wait((proxy, story), timeout=STOP_TIMEOUT_S)
+    code = proxy.result()
+    if isinstance(failure, (Unexpected, aiohttp.ClientError)):
+        raise SetupError(f"this should not have happened: {failure}") from failure
+    if failure is not None:
+        raise failure
+    screen.say("Stopped. Nothing is left behind.")
+    return code
+
+
+def _document(endpoint: SimulatedEndpoint, directory: Path, *, port: int) -> Document:
+    """The demo's configuration."""
+    return {
+        "listen": {"proxy": f"127.0.0.1:{port}", "admin": "127.0.0.1:0", "workers": WORKERS, "drain_timeout_s": DRAIN_S},
+        "ledger": {"data_dir": str(directory), "slice_tokens": 32},
+        "upstream": [{"name": "simulation", "base_url": endpoint.base_url, "dialects": ["openai"]}],
+        "price": [PRICE],
+        "plan": [{"name": "everyone", "limits": [{"credits": "1", "window": "hour"}]}],
+    }
+
+
+async def _tell(screen: Screen, ready: asyncio.Future[parent.Ready], endpoint: SimulatedEndpoint, *, pace: float) -> None:
+    """The story, and then the live account of whoever watches."""
+    started = await ready
+    token = parent.admin_token_file(started.config.ledger.data_dir).read_text().strip()
+    screen.print(screen.paint("compute-ledger", "1") + ": everyone gets a share of scarce compute that they really have.")
+    screen.say(
+        f"Running here: the proxy at {started.proxy_url} with {WORKERS} workers, an embedded ledger, and a simulated model "
+        f"that says {TOKENS_PER_S / pace:.0f} words a second."
+    )
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        town = Town(session, proxy_url=started.proxy_url, admin_url=started.admin_url, token=token)
+        await Story(screen, town, pace=pace, generated_tokens=lambda: endpoint.generated_tokens).tell()
+        you = await town.open("user:you", "1", window="hour")
+        screen.chapter("Your turn")
+        snippets = SNIPPETS.format(proxy=started.proxy_url, admin=started.admin_url, key=you.key, token=token, model=BRIEF_MODEL)
+        screen.print(*snippets.splitlines())
+        await _watch(screen, you)
+
+
+async def _watch(screen: Screen, you: Person) -> None:
+    """Show what the watcher spends, until the demo is stopped."""
+
+    def draw() -> list[str]:
+        return [f"user:you has spent {you.spent} of {you.limit} credits, {you.held} are held"]
+
+    async with screen.moving(draw, refresh=you.refresh):
+        await asyncio.Event().wait()
