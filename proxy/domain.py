@@ -457,6 +457,8 @@ def nanocredits_from_credits(credits: str | int | Decimal) -> int:
         raise ValueError(f"{credits!r} is not a decimal number of credits") from error
     if not amount.is_finite():
         raise ValueError(f"{credits!r} is not a finite number of credits")
+    if amount and (not -40 <= amount.adjusted() <= 20 or len(amount.as_tuple().digits) > 28):
+        raise ValueError(f"{credits!r} credits have more digits than the ledger can count")
     if abs(amount) > AMOUNT_MAX_NANOCREDITS // NANOCREDITS_PER_CREDIT:
         raise ValueError(f"{credits} credits are beyond the ledger's range of {AMOUNT_MAX_NANOCREDITS // NANOCREDITS_PER_CREDIT}")
     scaled = amount * NANOCREDITS_PER_CREDIT

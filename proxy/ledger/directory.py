@@ -37,6 +37,7 @@ CACHE_MAX = 100_000
 CHANGES_KEPT = 10_000
 CHANGES_READ = 1_000
 PAGE_MAX = 1_000
+_DONE = "done "
 
 T = TypeVar("T")
 
@@ -381,6 +382,7 @@ class Directory:
 
     async def revoke_key(self, key_id: str, *, operation_id: str) -> ApiKey:
         """End a key; again is no change. Raises Refusal: not_found."""
+        await self.claim(operation_id, digest("revoke_key", key_id))
         stored = await self._engine.command("GET", keys.digest_of_key(key_id))
         key = await self._read_key(stored.decode()) if stored is not None else None
         if stored is None or key is None:
@@ -390,6 +392,22 @@ class Directory:
         revoked = await self._read_key(stored.decode())
         assert revoked is not None
         return revoked
+
+    async def claim(self, operation_id: str, fingerprint: str) -> bool:
+        """Take an id for one act, told by its fingerprint; whether the act is known to be done (see `done`).
+
+        Raises Conflict where the id was taken for another act.
+        """
+        key = keys.claim(operation_id)
+        await self._engine.command("SET", key, fingerprint, "NX", "PX", REMEMBERED_MS)
+        held = (await self._engine.command("GET", key) or b"").decode()
+        if held.removeprefix(_DONE) != fingerprint:
+            raise Conflict(f"the id {operation_id!r} was used before with other arguments")
+        return held.startswith(_DONE)
+
+    async def done(self, operation_id: str, fingerprint: str) -> None:
+        """Note that the act of a claimed id is done, so that a late repeat does not do it again."""
+        await self._engine.command("SET", keys.claim(operation_id), _DONE + fingerprint, "PX", REMEMBERED_MS)
 
     # --- plans and prices --------------------------------------------------------------------------------------------------------
 
@@ -410,10 +428,14 @@ class Directory:
         return self.plan(name)
 
     async def put_plan(self, plan: Plan, *, operation_id: str) -> None:
-        """Define a plan, or change it for all its accounts."""
+        """Define a plan, or change it for all its accounts; a repeat does not undo what came after. Raises Conflict."""
+        fingerprint = digest("put_plan", plan)
+        if await self.claim(operation_id, fingerprint):
+            return
         marks = records.pairs(await self._engine.command("HGETALL", keys.PLANS))
         mark = _file_mark(marks[plan.name]) if plan.name in marks else ""
         await self._engine.command("HSET", keys.PLANS, plan.name, _stored_plan(plan, mark))
+        await self.done(operation_id, fingerprint)
         await self._announce("plan", plan.name)
 
     async def seed_plans(self, plans: tuple[Plan, ...]) -> None:
@@ -432,6 +454,7 @@ class Directory:
     async def add_price(self, price: Price, *, operation_id: str) -> None:
         """Add a dated row. Raises Conflict where its model and date have one with other values: rows never change."""
         row = dataclasses.replace(price, source="api")
+        await self.claim(operation_id, digest("add_price", row))
         name = f"{row.effective_at_ms} {row.model}"
         for there in self.price_book:
             same_place = (there.model, there.effective_at_ms) == (row.model, row.effective_at_ms)

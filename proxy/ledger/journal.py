@@ -6,6 +6,7 @@ compares; so it runs beside full traffic. What is folded is kept, so that the ne
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 
@@ -34,6 +35,7 @@ class Journal:
         self._engine = engine
         self._directory = directory
         self._folded: dict[str, _Folded] = {}
+        self._auditing = asyncio.Lock()
 
     async def entries(self, account_id: AccountId, *, after: str | None = None, limit: int = 100) -> Page[JournalEntry]:
         """An account's history, newest first. Raises Refusal: account_not_found."""
@@ -82,7 +84,11 @@ class Journal:
     # --- the audit ---------------------------------------------------------------------------------------------------------------
 
     async def audit(self) -> AuditReport:
-        """Prove conservation for every account. Raises LedgerUnavailable."""
+        """Prove conservation for every account; one audit at a time. Raises LedgerUnavailable."""
+        async with self._auditing:
+            return await self._audit()
+
+    async def _audit(self) -> AuditReport:
         accounts = entries = open_holds = 0
         broken: list[str] = []
         roots: set[str] = set()

@@ -77,5 +77,9 @@ def keys_of(account_id: str) -> str:
     return f"cl:keysof:{account_id}"
 
 
+def claim(operation_id: str) -> str:
+    return f"cl:claim:{operation_id}"
+
+
 def event_mark(operation_id: str) -> str:
     return f"cl:{{events}}:o:{operation_id}"

@@ -22,6 +22,7 @@ from proxy.errors import LedgerUnavailable
 PENDING_MAX = 20_000
 """Calls under way at once; more means that the server is far behind, and waiting would only make it worse."""
 READ_BYTES = 1 << 16
+CANCEL_AGAIN_S = 0.1
 RECONNECT_PAUSE_S = (0.0, 0.02, 0.05, 0.1, 0.2, 0.5)
 
 Connect = Callable[[], Awaitable[AbstractConnection]]
@@ -74,10 +75,9 @@ class Wire:
         self._closed = True
         if self._watch is not None:
             self._watch.cancel()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._keeper
+        while self._keeper is not None and not self._keeper.done():
+            self._keeper.cancel()  # again and again: a library that is connecting may swallow one
+            await asyncio.wait((self._keeper,), timeout=CANCEL_AGAIN_S)
         await self._drop()
 
     def send(self, *command: str | bytes | int) -> asyncio.Future[Any]:
@@ -126,7 +126,7 @@ class Wire:
 
     async def _keep_connected(self) -> None:
         attempt = 0
-        while True:
+        while not self._closed:
             await asyncio.sleep(RECONNECT_PAUSE_S[min(attempt, len(RECONNECT_PAUSE_S) - 1)])
             attempt += 1
             try:

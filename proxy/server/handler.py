@@ -107,18 +107,16 @@ class Proxy:
                 visit.outcome = "client_gone"
             raise
         except Exception as error:  # noqa: BLE001  # the outermost edge: what nobody expected must still end as an answer
-            visit.outcome = "other"
+            visit.outcome = "internal_error"
             # Neither the message nor the values: they may hold a prompt or a key.
             places = "".join(traceback.format_tb(error.__traceback__))
             log.error("request %s failed with %s at\n%s", visit.request_id, type(error).__name__, places)
-            return self._refuse(request, visit, _Bug())
+            return self._refuse(request, visit, Failure("internal_error", "Something went wrong in the proxy; it was logged."))
         finally:
             self._open_requests -= 1
             if self._draining and self._open_requests == 0:
                 self._idle.set()
-            self._metrics.request_finished(
-                pool=visit.pool, dialect=visit.dialect.name, model=visit.model, outcome=visit.outcome
-            )
+            self._metrics.request_finished(pool=visit.pool, dialect=visit.dialect.name, model=visit.model, outcome=visit.outcome)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("request %s on %s: %s", visit.request_id, visit.pool or "no upstream", visit.outcome)
 
@@ -251,14 +249,6 @@ class Proxy:
             async with asyncio.timeout(timeout_s):
                 while self._open_requests:
                     await self._idle.wait()
-
-
-class _Bug(Failure):
-    """Something that nobody expected."""
-
-    def __init__(self) -> None:
-        super().__init__("upstream_error", "Something went wrong in the proxy; it was logged.")
-        self.code, self.status = "internal_error", 500
 
 
 def _methods_at(target: str) -> list[str]:

@@ -19,7 +19,7 @@ from tests.support.deployment import Caller, Deployment
 from tests.support.openai_answers import DONE, NO_USAGE
 from tests.support.scripted_upstream import EVENT_STREAM, JSON, Exchange, ScriptedUpstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="session")
+pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(20)]
 
 WORDS = ("one ", "two ", "three ")
 STREAMED = ("chat", "completions", "responses")

@@ -148,7 +148,7 @@ CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
 )
 async def test_refused_before_any_upstream(upstream: ScriptedUpstream, start: Start, sent: bytes, status: int, code: str) -> None:
     """Each is answered in the dialect's shape, costs nothing, reaches nobody; and the listener goes on."""
-    async with start(settings={"listen": {"body_max_bytes": 4096}}) as proxied:
+    async with start(settings={"listen": {"body_max_bytes": 4096}}, upstream={"models": ["tiny"]}) as proxied:
         async with wire(proxied) as connection:
             await connection.send(sent)
             answered = await connection.answer()

@@ -29,7 +29,12 @@ class Author:
     name: str
     operation_id: str
     event_id: str
-    """Of the act and all that was sent: were the key taken for another act by mistake, that act is in the log all the same."""
+    """Of the act and all that was sent."""
+
+    @property
+    def claim(self) -> tuple[str, str]:
+        """An id of its own for the whole request, and what tells this request from another with the same Idempotency-Key."""
+        return f"request:{self.operation_id}", self.event_id
 
 
 async def record(

@@ -139,7 +139,10 @@ class AdminListener:
             route, ids = find(self._routes, request.method, path)
             if not token.may(route.role):
                 raise Refusal("forbidden", f"this takes the role {route.role}; token {token.name!r} has the role {token.role}")
-            answer = await route.act(self._desk, await read(request, route, ids, token))
+            ask = await read(request, route, ids, token)
+            if route.mutates:
+                await self._desk.directory.claim(*ask.author.claim)
+            answer = await route.act(self._desk, ask)
             response = await respond(request, answer, status=route.status)
         except Mistakes as error:
             response = _problem_response(problem_of_mistakes(error, instance=instance))
