@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 from proxy import config
 from proxy.ledger.budget import RedisLedger
+from proxy.ledger.changes import Page
 from proxy.ledger.connection import connector
-from proxy.ledger.directory import Directory, Page
+from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine, Observe
 from proxy.ledger.journal import Journal
 

@@ -1,7 +1,6 @@
-"""Who and what there is: accounts by name, API keys, plans, prices, the audit log; with a cache that is never a quarter second behind.
+"""Who there is: accounts by name, their settings and balances, API keys; what is kept of them is never a quarter second behind.
 
-Every change is announced on a stream, which `refresh` follows; what the cache holds is believed only while refreshes succeed, so that a
-revoked key stops everywhere within a second even when the ledger falters. Balances are moved elsewhere (`budget`); here they are read.
+Balances are moved elsewhere (`budget`); here they are read.
 """
 
 from __future__ import annotations
@@ -9,9 +8,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import secrets
-import time
 from collections.abc import Mapping
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 from proxy.domain import (
     Account,
@@ -19,35 +17,17 @@ from proxy.domain import (
     AccountStatus,
     ApiKey,
     Caller,
-    Event,
     Limit,
     Path,
-    Plan,
-    Price,
 )
 from proxy.errors import Conflict, Refusal
 from proxy.ledger import keys, records
+from proxy.ledger.audit_log import AuditLog
+from proxy.ledger.book import Book
+from proxy.ledger.changes import PAGE_MAX, REMEMBERED_MS, Page, digest
 from proxy.ledger.engine import Engine
 
-REMEMBERED_MS = 7 * 86_400_000
-"""How long an operation id is remembered."""
-FRESH_S = 0.9
-"""How old the last successful refresh may be for the cache to be believed."""
 CACHE_MAX = 100_000
-CHANGES_KEPT = 10_000
-CHANGES_READ = 1_000
-PAGE_MAX = 1_000
-_DONE = "done "
-
-T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Page(Generic[T]):
-    """A part of a list, and what to pass as `after` for the next part (None at the end)."""
-
-    items: tuple[T, ...]
-    next: str | None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -60,59 +40,24 @@ class Settings:
     version: int
 
 
-def digest(*arguments: object) -> str:
-    """What tells the arguments of one call from another's."""
-    return hashlib.sha1(records.encode(arguments), usedforsecurity=False).hexdigest()
-
-
-class Directory:
+class Directory(Book, AuditLog):
     """The names of the ledger; see the module."""
 
     def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._plans: dict[str, Plan] = {}
-        self._api_prices: tuple[Price, ...] = ()
-        self._file_prices: tuple[Price, ...] = ()
-        self._default_plan: str | None = None
+        super().__init__(engine)
         self._callers: dict[str, Caller | None] = {}
         self._settings: dict[AccountId, Settings] = {}
-        self._last_change = "0-0"
-        self._fresh_until_s = 0.0
-        self.generation = 0
-        """Grows whenever anything cached may have changed."""
-        self.price_book: tuple[Price, ...] = ()
 
-    # --- the cache -------------------------------------------------------------------------------------------------------------
+    # --- what is kept ------------------------------------------------------------------------------------------------------------
 
-    def configure(self, *, file_prices: tuple[Price, ...], default_plan: str | None) -> None:
-        """Take over what the configuration file says: its price rows, and the plan of accounts that name none."""
-        self._file_prices = file_prices
-        self._default_plan = default_plan
-        self._compose_prices()
+    async def announce_account(self, account_id: AccountId) -> None:
+        """Tell every process that an account's settings have changed."""
+        await self._announce("account", account_id)
 
-    async def start(self) -> None:
-        """Read plans and prices, and follow changes from now on."""
-        last = await self._engine.command("XREVRANGE", keys.CHANGES, "+", "-", "COUNT", 1)
-        self._last_change = last[0][0].decode() if last else "0-0"
+    async def _forget_all(self) -> None:
+        self._callers.clear()
+        self._settings.clear()
         await self._read_book()
-        self._fresh_until_s = time.monotonic() + FRESH_S
-
-    async def refresh(self) -> None:
-        """Follow what has changed since the last time. Raises LedgerUnavailable."""
-        began_s = time.monotonic()
-        reply = await self._engine.command("XREAD", "COUNT", CHANGES_READ, "STREAMS", keys.CHANGES, self._last_change)
-        changes = reply[0][1] if reply else []
-        if changes:
-            self._last_change = changes[-1][0].decode()
-            self.generation += 1
-            kinds = {fields[1] for _, fields in changes}
-            if len(changes) == CHANGES_READ or kinds & {b"plan", b"price"}:
-                self._callers.clear()
-                self._settings.clear()
-                await self._read_book()
-            for _, fields in changes:
-                self._forget(fields[1].decode(), fields[3].decode())
-        self._fresh_until_s = began_s + FRESH_S
 
     def _forget(self, kind: str, name: str) -> None:
         if kind == "key":
@@ -122,28 +67,9 @@ class Directory:
             for cached in [d for d, caller in self._callers.items() if caller is not None and caller.account == name]:
                 del self._callers[cached]
 
-    async def announce_account(self, account_id: AccountId) -> None:
-        """Tell every process that an account's settings have changed."""
-        await self._announce("account", account_id)
-
-    async def _announce(self, kind: str, name: str) -> None:
-        await self._engine.command("XADD", keys.CHANGES, "MAXLEN", "~", CHANGES_KEPT, "*", "k", kind, "n", name)
-        await self.refresh()
-
-    async def _read_book(self) -> None:
-        plans, prices = await self._engine.commands(("HGETALL", keys.PLANS), ("HGETALL", keys.PRICES))
-        self._plans = {name: records.decode_plan(_definition(text)) for name, text in records.pairs(plans).items()}
-        rows = (records.decode_price(text) for text in records.pairs(prices).values())
-        self._api_prices = tuple(sorted(rows, key=lambda row: (row.effective_at_ms, row.model)))
-        self._compose_prices()
-
-    def _compose_prices(self) -> None:
-        self.price_book = self._file_prices + self._api_prices
-        self.generation += 1
-
     async def caller(self, key_digest: str) -> Caller | None:
         """Whose key has this SHA-256 (hex); None where it is unknown or revoked. Raises LedgerUnavailable on a miss."""
-        if time.monotonic() < self._fresh_until_s and key_digest in self._callers:
+        if self._is_fresh and key_digest in self._callers:
             return self._callers[key_digest]
         return await self._look_up_caller(key_digest)
 
@@ -163,7 +89,7 @@ class Directory:
     async def settings(self, account_id: AccountId, *, anew: bool = False) -> Settings:
         """An account's settings, cached. Raises Refusal: account_not_found."""
         cached = self._settings.get(account_id)
-        if cached is not None and not anew and time.monotonic() < self._fresh_until_s:
+        if cached is not None and not anew and self._is_fresh:
             return cached
         generation = self.generation
         path = cached.path if cached is not None else await self._read_path(account_id)
@@ -392,117 +318,3 @@ class Directory:
         revoked = await self._read_key(stored.decode())
         assert revoked is not None
         return revoked
-
-    async def claim(self, operation_id: str, fingerprint: str) -> bool:
-        """Take an id for one act, told by its fingerprint; whether the act is known to be done (see `done`).
-
-        Raises Conflict where the id was taken for another act.
-        """
-        key = keys.claim(operation_id)
-        await self._engine.command("SET", key, fingerprint, "NX", "PX", REMEMBERED_MS)
-        held = (await self._engine.command("GET", key) or b"").decode()
-        if held.removeprefix(_DONE) != fingerprint:
-            raise Conflict(f"the id {operation_id!r} was used before with other arguments")
-        return held.startswith(_DONE)
-
-    async def done(self, operation_id: str, fingerprint: str) -> None:
-        """Note that the act of a claimed id is done, so that a late repeat does not do it again."""
-        await self._engine.command("SET", keys.claim(operation_id), _DONE + fingerprint, "PX", REMEMBERED_MS)
-
-    # --- plans and prices --------------------------------------------------------------------------------------------------------
-
-    def plans(self) -> dict[str, Plan]:
-        return dict(self._plans)
-
-    def plan(self, name: str) -> Plan:
-        """Raises Refusal: not_found."""
-        plan = self._plans.get(name)
-        if plan is None:
-            raise Refusal("not_found", f"there is no plan {name!r}")
-        return plan
-
-    async def _known_plan(self, name: str) -> Plan:
-        """An account's plan, which another process may have defined a moment ago."""
-        if name not in self._plans:
-            await self.refresh()
-        return self.plan(name)
-
-    async def put_plan(self, plan: Plan, *, operation_id: str) -> None:
-        """Define a plan, or change it for all its accounts; a repeat does not undo what came after. Raises Conflict."""
-        fingerprint = digest("put_plan", plan)
-        if await self.claim(operation_id, fingerprint):
-            return
-        marks = records.pairs(await self._engine.command("HGETALL", keys.PLANS))
-        mark = _file_mark(marks[plan.name]) if plan.name in marks else ""
-        await self._engine.command("HSET", keys.PLANS, plan.name, _stored_plan(plan, mark))
-        await self.done(operation_id, fingerprint)
-        await self._announce("plan", plan.name)
-
-    async def seed_plans(self, plans: tuple[Plan, ...]) -> None:
-        """Take over the file's plans: the later of the file's last change and the admin API's last change wins."""
-        stored = records.pairs(await self._engine.command("HGETALL", keys.PLANS))
-        for plan in plans:
-            mark = digest(plan)
-            if plan.name not in stored or _file_mark(stored[plan.name]) != mark:
-                await self._engine.command("HSET", keys.PLANS, plan.name, _stored_plan(plan, mark))
-                await self._announce("plan", plan.name)
-
-    def prices(self) -> tuple[Price, ...]:
-        """Every row, the file's first."""
-        return self.price_book
-
-    async def add_price(self, price: Price, *, operation_id: str) -> None:
-        """Add a dated row. Raises Conflict where its model and date have one with other values: rows never change."""
-        row = dataclasses.replace(price, source="api")
-        await self.claim(operation_id, digest("add_price", row))
-        name = f"{row.effective_at_ms} {row.model}"
-        for there in self.price_book:
-            same_place = (there.model, there.effective_at_ms) == (row.model, row.effective_at_ms)
-            if same_place and dataclasses.replace(there, source="api") != row:
-                raise Conflict(f"{row.model} has a price from that date already", hint="add a row with a later date")
-        await self._engine.command("HSETNX", keys.PRICES, name, records.encode(row))
-        stored = await self._engine.command("HGET", keys.PRICES, name)
-        if records.decode_price(stored) != row:
-            raise Conflict(f"{row.model} has a price from that date already", hint="add a row with a later date")
-        await self._announce("price", name)
-
-    # --- the audit log -----------------------------------------------------------------------------------------------------------
-
-    async def record_event(
-        self,
-        *,
-        actor: str,
-        action: str,
-        subject: str,
-        before: str = "",
-        after: str = "",
-        reason: str = "",
-        operation_id: str | None = None,
-    ) -> None:
-        """Write one line of the audit log; one operation id is recorded once."""
-        line = ("actor", actor, "action", action, "subject", subject, "before", before, "after", after, "reason", reason)
-        mark = keys.event_mark(operation_id or secrets.token_hex(16))
-        await self._engine.script("record", [mark, keys.EVENTS], [REMEMBERED_MS, *line], durable=True)
-
-    async def events(self, *, after: str | None = None, limit: int = 100) -> Page[Event]:
-        """The audit log, newest first."""
-        count = min(limit, PAGE_MAX)
-        rows = await self._engine.command("XREVRANGE", keys.EVENTS, "+" if after is None else f"({after}", "-", "COUNT", count)
-        events = []
-        for entry_id, flat in rows:
-            text = {name: value.decode() for name, value in records.pairs(flat).items()}
-            events.append(Event(entry_id.decode(), int(entry_id.split(b"-")[0]), **text))
-        return Page(tuple(events), events[-1].event_id if len(events) == count else None)
-
-
-def _stored_plan(plan: Plan, mark: str) -> bytes:
-    """A plan, behind the mark of the file's version that it took over."""
-    return mark.encode() + b" " + records.encode(plan)
-
-
-def _file_mark(text: bytes) -> str:
-    return text.partition(b" ")[0].decode()
-
-
-def _definition(text: bytes) -> bytes:
-    return text.partition(b" ")[2]

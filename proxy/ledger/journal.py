@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 
 from proxy.domain import AccountId, AuditReport, JournalEntry, OpenHold, Path, Posting
 from proxy.ledger import keys, records
-from proxy.ledger.directory import PAGE_MAX, Directory, Page
+from proxy.ledger.changes import PAGE_MAX, Page
+from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine
 from proxy.policy.conservation import Fold, Stored, broken_books
 

@@ -10,7 +10,8 @@ import msgspec
 from proxy.domain import Path
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import keys, records
-from proxy.ledger.directory import REMEMBERED_MS, Directory, digest
+from proxy.ledger.changes import REMEMBERED_MS, digest
+from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Command, Engine
 
 STALE_TRIES = 4

@@ -1,0 +1,108 @@
+"""Plans and prices: what the configuration file says, and what the admin API has added since."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from proxy.domain import Plan, Price
+from proxy.errors import Conflict, Refusal
+from proxy.ledger import keys, records
+from proxy.ledger.changes import Changes, digest
+from proxy.ledger.engine import Engine
+
+
+class Book(Changes):
+    """The plans and the price rows, kept in memory."""
+
+    def __init__(self, engine: Engine) -> None:
+        super().__init__(engine)
+        self._plans: dict[str, Plan] = {}
+        self._api_prices: tuple[Price, ...] = ()
+        self._file_prices: tuple[Price, ...] = ()
+        self._default_plan: str | None = None
+        self.price_book: tuple[Price, ...] = ()
+
+    def configure(self, *, file_prices: tuple[Price, ...], default_plan: str | None) -> None:
+        """Take over what the configuration file says: its price rows, and the plan of accounts that name none."""
+        self._file_prices = file_prices
+        self._default_plan = default_plan
+        self._compose_prices()
+
+    def _compose_prices(self) -> None:
+        self.price_book = self._file_prices + self._api_prices
+        self.generation += 1
+
+    async def _read_book(self) -> None:
+        plans, prices = await self._engine.commands(("HGETALL", keys.PLANS), ("HGETALL", keys.PRICES))
+        self._plans = {name: records.decode_plan(_definition(text)) for name, text in records.pairs(plans).items()}
+        rows = (records.decode_price(text) for text in records.pairs(prices).values())
+        self._api_prices = tuple(sorted(rows, key=lambda row: (row.effective_at_ms, row.model)))
+        self._compose_prices()
+
+    def plans(self) -> dict[str, Plan]:
+        return dict(self._plans)
+
+    def plan(self, name: str) -> Plan:
+        """Raises Refusal: not_found."""
+        plan = self._plans.get(name)
+        if plan is None:
+            raise Refusal("not_found", f"there is no plan {name!r}")
+        return plan
+
+    async def _known_plan(self, name: str) -> Plan:
+        """An account's plan, which another process may have defined a moment ago."""
+        if name not in self._plans:
+            await self.refresh()
+        return self.plan(name)
+
+    async def put_plan(self, plan: Plan, *, operation_id: str) -> None:
+        """Define a plan, or change it for all its accounts; a repeat does not undo what came after. Raises Conflict."""
+        fingerprint = digest("put_plan", plan)
+        if await self.claim(operation_id, fingerprint):
+            return
+        marks = records.pairs(await self._engine.command("HGETALL", keys.PLANS))
+        mark = _file_mark(marks[plan.name]) if plan.name in marks else ""
+        await self._engine.command("HSET", keys.PLANS, plan.name, _stored_plan(plan, mark))
+        await self.done(operation_id, fingerprint)
+        await self._announce("plan", plan.name)
+
+    async def seed_plans(self, plans: tuple[Plan, ...]) -> None:
+        """Take over the file's plans: the later of the file's last change and the admin API's last change wins."""
+        stored = records.pairs(await self._engine.command("HGETALL", keys.PLANS))
+        for plan in plans:
+            mark = digest(plan)
+            if plan.name not in stored or _file_mark(stored[plan.name]) != mark:
+                await self._engine.command("HSET", keys.PLANS, plan.name, _stored_plan(plan, mark))
+                await self._announce("plan", plan.name)
+
+    def prices(self) -> tuple[Price, ...]:
+        """Every row, the file's first."""
+        return self.price_book
+
+    async def add_price(self, price: Price, *, operation_id: str) -> None:
+        """Add a dated row. Raises Conflict where its model and date have one with other values: rows never change."""
+        row = dataclasses.replace(price, source="api")
+        await self.claim(operation_id, digest("add_price", row))
+        name = f"{row.effective_at_ms} {row.model}"
+        for there in self.price_book:
+            same_place = (there.model, there.effective_at_ms) == (row.model, row.effective_at_ms)
+            if same_place and dataclasses.replace(there, source="api") != row:
+                raise Conflict(f"{row.model} has a price from that date already", hint="add a row with a later date")
+        await self._engine.command("HSETNX", keys.PRICES, name, records.encode(row))
+        stored = await self._engine.command("HGET", keys.PRICES, name)
+        if records.decode_price(stored) != row:
+            raise Conflict(f"{row.model} has a price from that date already", hint="add a row with a later date")
+        await self._announce("price", name)
+
+
+def _stored_plan(plan: Plan, mark: str) -> bytes:
+    """A plan, behind the mark of the file's version that it took over."""
+    return mark.encode() + b" " + records.encode(plan)
+
+
+def _file_mark(text: bytes) -> str:
+    return text.partition(b" ")[0].decode()
+
+
+def _definition(text: bytes) -> bytes:
+    return text.partition(b" ")[2]
