@@ -1304,6 +1304,17 @@ async def test_a_transfer_needs_another_account_and_something_to_give(bench: Ben
     assert ((await bench.state(ann)).available_nanocredits, await remaining(bench, free)) == (110, {"bonus": 0})
 
 
+async def test_giving_from_grants_books_those_that_expired(bench: Bench) -> None:
+    """Like every use of grants, also in an account without limits, which otherwise never touches them."""
+    free, bob = await bench.account("free"), await bench.account("bob", day(0))
+    await grant(bench, free, "old", 10, expires_at_ms=bench.clock.now_ms + 1000)
+    await grant(bench, free, "new", 10)
+    bench.clock.pass_s(2)
+    await bench.ledger.transfer(free, bob, "t", credits_nanocredits=4)
+    assert await remaining(bench, free) == {"old": 0, "new": 6}
+    assert await bench.totals(free) == {"granted": 20, "given": 4, "expired": 10}
+
+
 async def test_a_suspended_account_gives_nothing(bench: Bench) -> None:
     """It may not spend, so it may not give its credits to somebody who may."""
     ann, bob = await bench.account("ann", day(100)), await bench.account("bob", day(0))

@@ -333,7 +333,7 @@ class Comparison(RuleBasedStateMachine):
         paths = self.real.paths.values()
         real = dict(zip(self.real.paths, await asyncio.gather(*(self.real.state(path) for path in paths)), strict=True))
         for name, path in self.real.paths.items():
-            assert differences(real[name], await self.model.state(path)) == {}
+            assert (name, differences(real[name], await self.model.state(path))) == (name, {})
         holds = await self._open_holds(self.real)
         assert holds == await self._open_holds(self.model)
         for name, account in real.items():

@@ -24,6 +24,7 @@ local parts = {}
 if #account.limits == 0 then
   local usable, left = usable_grants(account)
   if left < A.credits then return refuse(left) end
+  expire_grants(account)
   local paid = 0
   add(account, 'held', A.credits)
   for _, g in ipairs(usable) do
