@@ -6,6 +6,7 @@ Names come from the configuration; where an upstream's patterns leave them open,
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 
 import msgspec
@@ -108,7 +109,7 @@ class Catalogue:
 
     async def _reported_by(self, endpoint: Endpoint, dialect: Dialect) -> frozenset[str]:
         async with self._asking:  # one asks, the others take what it heard
-            now_s = asyncio.get_running_loop().time()
+            now_s = time.monotonic()
             asked_s, names = self._reported.get(endpoint.name, (-LIST_FRESH_S, frozenset[str]()))
             if now_s - asked_s >= LIST_FRESH_S:
                 names = await _ask(endpoint, dialect)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import time
 from collections import deque
 from typing import NamedTuple
 from urllib.parse import SplitResult
@@ -80,7 +81,7 @@ class Connections:
         if self._closed or transport is None or connection.should_close or transport.get_write_buffer_size():
             connection.abort()
         else:
-            self._idle.append((connection, asyncio.get_running_loop().time()))
+            self._idle.append((connection, time.monotonic()))
         self._free.release()
 
     def close(self) -> None:
@@ -90,7 +91,7 @@ class Connections:
             self._idle.pop()[0].abort()
 
     def _take_idle(self) -> ResponseHandler | None:
-        now_s = asyncio.get_running_loop().time()
+        now_s = time.monotonic()
         while self._idle:
             connection, since_s = self._idle.pop()  # the latest first, so that surplus ones grow old
             if connection.is_connected() and not connection.should_close and now_s - since_s < IDLE_MAX_S:

@@ -7,8 +7,9 @@ quarter of a second. An interruption surfaces as the Failure that it was made wi
 from __future__ import annotations
 
 import asyncio
+import time
 from types import TracebackType
-from typing import Self
+from typing import Literal
 
 from proxy import config
 from proxy.errors import Failure, UpstreamTimeout
@@ -25,65 +26,73 @@ class ClientTooSlow(Failure):
 
 
 class Exchange:
-    """The limits of one request. `async with exchange:` around what may be interrupted; between two such blocks nothing is."""
+    """The limits of one request, made in its task. Inside `with exchange:` it may be interrupted; between two such blocks it is not."""
 
-    __slots__ = ("_alarm", "_loop", "_section", "_sent_at_s", "_since_s", "_state", "_write_timeout_s", "hold", "reason")
+    __slots__ = (
+        *("_cancelling", "_is_inside", "_moved_at_s", "_moves", "_rang", "_section", "_seen_moves", "_sent_at_s", "_task"),
+        *("_waits_for", "_write_timeout_s", "hold", "reason"),
+    )
 
     def __init__(self, section: config.Upstream, hold: Reservation, *, write_timeout_s: float) -> None:
-        self._loop = asyncio.get_running_loop()
+        task = asyncio.current_task()
+        assert task is not None, "made in the task of its request"
+        self._task = task
+        self._cancelling = task.cancelling()
         self._section = section
         self._write_timeout_s = write_timeout_s
-        self._alarm: asyncio.Timeout | None = None
-        self._sent_at_s = self._since_s = self._loop.time()
-        self._state = "sending"
+        self._is_inside = self._rang = False
+        self._sent_at_s = self._moved_at_s = time.monotonic()
+        self._seen_moves = 0
         self.hold = hold
         self.reason: Failure | None = None
+        self._waits_for: Literal["head", "bytes", "client"] = "head"
+        self._moves = 0
+        """Counted up whenever it moves on; so the clock is read by whoever watches, not for every event."""
 
-    async def __aenter__(self) -> Self:
+    def __enter__(self) -> None:
         if self.reason is not None:
             raise self.reason
-        self._alarm = asyncio.timeout(None)
-        await self._alarm.__aenter__()
-        return self
+        self._is_inside = True
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        alarm, self._alarm = self._alarm, None
-        assert alarm is not None, "entered before it is left"
-        try:
-            await alarm.__aexit__(kind, error, trace)
-        except TimeoutError:
-            assert self.reason is not None, "only `interrupt` lets the alarm ring"
-            raise self.reason from None
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """As `asyncio.timeout` does it: our own cancellation is taken back, and surfaces as its reason; anybody else's goes on."""
+        self._is_inside = False
+        if self._rang:
+            self._rang = False
+            if self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+                assert self.reason is not None
+                raise self.reason from error
 
     def reads(self) -> None:
         """From now on it waits for the upstream's next bytes."""
-        self._state = "reading"
-        self._since_s = self._loop.time()
+        self._waits_for = "bytes"
+        self._moves += 1
 
     def writes(self) -> None:
         """From now on it waits for the client to take what it is sent."""
-        self._state = "writing"
-        self._since_s = self._loop.time()
+        self._waits_for = "client"
+        self._moves += 1
 
     def interrupt(self, reason: Failure) -> None:
         """End it with this failure, now; the first reason counts."""
         if self.reason is None:
             self.reason = reason
-            if self._alarm is not None:
-                self._alarm.reschedule(self._loop.time())
+            if self._is_inside:
+                self._rang = True
+                self._task.cancel()
 
     def overdue(self, now_s: float) -> Failure | None:
-        """The limit that it has exceeded, if any."""
-        section, waited_s = self._section, now_s - self._since_s
+        """The limit that it has exceeded, if any; to be asked again and again."""
+        if self._moves != self._seen_moves:
+            self._seen_moves, self._moved_at_s = self._moves, now_s
+        section, waited_s = self._section, now_s - self._moved_at_s
         if now_s - self._sent_at_s > section.total_timeout_s:
             return UpstreamTimeout(f"The upstream {section.name} took longer than {section.total_timeout_s:g} seconds.")
-        if self._state == "sending" and waited_s > section.first_byte_timeout_s:
+        if self._waits_for == "head" and waited_s > section.first_byte_timeout_s:
             return UpstreamTimeout(f"The upstream {section.name} did not answer within {section.first_byte_timeout_s:g} seconds.")
-        if self._state == "reading" and waited_s > section.idle_timeout_s:
+        if self._waits_for == "bytes" and waited_s > section.idle_timeout_s:
             return UpstreamTimeout(f"The upstream {section.name} was silent for {section.idle_timeout_s:g} seconds.")
-        if self._state == "writing" and waited_s > self._write_timeout_s:
+        if self._waits_for == "client" and waited_s > self._write_timeout_s:
             return ClientTooSlow()
         return None
 
@@ -93,17 +102,20 @@ class Exchanges:
 
     def __init__(self) -> None:
         self._open: set[Exchange] = set()
+        self._ended_by: Failure | None = None
 
     def __len__(self) -> int:
         return len(self._open)
 
     def opened(self, section: config.Upstream, hold: Reservation, *, write_timeout_s: float) -> Opened:
         """A new exchange, watched over as long as this context lasts."""
-        return Opened(self._open, Exchange(section, hold, write_timeout_s=write_timeout_s))
+        exchange = Exchange(section, hold, write_timeout_s=write_timeout_s)
+        exchange.reason = self._ended_by
+        return Opened(self._open, exchange)
 
     async def pulse(self) -> None:
         """Interrupt what is overdue, and debit what is due. For a periodic job."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = time.monotonic()
         due: list[Reservation] = []
         for exchange in self._open:
             overdue = exchange.overdue(now_s)
@@ -115,6 +127,8 @@ class Exchanges:
             await asyncio.gather(*(hold.debit() for hold in due[first : first + DEBITS_AT_ONCE_MAX]))
 
     def interrupt_all(self, reason: Failure) -> None:
+        """End every exchange, those that are still to come as well."""
+        self._ended_by = reason
         for exchange in self._open:
             exchange.interrupt(reason)
 

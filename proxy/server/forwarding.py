@@ -75,12 +75,13 @@ class Forwarder:
         body = await self._read_whole(errand, reply)
         charge = self._charge_whole(errand, reply, body)
         await self._cover_whole(errand, charge)
+        held_nanocredits = hold.amount_nanocredits
         settlement = await self._settle(errand, charge)
-        tightest = hold.tightest if settlement is None else settlement.tightest
+        tightest = hold.left_after(held_nanocredits, charge) if settlement is None or settlement.tightest is None else settlement.tightest
         answers.add_budget(reply.headers, tightest, request_id=visit.request_id, now_ms=self._now_ms(), settlement=settlement)
         response = web.Response(status=reply.status, headers=reply.headers, body=body)
         if len(body) > WRITTEN_AT_ONCE_MAX_BYTES:  # a client that does not read it must not keep it in memory for ever
-            async with errand.exchange:
+            with errand.exchange:
                 errand.exchange.writes()
                 await response.prepare(errand.request)
                 await response.write_eof()
@@ -88,9 +89,11 @@ class Forwarder:
 
     async def _read_whole(self, errand: Errand, reply: Reply) -> bytes:
         try:
-            async with errand.exchange:
-                errand.exchange.reads()
-                body = await reply.read(max_bytes=ANSWER_MAX_BYTES, heard=errand.exchange.reads)
+            body = reply.at_once()
+            if body is None:
+                with errand.exchange:
+                    errand.exchange.reads()
+                    body = await reply.read(max_bytes=ANSWER_MAX_BYTES, heard=errand.exchange.reads)
             if errand.endpoint.is_repeated_in(body):
                 raise UpstreamError(f"The upstream {errand.endpoint.name} repeated the proxy's own credentials.")
         except Failure:
@@ -135,7 +138,7 @@ class Forwarder:
         try:
             await response.prepare(request)
             try:
-                async with errand.exchange:
+                with errand.exchange:
                     await _pump(errand, reply, reader, response)
             except Expected as reason:
                 reply.close()

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
@@ -94,7 +95,7 @@ class Proxy:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; whatever happens, it is counted once and its hold ends."""
-        visit = Visit(secrets.token_hex(16), asyncio.get_running_loop().time())
+        visit = Visit(secrets.token_hex(16), time.monotonic())
         self._open_requests += 1
         self._metrics.request_started()
         try:
@@ -169,10 +170,9 @@ class Proxy:
                     return await self._forwarder.forward(errand, reply)
 
     async def _read(self, request: web.BaseRequest, visit: Visit) -> bytes:
-        loop = asyncio.get_running_loop()
-        asked_s = loop.time()
+        asked_s = time.monotonic()
         body = await read_body(request, body_max_bytes=self._listen.body_max_bytes, timeout_s=self._listen.body_timeout_s)
-        visit.began_s += loop.time() - asked_s  # how long a client takes to send its body is not the latency that we add
+        visit.began_s += time.monotonic() - asked_s  # how long a client takes to send its body is not the latency that we add
         return body
 
     def _parse(self, visit: Visit, operation: Operation, body: bytes) -> tuple[domain.Call, Endpoint]:
@@ -189,16 +189,16 @@ class Proxy:
         return call, endpoint
 
     async def _send(self, errand: Errand, operation: Operation, passing: str, body: bytes) -> Reply:
-        visit, meter, loop = errand.visit, errand.hold.meter, asyncio.get_running_loop()
-        self._metrics.latency_added(loop.time() - visit.began_s)
+        visit, meter = errand.visit, errand.hold.meter
+        self._metrics.latency_added(time.monotonic() - visit.began_s)
         meter.begun = True
         try:
-            async with errand.exchange:
+            with errand.exchange:
                 reply = await errand.endpoint.send(visit.dialect, operation.method, operation.path, passing=passing, body=body)
         except Failure:
             meter.begun = False  # nothing came back, so nothing is charged
             raise
-        self._metrics.first_byte(pool=visit.pool, seconds=loop.time() - visit.began_s)
+        self._metrics.first_byte(pool=visit.pool, seconds=time.monotonic() - visit.began_s)
         return reply
 
     async def _list_models(self, visit: Visit, caller: domain.Caller, operation: Operation) -> web.StreamResponse:
@@ -231,9 +231,9 @@ class Proxy:
         self._draining = True
 
     async def drain(self, *, timeout_s: float) -> None:
-        """Refuse what is new, let what runs finish within `timeout_s`, then cut it. When this returns, every hold has ended.
+        """Refuse what is new, let what runs finish within `timeout_s`, then cut it and settle. `pulse` must go on meanwhile.
 
-        `pulse` must go on meanwhile.
+        Close the connections afterwards and call `finish`: a client that never ends its request is not waited for.
         """
         self.stop_admitting()
         await self._until_idle(timeout_s)
@@ -241,6 +241,10 @@ class Proxy:
             Failure("draining", "This proxy had to stop.", hint="Try again; another will answer.", retry_after_s=1.0)
         )
         await self._until_idle(FAREWELL_S + self._holds.deadline_s)
+        await self.finish()
+
+    async def finish(self) -> None:
+        """Wait until every end of a hold that is under way has landed, in the ledger or in the backlog."""
         await self._holds.finish()
 
     async def _until_idle(self, timeout_s: float) -> None:

@@ -41,21 +41,18 @@ _RENAMED = {"x-request-id": "X-Upstream-Request-Id"}
 REMEMBERED_MAX = 1024
 
 
-class _Passing:
-    """Decides by name, remembering what it decided; names come from outside, so what is remembered stays bounded."""
+class _Passing(dict[str, bool]):
+    """Whether a name passes; remembers what it decided, and as names come from outside, only so many."""
 
     def __init__(self, dropped: Iterable[str], prefixes: tuple[str, ...]) -> None:
         self._dropped = frozenset(dropped)
         self._prefixes = prefixes
-        self._remembered: dict[str, bool] = {}
 
-    def __call__(self, name: str) -> bool:
-        passes = self._remembered.get(name)
-        if passes is None:
-            lower = name.lower()
-            passes = lower not in self._dropped and not lower.startswith(self._prefixes) and "_" not in lower
-            if len(self._remembered) < REMEMBERED_MAX:
-                self._remembered[name] = passes
+    def __missing__(self, name: str) -> bool:
+        lower = name.lower()
+        passes = lower not in self._dropped and not lower.startswith(self._prefixes) and "_" not in lower
+        if len(self) < REMEMBERED_MAX:
+            self[name] = passes
         return passes
 
 
@@ -65,19 +62,21 @@ _passes_to_client = _Passing({*_ANSWER_DROPPED, *_RENAMED}, _ANSWER_DROPPED_PREF
 
 def for_upstream(headers: CIMultiDictProxy[str], *, caller_key: str) -> str:
     """The lines of a request's head that pass to the upstream, each with its line end."""
-    named = _named_by_connection(headers)
-    return "".join(
-        [
-            f"{name}: {value}\r\n"
-            for name, value in headers.items()
-            if _passes_upstream(name) and caller_key not in value and name.lower() not in named and _is_text(value)
-        ]
-    )
+    passing = [(name, value) for name, value in headers.items() if _passes_upstream[name]]
+    lines = _lines(passing)
+    if caller_key in lines or "Connection" in headers or not lines.isascii():
+        named = _named_by_connection(headers)
+        lines = _lines((n, v) for n, v in passing if n.lower() not in named and caller_key not in v and _is_text(v))
+    return lines
+
+
+def _lines(pairs: Iterable[tuple[str, str]]) -> str:
+    return "".join([f"{name}: {value}\r\n" for name, value in pairs])
 
 
 def for_client(headers: CIMultiDictProxy[str], *, secret: str | None) -> CIMultiDict[str]:
     """An answer's headers as the client gets them; one that repeats the upstream's key back is left out."""
-    passing = CIMultiDict([(name, value) for name, value in headers.items() if _passes_to_client(name) and _is_text(value)])
+    passing = CIMultiDict([(name, value) for name, value in headers.items() if _passes_to_client[name] and _is_text(value)])
     for name in _named_by_connection(headers):
         passing.popall(name, None)
     for name, renamed in _RENAMED.items():

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 from proxy import config
@@ -138,7 +140,7 @@ class Reservation:
         else:
             holds.ledger_answered()
             self._grown(hold.amount_nanocredits, hold.tightest)
-        self._touched_s = asyncio.get_running_loop().time()
+        self._touched_s = time.monotonic()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -215,6 +217,14 @@ class Reservation:
             self._pending = None
             self._grown(self.amount_nanocredits + want_nanocredits, None)
 
+    def left_after(self, held_nanocredits: int, charge: Charge) -> Tightest | None:
+        """The tightest limit once a hold of this size has ended so; what others did meanwhile is not in it."""
+        tightest = self.tightest
+        if tightest is None:
+            return None
+        left = tightest.remaining_nanocredits + held_nanocredits - charge.spent_nanocredits
+        return replace(tightest, remaining_nanocredits=max(0, left))
+
     def used_up(self) -> Refusal:
         """The refusal with which a stream is cut."""
         tightest = self.tightest
@@ -239,7 +249,7 @@ class Reservation:
     async def debit(self) -> None:
         """Record what is certainly spent so far, and keep the hold alive; a ledger that does not answer is asked again later."""
         spent = self.meter.certain_nanocredits()
-        self._touched_s = asyncio.get_running_loop().time()
+        self._touched_s = time.monotonic()
         try:
             if await self._holds.ledger.debit(self.path, self.hold_id, spent_nanocredits=spent):
                 self._debited(spent)

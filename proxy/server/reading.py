@@ -30,18 +30,16 @@ def path_of(target: str) -> str:
 def check_framing(request: web.BaseRequest, *, body_max_bytes: int) -> None:
     """Refuse a body of unclear extent, coding or size. Raises Refusal: invalid_request, unsupported_encoding, request_too_large."""
     headers = request.headers
-    transfer = headers.getall("Transfer-Encoding", ())
-    if transfer and (len(transfer) > 1 or transfer[0].strip().lower() != "chunked" or request.version < HttpVersion11):
-        raise Refusal("invalid_request", "The only Transfer-Encoding that is read is chunked, on HTTP/1.1.")
-    for coding in headers.getall("Content-Encoding", ()):
-        if coding.strip().lower() not in ("", "identity"):
-            raise Refusal("unsupported_encoding", "The body is compressed.", hint="Send it without Content-Encoding.")
-    length = request.content_length
-    if length is not None and length > body_max_bytes:
+    if "Transfer-Encoding" in headers:
+        transfer = headers.getall("Transfer-Encoding")
+        if len(transfer) > 1 or transfer[0].strip().lower() != "chunked" or request.version < HttpVersion11:
+            raise Refusal("invalid_request", "The only Transfer-Encoding that is read is chunked, on HTTP/1.1.")
+    if "Content-Encoding" in headers and any(value.strip().lower() != "identity" for value in headers.getall("Content-Encoding")):
+        raise Refusal("unsupported_encoding", "The body is compressed.", hint="Send it without Content-Encoding.")
+    if "Expect" in headers and any(value.strip().lower() != "100-continue" for value in headers.getall("Expect")):
+        raise Refusal("invalid_request", "Expect is understood only as 100-continue.")
+    if not request.content.is_eof() and (request.content_length or 0) > body_max_bytes:
         raise _too_large(body_max_bytes)
-    for expected in headers.getall("Expect", ()):
-        if expected.strip().lower() != "100-continue":
-            raise Refusal("invalid_request", "Expect is understood only as 100-continue.")
 
 
 async def read_body(request: web.BaseRequest, *, body_max_bytes: int, timeout_s: float) -> bytes:

@@ -42,6 +42,7 @@ class Routes(Generic[Target]):
     def __init__(self, targets: Iterable[Target]) -> None:
         self._targets = tuple(targets)
         self._remembered: dict[tuple[str, str], Target] = {}
+        self._speaking: dict[str, tuple[Target, ...]] = {}
 
     def serving(self, dialect: str, model: str) -> Target:
         """The upstream for a model. Raises Refusal unknown_path where none speaks the dialect, model_not_found where none has the model."""
@@ -55,7 +56,10 @@ class Routes(Generic[Target]):
 
     def speaking(self, dialect: str) -> tuple[Target, ...]:
         """The upstreams that speak a dialect, in the order of the file."""
-        return tuple(t for t in self._targets if t.dialects is None or dialect in t.dialects)
+        speaking = self._speaking.get(dialect)
+        if speaking is None:  # one for each dialect that there is
+            speaking = self._speaking[dialect] = tuple(t for t in self._targets if t.dialects is None or dialect in t.dialects)
+        return speaking
 
     def _find(self, dialect: str, model: str) -> Target:
         speaking = self.speaking(dialect)

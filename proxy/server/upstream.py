@@ -148,6 +148,12 @@ class Reply:
         """Close the connection now, so that the upstream computes no further."""
         self._received.connection.abort()
 
+    def at_once(self) -> bytes | None:
+        """The whole body where it came along with the head, as small ones do; None where it is still to be waited for."""
+        if self._decoder is None and self._content.is_eof():
+            return self._content.read_nowait()
+        return None
+
     async def next_chunk(self) -> bytes:
         """The next bytes; empty when the answer is over. Raises UpstreamError where it breaks off."""
         while True:

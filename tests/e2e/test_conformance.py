@@ -89,15 +89,17 @@ def usage_of(operation: str, kind: str) -> object:
 
 
 def events_of(operation: str, *, usage: object = NO_USAGE) -> list[bytes]:
-    build = {"chat": answers.chat_events, "completions": answers.completion_events, "responses": answers.response_events}
-    return build[operation](WORDS, usage=usage)
+    if operation == "responses":
+        return answers.response_events(WORDS, usage=usage)
+    return (answers.chat_events if operation == "chat" else answers.completion_events)(WORDS, usage=usage)
 
 
 def whole_of(operation: str, *, usage: object = NO_USAGE) -> bytes:
     if operation == "embeddings":
         return answers.embeddings(1, usage=usage)
-    build = {"chat": answers.chat, "completions": answers.completion, "responses": answers.response}
-    return build[operation]("".join(WORDS), usage=usage)
+    if operation == "responses":
+        return answers.response("".join(WORDS), usage=usage)
+    return (answers.chat if operation == "chat" else answers.completion)("".join(WORDS), usage=usage)
 
 
 def until_two_words(operation: str) -> list[bytes]:
@@ -432,6 +434,20 @@ async def test_bill_above_the_stated_maximum(deployment: Deployment, upstream: S
     assert (await (await answer).read_all()).status == 200
     balance = await caller.settled()
     assert (balance.spent_nanocredits, balance.overrun_nanocredits) == (12 * 3 + 4 * 7, 5 * 7)
+
+
+@pytest.mark.xfail(reason="the ledger does not say what is left when a hold is settled")
+async def test_headers_of_a_whole_answer(deployment: Deployment, upstream: ScriptedUpstream) -> None:
+    """A whole answer says what it cost and what is left."""
+    caller = await deployment.open_account("1")
+    answer, exchange = await asked(caller, upstream, operation="chat")
+    await exchange.answer(whole_of("chat", usage=answers.usage(12, 5)))
+    headers = (await (await answer).read_all()).response.headers
+    assert headers["X-Ledger-Cost"] == "0.000000071"
+    assert headers["X-Ledger-Remaining"] == "0.999999929"
+    assert headers["RateLimit-Policy"].startswith('"ever";')
+    assert headers["RateLimit"].startswith('"ever";r=')
+    assert headers["X-Request-Id"]
 
 
 async def test_event_stream_that_was_not_asked_for(deployment: Deployment, upstream: ScriptedUpstream) -> None:

@@ -73,7 +73,7 @@ async def chat_price(client: openai.AsyncOpenAI, *, prompt: str, tokens: int) ->
     assert answer.usage is not None
     assert answer.usage.completion_tokens == tokens
     details = answer.usage.prompt_tokens_details
-    return price(answer.usage.prompt_tokens, details and details.cached_tokens, tokens)
+    return price(answer.usage.prompt_tokens, details.cached_tokens if details else 0, tokens)
 
 
 async def test_chat(caller: Caller, client: openai.AsyncOpenAI) -> None:
@@ -97,17 +97,14 @@ async def test_chat_stream(caller: Caller, client: openai.AsyncOpenAI) -> None:
     usage = chunks[-1].usage
     assert usage is not None
     assert sum(bool(chunk.choices and chunk.choices[0].delta.content) for chunk in chunks) == usage.completion_tokens == 40
-    cached = usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens
+    cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
     assert (await caller.settled()).spent_nanocredits == price(usage.prompt_tokens, cached, 40)
 
 
 async def test_chat_stream_without_usage(caller: Caller, client: openai.AsyncOpenAI) -> None:
     """A client that did not ask for usage gets none, and is charged by it all the same."""
-    messages = [{"role": "user", "content": "zzzz"}]
-    chunks = [
-        chunk
-        async for chunk in await client.chat.completions.create(model="tiny", messages=messages, max_tokens=8, stream=True)  # type: ignore[call-overload]
-    ]
+    stream = await client.chat.completions.create(model="tiny", messages=[{"role": "user", "content": "zzzz"}], max_tokens=8, stream=True)
+    chunks = [chunk async for chunk in stream]
     assert all(chunk.choices and chunk.usage is None for chunk in chunks)
     # llama.cpp counts a token for each byte of "u:zzzz\na:" and one for the beginning; at most the first 3 may be cached from before.
     spent = (await caller.settled()).spent_nanocredits
@@ -122,7 +119,7 @@ async def test_completion(caller: Caller, client: openai.AsyncOpenAI) -> None:
     expected = 0
     for usage in bills:
         assert usage is not None
-        cached = usage.prompt_tokens_details and usage.prompt_tokens_details.cached_tokens
+        cached = usage.prompt_tokens_details.cached_tokens if usage.prompt_tokens_details else 0
         expected += price(usage.prompt_tokens, cached, usage.completion_tokens)
     assert (await caller.settled()).spent_nanocredits == expected
 

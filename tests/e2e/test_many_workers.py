@@ -168,7 +168,8 @@ async def _read(caller: Caller) -> bool:
     """Whether a stream was read to its end."""
     try:
         async with caller.post(CHAT, hello(stream=True)) as answer:
-            return (await answer.read()).endswith(answers.DONE)
+            body: bytes = await answer.read()
+            return body.endswith(answers.DONE)
     except aiohttp.ClientError:
         return False
 

@@ -182,19 +182,21 @@ def generating(
         bill: object = usage(input_tokens, count * choices) if with_usage else NO_USAGE
         if path.endswith("/responses"):
             bill = responses_usage(input_tokens, count) if with_usage else NO_USAGE
-            events, whole = response_events, response(word * count, usage=bill)
+            whole, events = response(word * count, usage=bill), response_events([word] * count, usage=bill)
         elif path.endswith("/embeddings"):
             items = document["input"]
             await exchange.answer(embeddings(len(items) if isinstance(items, list) else 1, usage=embeddings_usage(input_tokens)))
             return
         elif path.endswith("/chat/completions"):
-            events, whole = chat_events, chat(*[word * count] * choices, usage=bill, finish_reason="length")
+            whole = chat(*[word * count] * choices, usage=bill, finish_reason="length")
+            events = chat_events([word] * count, usage=bill)
         else:
-            events, whole = completion_events, completion(*[word * count] * choices, usage=bill, finish_reason="length")
+            whole = completion(*[word * count] * choices, usage=bill, finish_reason="length")
+            events = completion_events([word] * count, usage=bill)
         if not document.get("stream"):
             await exchange.answer(whole)
             return
-        for data in events([word] * count, usage=bill):
+        for data in events:
             await exchange.send(data)
         await exchange.finish()
 

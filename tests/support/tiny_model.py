@@ -15,6 +15,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from numpy.typing import NDArray
 
 LAYERS = 2
 WIDTH = 64
@@ -44,8 +45,8 @@ def write_model(file: Path) -> None:
     tokens, types = vocabulary()
     random = np.random.default_rng(7)
 
-    def weights(rows: int, columns: int) -> np.ndarray:
-        return (random.standard_normal((rows, columns)) / np.sqrt(columns)).astype(np.float32)
+    def weights(rows: int, columns: int) -> NDArray[np.float32]:
+        return random.standard_normal((rows, columns), dtype=np.float32) / np.float32(columns**0.5)
 
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_name("tiny")

@@ -1,0 +1,242 @@
+"""The meter's decisions, as plain numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.domain import Answer, Call, Piece, Price, Usage
+from proxy.policy.pricing import cost_nanocredits, estimate_nanocredits
+from proxy.server.metering import NO_CHARGE, Meter, estimate
+
+PRICE = Price("m", 0, input=1_000_000, output=4_000_000, cached_input=500_000)
+"""A nanocredit for a token of input, four for one of output."""
+
+
+def call(**members: Any) -> Call:
+    defaults: dict[str, Any] = {
+        "operation": "chat",
+        "model": "m",
+        "stream": True,
+        "choices": 1,
+        "output_tokens_max": None,
+        "input_tokens_bound": 100,
+        "input_tokens_counted": 30,
+        "wants_usage": False,
+    }
+    return Call(**{**defaults, **members})
+
+
+def meter(amount_nanocredits: int = 10_000, *, price: Price = PRICE, slice_tokens: int = 10, **members: Any) -> Meter:
+    made = Meter(call(**members), price, slice_tokens=slice_tokens, missing_usage="count")
+    made.begun = True
+    made.hold_is(amount_nanocredits)
+    return made
+
+
+def word(tokens: int = 1, data: bytes = b"w") -> Piece:
+    return Piece(data, tokens)
+
+
+# --- before it runs ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("members", "want_tokens", "least_tokens"),
+    [
+        ({"stream": True}, 10, 1),
+        ({"stream": True, "output_tokens_max": 3}, 3, 1),
+        ({"stream": True, "choices": 4}, 40, 1),
+        ({"stream": False}, 1000, 1),
+        ({"stream": False, "output_tokens_max": 50, "choices": 4}, 200, 4),
+        ({"stream": False, "output_tokens_max": 0}, 0, 0),
+    ],
+)
+def test_estimates(members: dict[str, Any], want_tokens: int, least_tokens: int) -> None:
+    """A stream wants a slice, a whole answer all that it may become; one token is the least (of each answer, if whole)."""
+    made = estimate(call(**members), PRICE, slice_tokens=10, output_tokens_max=1000)
+    assert made.want_nanocredits == 100 + 4 * want_tokens
+    assert made.least_nanocredits == 100 + 4 * least_tokens
+
+
+def test_maximum_is_lowered_only_where_less_was_granted() -> None:
+    """Per choice, so that all choices together fit."""
+    assert meter(100 + 40, choices=4, stream=False).lower_maximum(140) is None
+    lowered = meter(100 + 43, choices=4, stream=False)
+    assert lowered.lower_maximum(1000) == 2
+    assert lowered.charge_whole(Answer(Usage(input=100, output=9), 0)).overrun_nanocredits == 4
+
+
+# --- what may be forwarded -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_covered_passes_and_the_rest_waits() -> None:
+    """Whole pieces only; what costs nothing passes as long as it does not stand behind something that waits."""
+    made = meter(100 + 4 * 3)
+    pieces = [word(0, b"role"), word(2, b"ab"), word(1, b"c"), word(1, b"d"), word(0, b"end")]
+    data, waiting = made.take(pieces)
+    assert (data, waiting) == (b"roleabc", pieces[3:])
+    assert made.forwarded_tokens == 3
+    made.hold_is(100 + 4 * 4)
+    assert made.take(waiting) == (b"dend", ())
+
+
+def test_end_marker_is_kept_back_with_all_that_follows_it() -> None:
+    """It waits for the settlement, and costs what it holds."""
+    made = meter()
+    data, waiting = made.take([word(), Piece(b"usage", 0, Usage(5, output=1)), Piece(b"DONE", last=True), word(0, b"\n")])
+    assert (data, waiting, made.last) == (b"wusage", (), b"DONE\n")
+
+
+def test_asks_ahead_when_half_a_slice_is_left() -> None:
+    """Early enough that nothing waits, and never beyond what the request itself allows."""
+    made = meter(100 + 4 * 10)
+    made.take([word(5)])
+    assert not made.runs_low
+    made.take([word(1)])
+    assert made.runs_low
+    assert made.next_slice() == 40
+    bounded = meter(100 + 4 * 10, output_tokens_max=10)
+    bounded.take([word(9)])
+    assert not bounded.runs_low
+
+
+@pytest.mark.parametrize("tokens", [1, 7, 500])
+def test_extension_covers_what_waits(tokens: int) -> None:
+    """However large the next piece is, what is asked for covers it, and a slice after it."""
+    made = meter(100 + 4 * 3)
+    made.take([word(3)])
+    made.hold_is(made.amount_nanocredits + made.slice_for(tokens))
+    assert made.covered_tokens == 3 + tokens + 10
+
+
+# --- what it costs -------------------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_due_before_it_was_sent() -> None:
+    """A request that never left costs nothing."""
+    made = meter()
+    made.begun = False
+    assert made.charge(complete=False) == NO_CHARGE
+
+
+def test_believable_usage_is_charged_exactly() -> None:
+    """Cached input at its own rate."""
+    made = meter()
+    made.deltas = 1
+    made.take([word(), Piece(b"", 0, Usage(input=60, cached_input=40, output=7))])
+    assert made.charge(complete=True).spent_nanocredits == 60 + 20 + 28
+
+
+def test_usage_in_the_middle_is_carried_on_by_counting() -> None:
+    """A stream that ends early after it reported usage: that, and what was forwarded since."""
+    made = meter()
+    made.take([word(), Piece(b"", 0, Usage(input=50, output=1)), word(2), word(1)])
+    made.deltas = 3
+    assert made.charge(complete=False).spent_nanocredits == 50 + 4 * 4
+
+
+def test_missing_usage_is_counted() -> None:
+    """From the fair count of the input, not from its bound."""
+    made = meter()
+    made.take([word(), word(2)])
+    assert made.charge(complete=True).flags == ("missing",)
+    assert made.charge(complete=True).spent_nanocredits == 30 + 12
+    made.usage_rejected = True
+    assert made.charge(complete=True).flags == ("absurd",)
+
+
+def test_refused_output_is_overrun() -> None:
+    """What came and was not forwarded is booked, and not charged."""
+    made = meter(100 + 4)
+    _, waiting = made.take([word(), word(3), word(2)])
+    made.refused = waiting
+    charge = made.charge(complete=False)
+    assert (charge.spent_nanocredits, charge.overrun_nanocredits) == (34, 20)
+
+
+@pytest.mark.parametrize(
+    ("output", "deltas", "maximum", "charged", "overrun"),
+    [(5, 5, 5, 5, 0), (9, 5, 5, 5, 4), (2, 5, 5, 5, 0), (9, 8, 5, 8, 1), (9, 5, None, 9, 0)],
+)
+def test_maximum_caps_what_was_not_delivered(output: int, deltas: int, maximum: int | None, charged: int, overrun: int) -> None:
+    """Billed beyond the request's maximum is overrun, but what was delivered is paid even if the upstream ignores the maximum."""
+    made = meter(output_tokens_max=maximum)
+    made.take([word() for _ in range(deltas)] + [Piece(b"", 0, Usage(input=10, output=output))])
+    made.deltas = deltas
+    charge = made.charge(complete=True)
+    assert (charge.spent_nanocredits, charge.overrun_nanocredits) == (10 + 4 * charged, 4 * overrun)
+
+
+def test_kinds_are_cut_from_what_nobody_saw() -> None:
+    """Above the maximum, reasoning goes first, then audio, then text."""
+    made = meter(output_tokens_max=5)
+    charge = made.charge_whole(Answer(Usage(input=1, output=4, reasoning=3, audio_output=2), 0))
+    assert charge.usage == Usage(input=1, output=4, reasoning=0, audio_output=1)
+
+
+def test_estimate_rule_charges_the_hold() -> None:
+    """With `missing_usage = "estimate"` an answer without usage costs what was held for it."""
+    made = Meter(call(), PRICE, slice_tokens=10, missing_usage="estimate")
+    made.begun = True
+    made.hold_is(140)
+    assert made.charge(complete=True).spent_nanocredits == 140
+    assert made.charge_whole(Answer(None, 3)).spent_nanocredits == 140
+
+
+RATES = st.integers(0, 50_000_000)
+PRICES = st.builds(
+    Price, model=st.just("m"), effective_at_ms=st.just(0), input=RATES, output=RATES, cached_input=st.none() | RATES,
+    reasoning=st.none() | RATES, audio_output=st.none() | RATES, request=st.integers(0, 1000),
+)  # fmt: skip
+USAGES = st.builds(
+    Usage, input=st.integers(0, 500), cached_input=st.integers(0, 500), output=st.integers(0, 200), reasoning=st.integers(0, 200),
+    audio_output=st.integers(0, 50),
+)  # fmt: skip
+
+
+@given(PRICES, st.lists(st.integers(0, 9), max_size=40), st.integers(0, 40), st.none() | USAGES, st.none() | st.integers(1, 100))
+def test_what_is_debited_meanwhile_is_never_too_much(
+    price: Price, tokens: list[int], end: int, usage: Usage | None, maximum: int | None
+) -> None:
+    """Whatever usage comes in the end, and wherever the stream ends, the cost is no less than what was debited on the way."""
+    made = meter(10**15, price=price, output_tokens_max=maximum)
+    certain = 0
+    for at, count in enumerate(tokens[:end]):
+        made.deltas += 1 if count else 0
+        made.take([word(count)])
+        assert made.certain_nanocredits() >= certain
+        certain = made.certain_nanocredits()
+        if usage is not None and at == len(tokens) - 1:
+            made.take([Piece(b"", 0, usage)])
+    for complete in (True, False):
+        assert made.charge(complete=complete).spent_nanocredits >= certain
+
+
+@given(PRICES, st.integers(0, 10**6), st.lists(st.integers(0, 9), max_size=60), st.randoms(use_true_random=False))
+def test_forwarded_never_passes_the_hold(price: Price, amount: int, tokens: list[int], random: Any) -> None:
+    """However the pieces come, the estimate of what was forwarded fits the hold, and chunking changes neither that nor the cost."""
+    pieces = [word(count) for count in tokens]
+    whole, parts = meter(amount, price=price), meter(amount, price=price)
+    whole.take(pieces)
+    rest = list(pieces)
+    while rest:
+        at = random.randint(1, len(rest))
+        if parts.take(rest[:at])[1]:
+            break
+        del rest[:at]
+    assert parts.forwarded_tokens == whole.forwarded_tokens
+    assert parts.charge(complete=False) == whole.charge(complete=False)
+    if whole.forwarded_tokens:
+        assert estimate_nanocredits(price, input_tokens=100, output_tokens=whole.forwarded_tokens) <= amount
+
+
+@given(PRICES, USAGES, st.integers(1, 300))
+def test_cap_splits_a_cost_without_losing_any(price: Price, usage: Usage, maximum: int) -> None:
+    """What is charged and what is overrun are together what the upstream billed."""
+    charge = meter(10**15, price=price, output_tokens_max=maximum, stream=False).charge_whole(Answer(usage, 0))
+    assert charge.spent_nanocredits + charge.overrun_nanocredits == cost_nanocredits(price, usage)
+    assert charge.usage.output_tokens <= max(maximum, 0) or charge.usage == usage
