@@ -10,6 +10,7 @@ import asyncio
 import ssl
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import SplitResult
 
@@ -22,6 +23,8 @@ from aiohttp.tcp_helpers import tcp_keepalive
 IDLE_MAX_S = 4.0
 """Below the 5 s after which uvicorn and Node close an idle connection, so that a request seldom meets one that is just closing."""
 READ_BUFFER_BYTES = 2**16
+JOINED_MAX_BYTES = 2**16
+"""A body up to this size goes out in one write with its head; a larger one is not copied."""
 
 
 class Received(NamedTuple):
@@ -48,8 +51,8 @@ class Connections:
         self._idle: deque[tuple[ResponseHandler, float]] = deque()
         self._closed = False
 
-    async def send(self, request: bytes) -> Received:
-        """Send a request, head and body, and wait for the head of its answer; interim answers (1xx) are dropped.
+    async def send(self, head: bytes, body: bytes, *, sent: Callable[[], None]) -> Received:
+        """Send a request and wait for the head of its answer; interim answers (1xx) are dropped. `sent` is called once it is on its way.
 
         Raises TimeoutError where no connection comes about in time, OSError or aiohttp.ClientError where it fails or ends,
         HttpProcessingError where the answer is no HTTP. What is received must be given to `release` or `close`.
@@ -62,7 +65,12 @@ class Connections:
                 connection = await self._open()
             connection.set_response_params(read_until_eof=True, auto_decompress=False, read_bufsize=READ_BUFFER_BYTES)
             assert connection.transport is not None
-            connection.transport.write(request)
+            if len(body) <= JOINED_MAX_BYTES:
+                connection.transport.write(head + body)
+            else:
+                connection.transport.write(head)
+                connection.transport.write(body)
+            sent()
             while True:
                 message, content = await connection.read()
                 if not 100 <= message.code <= 199:

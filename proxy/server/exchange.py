@@ -1,7 +1,7 @@
 """One request on its way through an upstream: its time limits, and what may interrupt it.
 
-No timer is set for each request or event; a periodic job looks at all exchanges instead (`Exchanges.pulse`), so a limit is kept to about a
-quarter of a second. An interruption surfaces as the Failure that it was made with, wherever the exchange is waiting at that moment.
+No timer is set for each request or event; a periodic job looks at all exchanges instead (`Exchanges.watch`), so a limit is kept to about a
+quarter of a second. An interruption surfaces as the exception that it was made with, wherever the exchange is waiting at that moment.
 """
 
 from __future__ import annotations
@@ -15,14 +15,12 @@ from proxy import config
 from proxy.errors import Failure, UpstreamTimeout
 from proxy.server.holding import Reservation
 
-DEBITS_AT_ONCE_MAX = 256
+
+class ClientTooSlow(ConnectionError):
+    """The client has not taken what was written for longer than it may, so it counts as gone."""
 
 
-class ClientTooSlow(Failure):
-    """The client has not taken what was written for longer than it may; there is nobody left to answer."""
-
-    def __init__(self) -> None:
-        super().__init__("invalid_request", "The answer was not read in time.")
+Reason = Failure | ClientTooSlow
 
 
 class Exchange:
@@ -30,7 +28,7 @@ class Exchange:
 
     __slots__ = (
         *("_cancelling", "_is_inside", "_moved_at_s", "_moves", "_rang", "_section", "_seen_moves", "_sent_at_s", "_task"),
-        *("_waits_for", "_write_timeout_s", "hold", "reason"),
+        *("_waits_for", "hold", "reason", "write_timeout_s"),
     )
 
     def __init__(self, section: config.Upstream, hold: Reservation, *, write_timeout_s: float) -> None:
@@ -39,12 +37,12 @@ class Exchange:
         self._task = task
         self._cancelling = task.cancelling()
         self._section = section
-        self._write_timeout_s = write_timeout_s
+        self.write_timeout_s = write_timeout_s
         self._is_inside = self._rang = False
         self._sent_at_s = self._moved_at_s = time.monotonic()
         self._seen_moves = 0
         self.hold = hold
-        self.reason: Failure | None = None
+        self.reason: Reason | None = None
         self._waits_for: Literal["head", "bytes", "client"] = "head"
         self._moves = 0
         """Counted up whenever it moves on; so the clock is read by whoever watches, not for every event."""
@@ -73,15 +71,15 @@ class Exchange:
         self._waits_for = "client"
         self._moves += 1
 
-    def interrupt(self, reason: Failure) -> None:
-        """End it with this failure, now; the first reason counts."""
+    def interrupt(self, reason: Reason) -> None:
+        """End it for this reason, now; the first reason counts."""
         if self.reason is None:
             self.reason = reason
             if self._is_inside:
                 self._rang = True
                 self._task.cancel()
 
-    def overdue(self, now_s: float) -> Failure | None:
+    def overdue(self, now_s: float) -> Reason | None:
         """The limit that it has exceeded, if any; to be asked again and again."""
         if self._moves != self._seen_moves:
             self._seen_moves, self._moved_at_s = self._moves, now_s
@@ -92,7 +90,7 @@ class Exchange:
             return UpstreamTimeout(f"The upstream {section.name} did not answer within {section.first_byte_timeout_s:g} seconds.")
         if self._waits_for == "bytes" and waited_s > section.idle_timeout_s:
             return UpstreamTimeout(f"The upstream {section.name} was silent for {section.idle_timeout_s:g} seconds.")
-        if self._waits_for == "client" and waited_s > self._write_timeout_s:
+        if self._waits_for == "client" and waited_s > self.write_timeout_s:
             return ClientTooSlow()
         return None
 
@@ -102,7 +100,7 @@ class Exchanges:
 
     def __init__(self) -> None:
         self._open: set[Exchange] = set()
-        self._ended_by: Failure | None = None
+        self._ended_by: Reason | None = None
 
     def __len__(self) -> int:
         return len(self._open)
@@ -113,8 +111,8 @@ class Exchanges:
         exchange.reason = self._ended_by
         return Opened(self._open, exchange)
 
-    async def pulse(self) -> None:
-        """Interrupt what is overdue, and debit what is due. For a periodic job."""
+    def watch(self) -> list[Reservation]:
+        """Interrupt what is overdue; the holds of which the ledger should hear. To be called again and again."""
         now_s = time.monotonic()
         due: list[Reservation] = []
         for exchange in self._open:
@@ -123,8 +121,7 @@ class Exchanges:
                 exchange.interrupt(overdue)
             elif exchange.hold.is_due_for_debit(now_s):
                 due.append(exchange.hold)
-        for first in range(0, len(due), DEBITS_AT_ONCE_MAX):
-            await asyncio.gather(*(hold.debit() for hold in due[first : first + DEBITS_AT_ONCE_MAX]))
+        return due
 
     def interrupt_all(self, reason: Failure) -> None:
         """End every exchange, those that are still to come as well."""

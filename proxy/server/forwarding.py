@@ -24,8 +24,6 @@ from proxy.server.upstream import Endpoint, Reply
 
 ANSWER_MAX_BYTES = 64 * 2**20
 WRITTEN_AT_ONCE_MAX_BYTES = 2**16
-FAREWELL_S = 5.0
-"""How long the error event of a stream that is cut may take to be written."""
 
 _CUT_REASONS: dict[str, CutReason] = {"ledger_unavailable": "ledger", "draining": "drain"}
 
@@ -76,7 +74,7 @@ class Forwarder:
         charge = self._charge_whole(errand, reply, body)
         await self._cover_whole(errand, charge)
         held_nanocredits = hold.amount_nanocredits
-        settlement = await self._settle(errand, charge)
+        settlement = await hold.settle(charge)
         tightest = hold.left_after(held_nanocredits, charge) if settlement is None or settlement.tightest is None else settlement.tightest
         answers.add_budget(reply.headers, tightest, request_id=visit.request_id, now_ms=self._now_ms(), settlement=settlement)
         response = web.Response(status=reply.status, headers=reply.headers, body=body)
@@ -97,7 +95,7 @@ class Forwarder:
             if errand.endpoint.is_repeated_in(body):
                 raise UpstreamError(f"The upstream {errand.endpoint.name} repeated the proxy's own credentials.")
         except Failure:
-            errand.hold.meter.begun = False  # none of it is forwarded, so none of it is charged
+            errand.hold.meter.call_off()  # none of it is forwarded, so none of it is charged
             raise
         return body
 
@@ -145,9 +143,8 @@ class Forwarder:
                 return await self._cut(errand, reader, response, reason)
             if reader.failed:
                 errand.visit.outcome = "upstream_error"
-            await self._settle(errand, hold.meter.charge(complete=True))
-            await response.write_eof(hold.meter.last or b"")
-            return response
+            await hold.settle(hold.meter.charge(complete=True))
+            return await _written(errand, response, hold.meter.last or b"", ends=True)
         finally:
             self._metrics.stream_closed()
 
@@ -155,9 +152,7 @@ class Forwarder:
         """End a stream that the upstream has not ended: settle what was forwarded, then say so in the dialect's words."""
         meter = errand.hold.meter
         charge = meter.charge(complete=False)
-        await self._settle(errand, charge)
-        if isinstance(reason, ClientTooSlow):
-            raise broken_off(errand.request)
+        await errand.hold.settle(charge)
         upstream_is_gone = isinstance(reason, (UpstreamError, UpstreamTimeout))
         errand.visit.outcome = "upstream_gone" if upstream_is_gone else "cut"
         if not upstream_is_gone:
@@ -166,21 +161,10 @@ class Forwarder:
             farewell = reader.cut_by_length(charge.usage, unsent=meter.refused)
         else:
             farewell = reader.cut_by_error(reason)
-        try:
-            async with asyncio.timeout(FAREWELL_S):
-                await response.write(farewell)
-                if not upstream_is_gone:
-                    await response.write_eof()
-                    return response
-        except TimeoutError:
-            pass
-        raise broken_off(errand.request)  # never a clean end, which clients take for a complete answer
-
-    async def _settle(self, errand: Errand, charge: Charge) -> domain.Settlement | None:
-        self._metrics.usage_charged(model=errand.call.model, usage=charge.usage)
-        for flag in charge.flags:
-            self._metrics.usage_flagged(flag)
-        return await errand.hold.settle(charge)
+        await _written(errand, response, farewell, ends=not upstream_is_gone)
+        if upstream_is_gone:
+            raise broken_off(errand.request)  # never a clean end, which clients take for a complete answer
+        return response
 
 
 async def _pump(errand: Errand, reply: Reply, reader: Reader, response: web.StreamResponse) -> None:
@@ -212,6 +196,19 @@ async def _pump(errand: Errand, reply: Reply, reader: Reader, response: web.Stre
             hold.extend_ahead()
     if not reader.ended and not reader.failed:
         raise UpstreamError(f"The upstream {errand.endpoint.name} ended its answer without the end marker.")
+
+
+async def _written(errand: Errand, response: web.StreamResponse, data: bytes, *, ends: bool) -> web.StreamResponse:
+    """The response with its last bytes written. Raises ClientTooSlow where the client does not take them in time."""
+    try:
+        async with asyncio.timeout(errand.exchange.write_timeout_s):
+            if ends:
+                await response.write_eof(data)
+            else:
+                await response.write(data)
+    except TimeoutError:
+        raise ClientTooSlow from None
+    return response
 
 
 def broken_off(request: web.BaseRequest) -> ConnectionResetError:

@@ -24,9 +24,10 @@ from proxy.ledger.backlog import Backlog
 from proxy.metrics import Metrics
 from proxy.server import answers, headers
 from proxy.server.catalogue import Catalogue, Prices, check_allowed
-from proxy.server.exchange import Exchanges
-from proxy.server.forwarding import FAREWELL_S, Errand, Forwarder, Visit, broken_off
-from proxy.server.holding import Holds
+from proxy.server.exchange import ClientTooSlow, Exchanges
+from proxy.server.forwarding import Errand, Forwarder, Visit, broken_off
+from proxy.server.holding import Reservation
+from proxy.server.holds import Holds
 from proxy.server.identity import KeyLookup, identify
 from proxy.server.metering import Meter, estimate
 from proxy.server.reading import check_framing, path_of, read_body
@@ -36,6 +37,8 @@ from proxy.server.upstream import Endpoint, Reply
 log = logging.getLogger(__name__)
 
 OWN_PATHS = "/ledger/"
+FAREWELL_S = 5.0
+"""How long what a drain cuts may take to be settled and told so."""
 METHODS = ("GET", "POST")
 
 
@@ -103,7 +106,9 @@ class Proxy:
         except Expected as refusal:
             visit.outcome = refusal.code
             return self._refuse(request, visit, refusal)
-        except (ConnectionError, asyncio.CancelledError):
+        except (ConnectionError, asyncio.CancelledError) as gone:
+            if isinstance(gone, ClientTooSlow) and request.transport is not None:
+                request.transport.abort()  # it would not take a farewell either
             if visit.outcome == "complete":
                 visit.outcome = "client_gone"
             raise
@@ -159,14 +164,16 @@ class Proxy:
         wanted = estimate(call, price, slice_tokens=self._slice_tokens, output_tokens_max=section.output_tokens_max)
         meter = Meter(call, price, slice_tokens=self._slice_tokens, missing_usage=section.missing_usage)
 
-        async with self._holds.reserve(caller.path, visit.request_id, wanted, meter, memo=call.model) as hold:
+        async with Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=call.model) as hold:
             # Where upstreams share their seats, a request waits for one here.
             lowered = None if call.stream else meter.lower_maximum(wanted.want_nanocredits)
             body = visit.dialect.rewrite(call, body, output_tokens_max=lowered) or body
             passing = headers.for_upstream(request.headers, caller_key=key)
             with self._exchanges.opened(section, hold, write_timeout_s=self._listen.body_timeout_s) as exchange:
                 errand = Errand(request, visit, call, endpoint, hold, exchange)
-                with await self._send(errand, operation, passing, body) as reply:
+                reply = await self._send(errand, operation, passing, body)
+                del body  # a stream may run for long, and its prompt may be large
+                with reply:
                     return await self._forwarder.forward(errand, reply)
 
     async def _read(self, request: web.BaseRequest, visit: Visit) -> bytes:
@@ -191,12 +198,13 @@ class Proxy:
     async def _send(self, errand: Errand, operation: Operation, passing: str, body: bytes) -> Reply:
         visit, meter = errand.visit, errand.hold.meter
         self._metrics.latency_added(time.monotonic() - visit.began_s)
-        meter.begun = True
         try:
             with errand.exchange:
-                reply = await errand.endpoint.send(visit.dialect, operation.method, operation.path, passing=passing, body=body)
+                reply = await errand.endpoint.send(
+                    visit.dialect, operation.method, operation.path, passing=passing, body=body, sent=meter.begin
+                )
         except Failure:
-            meter.begun = False  # nothing came back, so nothing is charged
+            meter.call_off()  # nothing came back, so nothing is charged
             raise
         self._metrics.first_byte(pool=visit.pool, seconds=time.monotonic() - visit.began_s)
         return reply
@@ -216,7 +224,7 @@ class Proxy:
 
     async def pulse(self) -> None:
         """Keep every time limit, and tell the ledger what running requests have spent. Every quarter of a second."""
-        await self._exchanges.pulse()
+        self._holds.debit(self._exchanges.watch())
 
     async def tell_backlog(self) -> None:
         """Tell the ledger what it could not be told in time. Every second or so."""

@@ -1,7 +1,7 @@
-"""The one life of each hold: reserved, kept alive, extended, and ended exactly once, whatever becomes of the request.
+"""The one life of a hold: reserved, kept alive, extended, and ended exactly once, whatever becomes of the request.
 
-Ends run shielded from cancellation; one that the ledger does not take in time goes to the backlog. With `on_failure = "allow"` requests
-run unheld while the ledger is away, up to a bound, and are charged afterwards. Must not know HTTP, nor what anything costs.
+Its end runs shielded from cancellation; one that the ledger does not take in time goes to the backlog. What may be forwarded and what it
+costs the meter decides; what holds have in common stands in `holds.py`. Must not know HTTP.
 """
 
 from __future__ import annotations
@@ -10,111 +10,55 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Coroutine
 from dataclasses import replace
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
-from proxy import config
-from proxy.domain import Ledger, Path, Settlement, Tightest
+from proxy.domain import Path, Settlement, Tightest
 from proxy.errors import LedgerUnavailable, Refusal
-from proxy.ledger.backlog import Backlog, Record
-from proxy.metrics import Metrics
+from proxy.ledger.backlog import Record
+from proxy.server.holds import Holds
 from proxy.server.metering import Charge, Estimate, Meter
 
 log = logging.getLogger(__name__)
 
 DEBIT_INTERVAL_S = 0.5
-TIDYING_MAX = 1000
-
-
-class Holds:
-    """All holds of one worker, and what they share: the ledger, the backlog, the allowance for outages, the ends under way."""
-
-    def __init__(self, ledger: Ledger, backlog: Backlog, metrics: Metrics, section: config.LedgerSection) -> None:
-        self.ledger = ledger
-        self.backlog = backlog
-        self.metrics = metrics
-        self.deadline_s = section.deadline_ms / 1000
-        self.keep_alive_s = section.hold_ttl_s / 3
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self.configure(section)
-
-    def configure(self, section: config.LedgerSection) -> None:
-        """Take over new settings, as far as they may change while it runs."""
-        self._allow_max = section.allow_max if section.on_failure == "allow" else 0
-        self._allowance = self._allow_max
-
-    def reserve(self, path: Path, hold_id: str, estimate: Estimate, meter: Meter, *, memo: str) -> Reservation:
-        """A hold for one request: made when it is entered, ended at the latest when it is left. The journal shows `memo`."""
-        return Reservation(self, path, hold_id, estimate, meter, memo=memo)
-
-    def in_background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        """Run something that must finish even if the request that began it is cancelled; `finish` waits for it."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
-
-    @property
-    def has_time(self) -> bool:
-        """Whether so little runs in the background that what is merely tidy may be added."""
-        return len(self._tasks) < TIDYING_MAX
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("ending a hold failed: %s", type(error).__name__)
-
-    async def finish(self) -> None:
-        """Wait until every end that is under way has landed, in the ledger or in the backlog."""
-        while self._tasks:
-            await asyncio.wait(tuple(self._tasks))
-
-    async def tell_backlog(self) -> None:
-        """Tell the ledger what could not be told in time, and adopt what dead processes left. For a periodic job."""
-        await self.backlog.adopt()
-        await self.backlog.tell(self.ledger)
-
-    # --- running unheld while the ledger is away ---------------------------------------------------------------------------------
-
-    def allow(self, amount_nanocredits: int) -> bool:
-        """Let something of this size pass unheld, if the bound for one outage allows it."""
-        if amount_nanocredits > self._allowance:
-            return False
-        self._allowance -= amount_nanocredits
-        self.metrics.passed_uncounted(amount_nanocredits)
-        return True
-
-    def ledger_answered(self) -> None:
-        self._allowance = self._allow_max
 
 
 class Reservation:
-    """Credits reserved for one request. Enter it to reserve; `settle` it, or leave it and what the meter says is due is settled."""
+    """Credits reserved for one request. Enter it to reserve; `settle` it, or leave it and what the meter says is due is settled.
+
+    The journal shows the model beside it.
+    """
 
     __slots__ = (
-        *("_debited_nanocredits", "_ended", "_estimate", "_extending", "_holds", "_pending", "_sequence", "_touched_s", "_unheld"),
-        *("amount_nanocredits", "hold_id", "lost", "memo", "meter", "path", "refused", "tightest"),
+        *("_debited_nanocredits", "_ended", "_estimate", "_extending", "_heard_s", "_held_nanocredits", "_holds", "_lost"),
+        *("_pending", "_refused", "_sequence", "_told_s", "_unheld"),
+        *("amount_nanocredits", "hold_id", "meter", "model", "path", "tightest"),
     )
 
-    def __init__(self, holds: Holds, path: Path, hold_id: str, estimate: Estimate, meter: Meter, *, memo: str) -> None:
+    def __init__(self, holds: Holds, path: Path, hold_id: str, estimate: Estimate, meter: Meter, *, model: str) -> None:
         self._holds = holds
         self._estimate = estimate
         self.path = path
         self.hold_id = hold_id
         self.meter = meter
+        self.model = model
         self.amount_nanocredits = 0
+        """What the request may cost by now: what the ledger holds for it, or what an outage's allowance lets pass."""
         self.tightest: Tightest | None = None
-        self.memo = memo
-        self.lost = False
-        """The ledger no longer knows the hold as open, so nothing more may be forwarded on it."""
-        self.refused = False
-        """The last extension gave less than was wanted, so the budget is about to end."""
+        self._held_nanocredits = 0
+        """As the ledger last said."""
         self._debited_nanocredits = 0
+        self._told_s = self._heard_s = 0.0
+        """When a call to the ledger was last made, and when the last one was made that it answered."""
         self._sequence = 0
         self._pending: tuple[int, int] | None = None
+        """An extension whose answer is not known: its sequence and what was wanted."""
         self._extending: asyncio.Task[None] | None = None
-        self._touched_s = 0.0
+        self._refused = False
+        """The last extension gave less than was wanted, so the budget is about to end."""
+        self._lost = False
+        """The hold is no longer open, so nothing more may be forwarded on it."""
         self._unheld = False
         self._ended = False
 
@@ -124,6 +68,7 @@ class Reservation:
         """Reserve. Raises Refusal: insufficient_quota, request_exceeds_budget, budget_in_flight, account_suspended; LedgerUnavailable."""
         holds, wanted = self._holds, self._estimate
         holds.backlog.check_room()
+        began_s = time.monotonic()
         try:
             hold = await holds.ledger.hold(
                 self.path, self.hold_id, want_nanocredits=wanted.want_nanocredits, least_nanocredits=wanted.least_nanocredits
@@ -139,8 +84,9 @@ class Reservation:
             raise
         else:
             holds.ledger_answered()
+            self._held_nanocredits = hold.amount_nanocredits
             self._grown(hold.amount_nanocredits, hold.tightest)
-        self._touched_s = time.monotonic()
+        self._told_s = self._heard_s = began_s
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -159,7 +105,7 @@ class Reservation:
 
     def extend_ahead(self) -> None:
         """Ask for the next slice without waiting, unless that is under way already or the budget is known to be about to end."""
-        if self._extending is None and not self.refused and not self.lost:
+        if self._extending is None and not self._refused and not self._lost:
             self._extend(self.meter.next_slice())
 
     async def cover(self, tokens: int) -> bool:
@@ -168,13 +114,16 @@ class Reservation:
             await asyncio.shield(self._extending)
             if self.meter.covers(tokens):
                 return True
-        if self.lost:
-            raise LedgerUnavailable("the hold of this request ran out while the ledger was away")
-        await asyncio.shield(self._extend(self.meter.slice_for(tokens)))
-        if self.meter.covers(tokens):
-            return True
-        if self._pending is not None or self.lost:
-            raise LedgerUnavailable
+        for _ in range(2):  # the first may only repeat a smaller one, whose answer was lost
+            if self._lost:
+                raise LedgerUnavailable("the hold of this request ran out while the ledger was away")
+            await asyncio.shield(self._extend(self.meter.slice_for(tokens)))
+            if self.meter.covers(tokens):
+                return True
+            if self._pending is not None:
+                raise LedgerUnavailable
+            if self._refused:
+                return False
         return False
 
     def _extend(self, want_nanocredits: int) -> asyncio.Task[None]:
@@ -196,6 +145,7 @@ class Reservation:
             self._pending = (self._sequence, want_nanocredits)
         sequence, want = self._pending  # an extension whose answer was lost is asked for again before any other
         spent = self.meter.certain_nanocredits()
+        self._told_s = began_s = time.monotonic()
         try:
             hold = await self._holds.ledger.extend(
                 self.path, self.hold_id, sequence=sequence, spent_nanocredits=spent, want_nanocredits=want
@@ -206,14 +156,16 @@ class Reservation:
         self._holds.ledger_answered()
         self._pending = None
         if hold is None:
-            self.lost = True
+            self._lose()
             return
+        self._heard_s = began_s
         self._debited(spent)
-        self.refused = hold.amount_nanocredits - self.amount_nanocredits < want
+        self._refused = hold.amount_nanocredits - self._held_nanocredits < want
+        self._held_nanocredits = hold.amount_nanocredits
         self._grown(hold.amount_nanocredits, hold.tightest)
 
     def _extend_unheld(self, want_nanocredits: int) -> None:
-        if self._holds.allow(want_nanocredits):
+        if not self._ended and self._holds.allow(want_nanocredits):
             self._pending = None
             self._grown(self.amount_nanocredits + want_nanocredits, None)
 
@@ -240,23 +192,35 @@ class Reservation:
         )
 
     def is_due_for_debit(self, now_s: float) -> bool:
-        """Whether the ledger should hear of it: something newly spent, or else so long a silence that the hold might expire."""
-        silent_s = now_s - self._touched_s
-        if self._ended or self.lost or self._unheld or silent_s < DEBIT_INTERVAL_S:
+        """Whether the ledger should hear of it: something is newly spent, or it has heard nothing for so long that the hold might expire.
+
+        A hold that may have expired already covers nothing more.
+        """
+        if self._ended or self._lost or self._unheld or now_s - self._told_s < DEBIT_INTERVAL_S:
             return False
-        return silent_s >= self._holds.keep_alive_s or self.meter.certain_nanocredits() > self._debited_nanocredits
+        silent_s = now_s - self._heard_s
+        if silent_s >= self._holds.hold_ttl_s and not self._holds.allows_unheld:
+            self._lose()
+            return False
+        return silent_s >= self._holds.hold_ttl_s / 3 or self.meter.certain_nanocredits() > self._debited_nanocredits
 
     async def debit(self) -> None:
         """Record what is certainly spent so far, and keep the hold alive; a ledger that does not answer is asked again later."""
         spent = self.meter.certain_nanocredits()
-        self._touched_s = time.monotonic()
+        self._told_s = began_s = time.monotonic()
         try:
-            if await self._holds.ledger.debit(self.path, self.hold_id, spent_nanocredits=spent):
-                self._debited(spent)
-            elif not self._ended:
-                self.lost = True
+            is_open = await self._holds.ledger.debit(self.path, self.hold_id, spent_nanocredits=spent)
         except LedgerUnavailable:
             return
+        if is_open:
+            self._heard_s = began_s
+            self._debited(spent)
+        elif not self._ended:
+            self._lose()
+
+    def _lose(self) -> None:
+        self._lost = True
+        self.meter.hold_is_lost()
 
     def _debited(self, spent_nanocredits: int) -> None:
         if spent_nanocredits > self._debited_nanocredits and not self._ended:
@@ -285,7 +249,7 @@ class Reservation:
                     await self._keep("charge", charge)
             elif spent or overrun:
                 settlement = await holds.ledger.settle(
-                    self.path, self.hold_id, spent_nanocredits=spent, overrun_nanocredits=overrun, memo=self.memo
+                    self.path, self.hold_id, spent_nanocredits=spent, overrun_nanocredits=overrun, memo=self.model
                 )
             else:
                 settlement = await holds.ledger.void(self.path, self.hold_id)
@@ -297,11 +261,14 @@ class Reservation:
         return settlement
 
     async def _keep(self, verb: Literal["settle", "void", "charge"], charge: Charge) -> None:
-        record = Record(verb, self.path, self.hold_id, charge.spent_nanocredits, charge.overrun_nanocredits, self.memo)
+        record = Record(verb, self.path, self.hold_id, charge.spent_nanocredits, charge.overrun_nanocredits, self.model)
         await self._holds.backlog.add(record)
 
     def _count_end(self, settlement: Settlement | None, charge: Charge) -> None:
         metrics = self._holds.metrics
+        metrics.usage_charged(model=self.model, usage=charge.usage)
+        for flag in charge.flags:
+            metrics.usage_flagged(flag)
         metrics.held_changed(self._debited_nanocredits - self.amount_nanocredits)
         self.amount_nanocredits = self._debited_nanocredits = 0
         spent = charge.spent_nanocredits if settlement is None else settlement.spent_nanocredits

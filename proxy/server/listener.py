@@ -6,6 +6,7 @@ A request that the HTTP parser refuses never reaches the handler; it is answered
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Awaitable, Callable
 
 from aiohttp import web
@@ -58,6 +59,6 @@ class _Connection(RequestHandler):
         if request.writer.output_size > 0:
             raise ConnectionError("the answer has begun, so it can only be broken off")
         refusal = Refusal("invalid_request", "The request cannot be read as HTTP/1.1.")
-        response = answers.refused(refusal, DIALECTS["openai"], request_id="unread", now_ms=0)
+        response = answers.refused(refusal, DIALECTS["openai"], request_id=secrets.token_hex(16), now_ms=0)
         response.force_close()
         return response

@@ -61,8 +61,8 @@ class Meter:
     """What one request has been held for, what of its answer was forwarded, and what it costs in the end."""
 
     __slots__ = (
-        *("_call", "_missing_usage", "_price", "_slice_tokens", "_tokens_since_usage", "_usage"),
-        *("amount_nanocredits", "begun", "covered_tokens", "deltas", "forwarded_tokens", "last", "output_tokens_max"),
+        *("_begun", "_call", "_missing_usage", "_price", "_slice_tokens", "_tokens_since_usage", "_usage"),
+        *("amount_nanocredits", "covered_tokens", "deltas", "forwarded_tokens", "last", "output_tokens_max"),
         *("refused", "usage_rejected"),
     )
 
@@ -71,6 +71,7 @@ class Meter:
         self._price = price
         self._slice_tokens = slice_tokens * call.choices
         self._missing_usage = missing_usage
+        self._begun = False
         self._usage: Usage | None = None
         self._tokens_since_usage = 0
         self.amount_nanocredits = 0
@@ -81,12 +82,18 @@ class Meter:
         """What arrived and was not forwarded, because nothing covered it."""
         self.output_tokens_max = call.output_tokens_max
         """Per choice, as it was forwarded; None where the request names none."""
-        self.begun = False
-        """Whether the upstream has the request, so that it costs something however it ends."""
         self.deltas = 0
         self.usage_rejected = False
         self.last: bytes | None = None
         """The end marker, once it has come; it waits for the settlement."""
+
+    def begin(self) -> None:
+        """The upstream has the request; from now on it costs something, however it ends."""
+        self._begun = True
+
+    def call_off(self) -> None:
+        """The upstream failed before anything could be forwarded, so nothing is due."""
+        self._begun = False
 
     # --- what is held ----------------------------------------------------------------------------------------------------------
 
@@ -96,6 +103,10 @@ class Meter:
         self.covered_tokens = affordable_output_tokens(
             self._price, input_tokens=self._call.input_tokens_bound, amount_nanocredits=amount_nanocredits
         )
+
+    def hold_is_lost(self) -> None:
+        """The hold is no longer open: what was forwarded stays forwarded, nothing more is covered."""
+        self.covered_tokens = self.forwarded_tokens
 
     def lower_maximum(self, wanted_nanocredits: int) -> int | None:
         """For an answer that cannot be cut: the maximum per choice that the hold pays; None where it pays all that was wanted."""
@@ -165,7 +176,7 @@ class Meter:
 
     def charge(self, *, complete: bool) -> Charge:
         """What a streamed answer costs, as far as it came; `complete` when the upstream itself ended it."""
-        if not self.begun:
+        if not self._begun:
             return NO_CHARGE
         deltas = min(self.deltas, self.forwarded_tokens)
         usage = self._usage

@@ -58,10 +58,19 @@ class Endpoint:
         await self._idle.wait()
         self.connections.close()
 
-    async def send(self, dialect: Dialect, method: str, path: str, *, passing: str = "", body: bytes = b"") -> Reply:
+    async def send(
+        self,
+        dialect: Dialect,
+        method: str,
+        path: str,
+        *,
+        passing: str = "",
+        body: bytes = b"",
+        sent: Callable[[], None] = lambda: None,
+    ) -> Reply:
         """Send a request and wait for the head of its answer; `passing` are lines of the head that come from the client.
 
-        Raises UpstreamError, UpstreamTimeout.
+        `sent` is called once the request is on its way. Raises UpstreamError, UpstreamTimeout.
         """
         head = f"{self._begun_head(dialect, method, path)}{passing}Content-Length: {len(body)}\r\n\r\n"
         if head.count("\n") != head.count("\r\n") or head.count("\r") != head.count("\r\n"):
@@ -69,7 +78,7 @@ class Endpoint:
         self._in_use += 1
         self._idle.clear()
         try:
-            received = await self.connections.send(head.encode() + body)
+            received = await self.connections.send(head.encode(), body, sent=sent)
         except BaseException as error:
             self._leave()
             if isinstance(error, TimeoutError):
@@ -81,7 +90,7 @@ class Endpoint:
             raise
         try:
             return Reply(self, received)
-        except UpstreamError:
+        except BaseException:
             self.give_back(received)
             raise
 

@@ -14,7 +14,7 @@ from proxy.domain import Call
 from tests.server.conftest import Start
 from tests.support import openai_answers
 from tests.support.openai_answers import DONE, chat_chunk, chat_events, event
-from tests.support.proxied import ACCOUNT, RATE_INPUT, RATE_OUTPUT, Proxied, chat
+from tests.support.proxied import ACCOUNT, KEY, RATE_INPUT, RATE_OUTPUT, Proxied, chat
 from tests.support.scripted_upstream import JSON, Exchange, ScriptedUpstream
 
 USAGE = openai_answers.usage(10, 5)
@@ -254,17 +254,19 @@ async def test_stream_is_cut_when_the_budget_ends(upstream: ScriptedUpstream, st
     """What the hold covers is delivered, then the error event and the end marker; the upstream is closed, nothing is overspent."""
     body = chat(stream=True)
     async with start(credits_nanocredits=bound(body, 3)) as proxied:
+        proxied.ledger.gates["settle"] = asyncio.Event()
         asked = Asked(proxied, body)
         exchange = await upstream.next_request()
         for word in WORDS:
             await exchange.send(delta(word))
+        await exchange.client_gone()
+        proxied.ledger.gates["settle"].set()
         received = await asked.whole()
         assert received.startswith(b"".join(delta(word) for word in WORDS[:3]) + b'data: {"error"')
         assert received.endswith(DONE)
         error = error_in(received)
         assert error["error"]["code"] == "insufficient_quota"
         assert (error["compute_ledger"]["account"], error["compute_ledger"]["limit"]) == (ACCOUNT, "day/UTC")
-        await exchange.client_gone()
         totals = await proxied.until_settled()
         assert totals.spent == counted(body, 3)
         assert totals.overrun > 0
@@ -389,6 +391,25 @@ async def test_client_gone_while_the_upstream_is_silent(upstream: ScriptedUpstre
         assert proxied.outcomes() == {"client_gone": 1}
 
 
+async def test_client_gone_before_the_request_was_sent(upstream: ScriptedUpstream, start: Start) -> None:
+    """What still waits for a connection when its client leaves costs nothing."""
+    async with start(upstream={"connections_max": 1}) as proxied:
+        first = Asked(proxied, chat())
+        exchange = await upstream.next_request()
+        second = Asked(proxied, chat())
+        await proxied.until(lambda: _held_twice(proxied))
+        await second.hang_up()
+        await proxied.until(lambda: _hung_up(proxied))
+        await exchange.answer(openai_answers.chat("x", usage=USAGE))
+        await first.whole()
+        assert (await proxied.until_settled()).spent == COST
+        assert len(upstream.received) == 1
+
+
+async def _held_twice(proxied: Proxied) -> bool:
+    return (await proxied.model.holds(ACCOUNT)).items[1:] != ()
+
+
 async def test_client_gone_mid_stream_pays_what_was_forwarded(upstream: ScriptedUpstream, start: Start) -> None:
     """Hanging up ends the upstream's work, and what was delivered is paid, no more."""
     async with start() as proxied:
@@ -403,19 +424,27 @@ async def test_client_gone_mid_stream_pays_what_was_forwarded(upstream: Scripted
         assert proxied.outcomes() == {"client_gone": 1}
 
 
+@pytest.mark.parametrize("carried_out", [False, True])
 @pytest.mark.parametrize("verb", ["hold", "settle"])
-async def test_client_gone_while_the_ledger_is_asked(upstream: ScriptedUpstream, start: Start, verb: str) -> None:
+async def test_client_gone_while_the_ledger_is_asked(
+    upstream: ScriptedUpstream, start: Start, verb: str, carried_out: bool
+) -> None:
     """A hold that nobody waits for any more is voided; a settlement goes on to its end."""
     async with start() as proxied:
-        proxied.ledger.gates[verb] = asyncio.Event()
+        gates = proxied.ledger.late if carried_out else proxied.ledger.gates
+        gates[verb] = asyncio.Event()
         asked = Asked(proxied, chat())
         if verb == "settle":
             await (await upstream.next_request()).answer(openai_answers.chat("x", usage=USAGE))
         await proxied.until(lambda: _called(proxied, verb))
         await asked.hang_up()
-        await proxied.until(lambda: _ended(proxied))
-        proxied.ledger.gates[verb].set()
+        await proxied.until(lambda: _hung_up(proxied))
+        gates[verb].set()
         assert (await proxied.until_settled()).spent == (COST if verb == "settle" else 0)
+
+
+async def _hung_up(proxied: Proxied) -> bool:
+    return proxied.outcomes() == {"client_gone": 1}
 
 
 async def _ended(proxied: Proxied) -> bool:
@@ -424,12 +453,8 @@ async def _ended(proxied: Proxied) -> bool:
 
 async def test_slow_client_slows_the_upstream_down(upstream: ScriptedUpstream, start: Start) -> None:
     """Nothing piles up in the proxy: while the client does not read, the upstream cannot send either; and it is cut off in the end."""
-    body = chat(stream=True)
     async with start(credits_nanocredits=10**12, settings={"listen": {"body_timeout_s": 0.2}}) as proxied:
-        reader, writer = await asyncio.open_connection("127.0.0.1", proxied.port, limit=1024)
-        raw = openai_answers.encode(body)
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer cl-{'k' * 43}\r\nContent-Length: {len(raw)}"
-        writer.write(head.encode() + b"\r\n\r\n" + raw)
+        writer = await _ask_without_reading(proxied, chat(stream=True))
         exchange = await upstream.next_request()
         sending = asyncio.ensure_future(_flood(exchange))
         await exchange.client_gone()
@@ -439,7 +464,25 @@ async def test_slow_client_slows_the_upstream_down(upstream: ScriptedUpstream, s
         assert len(exchange.sent) < 64 * 2**20
         assert proxied.outcomes() == {"client_gone": 1}
         writer.close()
-        del reader
+
+
+async def test_large_answer_that_is_not_read_is_not_kept(upstream: ScriptedUpstream, start: Start) -> None:
+    """It is paid for, and its connection is closed in the end."""
+    body = openai_answers.chat("x" * 8_000_000, usage=USAGE)
+    async with start(settings={"listen": {"body_timeout_s": 0.2}}) as proxied:
+        writer = await _ask_without_reading(proxied, chat())
+        await (await upstream.next_request()).answer(body)
+        assert (await proxied.until_settled()).spent == COST
+        await proxied.until(lambda: _hung_up(proxied))
+        writer.close()
+
+
+async def _ask_without_reading(proxied: Proxied, body: dict[str, Any]) -> asyncio.StreamWriter:
+    _, writer = await asyncio.open_connection("127.0.0.1", proxied.port, limit=1024)
+    raw = openai_answers.encode(body)
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: {len(raw)}\r\n\r\n"
+    writer.write(head.encode() + raw)
+    return writer
 
 
 async def _flood(exchange: Exchange) -> None:

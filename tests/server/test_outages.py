@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from proxy.server.holding import Reservation
 from tests.server.conftest import Start
 from tests.server.test_handler import COST, USAGE, Asked, _ended, bound, counted, delta, error_in
 from tests.support import openai_answers
@@ -166,6 +167,63 @@ async def test_running_stream_is_debited_as_it_goes(upstream: ScriptedUpstream, 
         await exchange.send(openai_answers.chat_usage_event(openai_answers.usage(1, 5)) + DONE)
         await asked.whole()
         assert (await proxied.until_settled()).spent == 1 + 5 * 4
+
+
+async def test_lost_extension_that_was_too_small_is_followed_by_another(upstream: ScriptedUpstream, start: Start) -> None:
+    """The extension that is repeated may not cover a large piece; that alone does not mean that the budget is used up."""
+    body = chat(stream=True)
+    async with start(settings={"ledger": {"deadline_ms": 20, "slice_tokens": 4}}) as proxied:
+        asked = Asked(proxied, body)
+        exchange = await upstream.next_request()
+        proxied.ledger.loses_answers = frozenset({"extend"})
+        for n in range(3):
+            await exchange.send(delta(f"w{n} "))
+        await proxied.until(lambda: _called_times(proxied, "extend", 1))
+        await asked.until(b"w2 ")
+        proxied.ledger.loses_answers = frozenset()
+        await exchange.send(delta("x" * 400) + DONE)
+        assert (await asked.whole()).endswith(delta("x" * 400) + DONE)
+        assert (await proxied.until_settled()).spent == counted(body, 3 + 100)
+
+
+async def test_hold_that_may_have_expired_covers_nothing_more(upstream: ScriptedUpstream, start: Start) -> None:
+    """After as long a silence of the ledger as a hold lives, nothing more is forwarded on it, even inside its slice."""
+    body = chat(stream=True)
+    async with start(settings={"ledger": {"deadline_ms": 20, "hold_ttl_s": 3}}) as proxied:
+        asked = Asked(proxied, body)
+        exchange = await upstream.next_request()
+        await exchange.send(delta("w0 "))
+        await asked.until(b"w0 ")
+        proxied.ledger.cut()
+        (running,) = proxied.proxy._exchanges._open
+        running.hold._heard_s -= 3  # as if the silence had lasted
+        await proxied.until(lambda: _is_lost(running.hold))
+        await exchange.send(delta("w1 "))
+        assert error_in(await asked.whole())["error"]["code"] == "ledger_unavailable"
+        proxied.ledger.mend()
+        await proxied.until(lambda: _told(proxied))
+        assert (await proxied.until_settled()).spent == counted(body, 1)
+
+
+async def _is_lost(hold: Reservation) -> bool:
+    return hold._lost
+
+
+async def test_hold_that_the_ledger_says_is_over_covers_nothing_more(upstream: ScriptedUpstream, start: Start) -> None:
+    """Expired behind our back: from the next debit on nothing more is forwarded."""
+    body = chat(stream=True)
+    async with start() as proxied:
+        asked = Asked(proxied, body)
+        exchange = await upstream.next_request()
+        await exchange.send(delta("w0 "))
+        await asked.until(b"w0 ")
+        proxied.model._now_ms.now_ms += 120_000  # type: ignore[attr-defined]
+        await proxied.model.expire_due()
+        (running,) = proxied.proxy._exchanges._open
+        await proxied.until(lambda: _is_lost(running.hold))
+        await exchange.send(delta("w1 "))
+        assert error_in(await asked.whole())["error"]["code"] == "ledger_unavailable"
+        assert (await proxied.until_settled()).spent == counted(body, 1)
 
 
 async def test_expired_hold_is_charged_late_and_ends_the_stream(upstream: ScriptedUpstream, start: Start) -> None:

@@ -137,6 +137,7 @@ CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
         (request(method="OPTIONS", body=None), 405, "method_not_allowed"),
         (request(method="TRACE", body=None), 405, "method_not_allowed"),
         (request(method="BREW", body=None), 400, "invalid_request"),
+        (request(method="CONNECT", target="evil:443", body=None), 400, "invalid_request"),
         # bodies
         (request(body=b""), 400, "invalid_request"),
         (request(body=b"[]"), 400, "invalid_request"),

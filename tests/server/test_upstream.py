@@ -34,9 +34,11 @@ class Raw:
         self.requests: list[bytes] = []
         self.answers: list[bytes] = []
         self.closes = False
+        self.writer: asyncio.StreamWriter
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.writer = writer
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -114,6 +116,19 @@ async def test_what_is_left_on_a_connection_answers_nobody_else(first: bytes) ->
         raw.answers += [first, answer(b'{"own":1}')]
         assert await ask(endpoint) == b"{}"
         assert await ask(endpoint) == b'{"own":1}'
+
+
+async def test_what_comes_on_an_idle_connection_answers_nobody() -> None:
+    """An answer that was sent before it was asked for is not taken, and its connection is closed."""
+    async with raw_upstream() as raw, endpoint_at(raw.port) as endpoint:
+        raw.answers += [answer(b"{}"), answer(b'{"own":1}')]
+        await ask(endpoint)
+        raw.writer.write(answer(b'{"forged":1}'))
+        connection = endpoint.connections._idle[0][0]
+        while not connection.should_close:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        assert await ask(endpoint) == b'{"own":1}'
+        assert raw.connections == 2
 
 
 async def test_connection_that_the_upstream_closed_while_idle_is_replaced() -> None:

@@ -70,6 +70,9 @@ class Breakable:
         self.loses_answers: frozenset[str] = frozenset()
         """The verb is carried out, and nobody hears of it."""
         self.gates: dict[str, asyncio.Event] = {}
+        """A call waits here before it is carried out."""
+        self.late: dict[str, asyncio.Event] = {}
+        """A call waits here after it was carried out, before anybody hears of it."""
         self.calls: list[tuple[str, dict[str, Any]]] = []
 
     def __getattr__(self, verb: str) -> Any:
@@ -84,6 +87,8 @@ class Breakable:
             if verb in self.down:
                 raise LedgerUnavailable
             answer = await call(*arguments, **named)
+            if verb in self.late:
+                await self.late[verb].wait()
             if verb in self.loses_answers:
                 raise LedgerUnavailable
             return answer
@@ -132,7 +137,8 @@ class Proxied:
         """Wait until no request is under way and no hold is open; the account's totals then."""
 
         async def settled() -> bool:
-            return self.proxy.open_requests == 0 and (await self.account()).totals.held == 0
+            gauges = ("held_credits", "open_requests", "open_streams")
+            return all(self.counted(gauge) == 0 for gauge in gauges) and (await self.account()).totals.held == 0
 
         await self.until(settled)
         return (await self.account()).totals
