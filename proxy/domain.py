@@ -194,7 +194,6 @@ class Settlement:
     state: Literal["settled", "voided", "expired"]
     spent_nanocredits: int
     overrun_nanocredits: int
-    tightest: Tightest | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,7 +41,10 @@ def test_the_example_is_valid_and_names_every_key() -> None:
     config.load(EXAMPLE)
     text = EXAMPLE.read_text(encoding="utf-8")
     missing = [
-        f"{name}.{key}" for name, section in sections(config.Config).items() for key in section.model_fields if not re.search(rf"\b{key}\b", text)
+        f"{name}.{key}"
+        for name, section in sections(config.Config).items()
+        for key in section.model_fields
+        if not re.search(rf"\b{key}\b", text)
     ]
 
     assert missing == []

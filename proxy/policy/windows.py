@@ -124,9 +124,7 @@ def _date_starts_at_s(zone: zoneinfo.ZoneInfo, date: dt.date) -> int:
         return starts_at_s
     # Clocks skip this midnight. Read with the offset before the jump it is no earlier than the jump, with the one after no later.
     earliest_s = int(midnight.replace(fold=1).timestamp())
-    return earliest_s + bisect.bisect_left(
-        range(earliest_s, starts_at_s), True, key=lambda at_s: _local(zone, at_s).date() >= date
-    )
+    return earliest_s + bisect.bisect_left(range(earliest_s, starts_at_s), True, key=lambda at_s: _local(zone, at_s).date() >= date)
 
 
 # --- hours ---------------------------------------------------------------------------------------------------------------------

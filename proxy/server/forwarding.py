@@ -75,7 +75,7 @@ class Forwarder:
         await self._cover_whole(errand, charge)
         held_nanocredits = hold.amount_nanocredits
         settlement = await hold.settle(charge)
-        tightest = hold.left_after(held_nanocredits, charge) if settlement is None or settlement.tightest is None else settlement.tightest
+        tightest = hold.left_after(held_nanocredits, charge)
         answers.add_budget(reply.headers, tightest, request_id=visit.request_id, now_ms=self._now_ms(), settlement=settlement)
         response = web.Response(status=reply.status, headers=reply.headers, body=body)
         if len(body) > WRITTEN_AT_ONCE_MAX_BYTES:  # a client that does not read it must not keep it in memory for ever

@@ -242,26 +242,27 @@ class Reservation:
     async def _end(self, charge: Charge) -> Settlement | None:
         """Settle or void; the same again changes nothing."""
         holds, spent, overrun = self._holds, charge.spent_nanocredits, charge.overrun_nanocredits
+        memo = f"{self.model} {charge.counts}".rstrip()
         settlement: Settlement | None = None
         try:
             if self._unheld:
                 if spent:
-                    await self._keep("charge", charge)
+                    await self._keep("charge", charge, memo)
             elif spent or overrun:
                 settlement = await holds.ledger.settle(
-                    self.path, self.hold_id, spent_nanocredits=spent, overrun_nanocredits=overrun, memo=self.model
+                    self.path, self.hold_id, spent_nanocredits=spent, overrun_nanocredits=overrun, memo=memo
                 )
             else:
                 settlement = await holds.ledger.void(self.path, self.hold_id)
         except LedgerUnavailable:
-            await self._keep("settle" if spent or overrun else "void", charge)
+            await self._keep("settle" if spent or overrun else "void", charge, memo)
         except Refusal as refusal:  # it cannot end in another way than it did
             log.error("the end of hold %s was refused: %s", self.hold_id, refusal.message)
         self._count_end(settlement, charge)
         return settlement
 
-    async def _keep(self, verb: Literal["settle", "void", "charge"], charge: Charge) -> None:
-        record = Record(verb, self.path, self.hold_id, charge.spent_nanocredits, charge.overrun_nanocredits, self.model)
+    async def _keep(self, verb: Literal["settle", "void", "charge"], charge: Charge, memo: str) -> None:
+        record = Record(verb, self.path, self.hold_id, charge.spent_nanocredits, charge.overrun_nanocredits, memo)
         await self._holds.backlog.add(record)
 
     def _count_end(self, settlement: Settlement | None, charge: Charge) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from proxy.domain import Answer, Call, Piece, Price, Usage
+from proxy.domain import USAGE_KINDS, Answer, Call, Piece, Price, Usage
 from proxy.policy.pricing import OUTPUT_KINDS, affordable_output_tokens, cost_nanocredits, estimate_nanocredits, rate
 
 Flag = Literal["missing", "absurd", "below_deltas", "above_maximum"]
@@ -35,6 +35,11 @@ class Charge:
     usage: Usage
     """What `spent` was calculated from."""
     flags: tuple[Flag, ...] = ()
+
+    @property
+    def counts(self) -> str:
+        """What was counted, for the journal: `input=9 output=5`."""
+        return " ".join(f"{kind}={count}" for kind in USAGE_KINDS if (count := getattr(self.usage, kind)))
 
 
 NO_CHARGE = Charge(0, 0, Usage())

@@ -77,10 +77,19 @@ async def test_records_are_told_once(tmp_path: Path) -> None:
     assert journals(tmp_path) == []
 
 
-async def test_records_are_on_disk_when_add_returns(tmp_path: Path) -> None:
-    """Many at once share a write, and none is missing."""
+async def test_records_are_on_disk_when_add_returns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many at once share a write and a sync, and none is missing."""
+    synced: list[int] = []
+
+    def sync(descriptor: int) -> None:
+        synced.append(os.fstat(descriptor).st_size)
+        os.fdatasync(descriptor)
+
     async with Backlog(tmp_path) as owner:
+        monkeypatch.setattr(os, "fsync", sync)
         await asyncio.gather(*(owner.add(Record("void", PATH, f"h{n}")) for n in range(50)))
+        assert synced[-1] == journals(tmp_path)[0].stat().st_size
+        assert len(synced) < 50
         assert {record.id for record in backlog.read(journals(tmp_path)[0].read_bytes())} == {f"h{n}" for n in range(50)}
 
 

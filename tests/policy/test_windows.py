@@ -65,9 +65,7 @@ def test_a_window_contains_its_instant_and_meets_its_neighbours(now_ms: int, zon
 
 
 @given(instant_ms=instants_ms, other_ms=instants_ms, zone=zones, kind=st.sampled_from(CALENDARS))
-def test_the_window_of_an_instant_does_not_depend_on_what_was_asked_before(
-    instant_ms: int, other_ms: int, zone: str, kind: str
-) -> None:
+def test_the_window_of_an_instant_does_not_depend_on_what_was_asked_before(instant_ms: int, other_ms: int, zone: str, kind: str) -> None:
     """The remembered window answers only for its own instants; every instant of a window gives the same one."""
     limit = Limit(1, kind, zone)
     expected = window_at(limit, instant_ms)

@@ -231,9 +231,7 @@ async def test_unexpected_failure_is_a_500_without_secrets(
     assert KEY not in caplog.text
 
 
-async def test_nothing_is_logged_of_what_succeeds(
-    start: Start, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture
-) -> None:
+async def test_nothing_is_logged_of_what_succeeds(start: Start, upstream: ScriptedUpstream, caplog: pytest.LogCaptureFixture) -> None:
     """At the default level; and at the most talkative one still no prompt, no answer and no key."""
     upstream.automatic = openai_answers.generating(word="completion ")
     async with start() as proxied:
@@ -261,5 +259,3 @@ async def test_media_count_by_the_rule_of_the_upstream_that_serves(start: Start,
         await exchange.answer(openai_answers.chat("x"))
         await asked.whole()
         assert await proxied.spent() > 5000
-
-

@@ -426,9 +426,7 @@ async def test_client_gone_mid_stream_pays_what_was_forwarded(upstream: Scripted
 
 @pytest.mark.parametrize("carried_out", [False, True])
 @pytest.mark.parametrize("verb", ["hold", "settle"])
-async def test_client_gone_while_the_ledger_is_asked(
-    upstream: ScriptedUpstream, start: Start, verb: str, carried_out: bool
-) -> None:
+async def test_client_gone_while_the_ledger_is_asked(upstream: ScriptedUpstream, start: Start, verb: str, carried_out: bool) -> None:
     """A hold that nobody waits for any more is voided; a settlement goes on to its end."""
     async with start() as proxied:
         gates = proxied.ledger.late if carried_out else proxied.ledger.gates
@@ -454,7 +452,7 @@ async def _ended(proxied: Proxied) -> bool:
 async def test_slow_client_slows_the_upstream_down(upstream: ScriptedUpstream, start: Start) -> None:
     """Nothing piles up in the proxy: while the client does not read, the upstream cannot send either; and it is cut off in the end."""
     async with start(credits_nanocredits=10**12, settings={"listen": {"body_timeout_s": 0.2}}) as proxied:
-        writer = await _ask_without_reading(proxied, chat(stream=True))
+        _, writer = await _ask_without_reading(proxied, chat(stream=True))
         exchange = await upstream.next_request()
         sending = asyncio.ensure_future(_flood(exchange))
         await exchange.client_gone()
@@ -470,19 +468,30 @@ async def test_large_answer_that_is_not_read_is_not_kept(upstream: ScriptedUpstr
     """It is paid for, and its connection is closed in the end."""
     body = openai_answers.chat("x" * 8_000_000, usage=USAGE)
     async with start(settings={"listen": {"body_timeout_s": 0.2}}) as proxied:
-        writer = await _ask_without_reading(proxied, chat())
+        reader, writer = await _ask_without_reading(proxied, chat())
         await (await upstream.next_request()).answer(body)
         assert (await proxied.until_settled()).spent == COST
         await proxied.until(lambda: _hung_up(proxied))
+        assert await _received_in_the_end(reader) < len(body)
         writer.close()
 
 
-async def _ask_without_reading(proxied: Proxied, body: dict[str, Any]) -> asyncio.StreamWriter:
-    _, writer = await asyncio.open_connection("127.0.0.1", proxied.port, limit=1024)
+async def _received_in_the_end(reader: asyncio.StreamReader) -> int:
+    size = 0
+    try:
+        while data := await reader.read(2**20):
+            size += len(data)
+    except ConnectionResetError:
+        pass
+    return size
+
+
+async def _ask_without_reading(proxied: Proxied, body: dict[str, Any]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", proxied.port, limit=1024)
     raw = openai_answers.encode(body)
     head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: {len(raw)}\r\n\r\n"
     writer.write(head.encode() + raw)
-    return writer
+    return reader, writer
 
 
 async def _flood(exchange: Exchange) -> None:
@@ -640,3 +649,21 @@ async def test_drain_before_the_first_byte(upstream: ScriptedUpstream, start: St
         assert (await proxied.account()).totals.spent == 0
 
 
+async def test_request_that_gets_its_hold_after_the_cut_is_not_sent(upstream: ScriptedUpstream, start: Start) -> None:
+    """What was admitted before the drain and comes to its upstream only after the cut is refused, and its hold is voided."""
+    async with start() as proxied:
+        proxied.ledger.gates["hold"] = asyncio.Event()
+        asked = Asked(proxied, chat())
+        await proxied.until(lambda: _called(proxied, "hold"))
+        draining = asyncio.ensure_future(proxied.proxy.drain(timeout_s=0.01))
+        await proxied.until(lambda: _is_cutting(proxied))
+        proxied.ledger.gates["hold"].set()
+        assert b"draining" in await asked.whole()
+        await draining
+        assert upstream.received == []
+        totals = (await proxied.account()).totals
+        assert (totals.spent, totals.held) == (0, 0)
+
+
+async def _is_cutting(proxied: Proxied) -> bool:
+    return proxied.proxy._exchanges._ended_by is not None

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from proxy.domain import Answer, Call, Piece, Price, Usage
 from proxy.policy.pricing import cost_nanocredits, estimate_nanocredits
-from proxy.server.metering import NO_CHARGE, Meter, estimate
+from proxy.server.metering import NO_CHARGE, Charge, Meter, estimate
 
 PRICE = Price("m", 0, input=1_000_000, output=4_000_000, cached_input=500_000)
 """A nanocredit for a token of input, four for one of output."""
@@ -187,6 +187,16 @@ def test_estimate_rule_charges_the_hold() -> None:
     assert made.charge_whole(Answer(None, 3)).spent_nanocredits == 140
 
 
+def test_delta_of_several_tokens_is_debited_as_one() -> None:
+    """Bytes may make more tokens of it than the upstream will bill, and a debit cannot be taken back."""
+    made = meter()
+    made.deltas = 1
+    made.take([word(9)])
+    assert made.certain_nanocredits() == 4
+    made.take([Piece(b"", 0, Usage(output=1))])
+    assert made.charge(complete=True).spent_nanocredits == 4
+
+
 RATES = st.integers(0, 50_000_000)
 PRICES = st.builds(
     Price, model=st.just("m"), effective_at_ms=st.just(0), input=RATES, output=RATES, cached_input=st.none() | RATES,
@@ -199,9 +209,7 @@ USAGES = st.builds(
 
 
 @given(PRICES, st.lists(st.integers(0, 9), max_size=40), st.none() | USAGES, st.none() | st.integers(1, 100))
-def test_what_is_debited_meanwhile_is_never_too_much(
-    price: Price, tokens: list[int], usage: Usage | None, maximum: int | None
-) -> None:
+def test_what_is_debited_meanwhile_is_never_too_much(price: Price, tokens: list[int], usage: Usage | None, maximum: int | None) -> None:
     """Whatever usage comes in the end, and wherever the stream ends, the cost is no less than what was debited on the way."""
     made = meter(10**15, price=price, output_tokens_max=maximum)
     certain = 0
@@ -240,3 +248,10 @@ def test_cap_splits_a_cost_without_losing_any(price: Price, usage: Usage, maximu
     charge = meter(10**15, price=price, output_tokens_max=maximum, stream=False).charge_whole(Answer(usage, 0))
     assert charge.spent_nanocredits + charge.overrun_nanocredits == cost_nanocredits(price, usage)
     assert charge.usage.output_tokens <= max(maximum, 0) or charge.usage == usage
+
+
+def test_the_journal_shows_what_was_counted() -> None:
+    """Kinds that were not used are left out."""
+    charge = Charge(1, 0, Usage(input=9, output=5))
+
+    assert charge.counts == "input=9 output=5"

@@ -331,3 +331,27 @@ async def test_cancelled_at_every_moment(upstream: ScriptedUpstream, start: Star
             totals = await proxied.until_settled()
             assert totals.spent - before in allowed
             before = totals.spent
+
+
+async def test_rounds_of_debits_do_not_pile_up(start: Start) -> None:
+    """While the ledger is slow to take one round of debits, no further one begins."""
+
+    class Slow:
+        rounds = 0
+        answered = asyncio.Event()
+
+        async def debit(self) -> None:
+            self.rounds += 1
+            await self.answered.wait()
+
+    async with start() as proxied:
+        slow, holds = Slow(), proxied.proxy._holds
+        for _ in range(3):
+            holds.debit([slow])
+            await asyncio.sleep(0)
+        assert slow.rounds == 1
+        slow.answered.set()
+        await holds.finish()
+        holds.debit([slow])
+        await holds.finish()
+        assert slow.rounds == 2

@@ -295,8 +295,6 @@ async def test_decompression_bomb_is_refused(upstream: ScriptedUpstream, start: 
 # --- the upstream's key --------------------------------------------------------------------------------------------------------------
 
 
-
-
 @pytest.mark.parametrize("status", [200, 401])
 async def test_upstream_key_never_reaches_the_client(upstream: ScriptedUpstream, start: Start, status: int) -> None:
     """An upstream that repeats the request's headers, in its own headers or in its body, does not give our key away."""

@@ -463,7 +463,7 @@ class ModelLedger:
 
     def _ended(self, hold: HoldState) -> domain.Settlement:
         assert hold.state != "open"
-        return domain.Settlement(hold.hold_id, hold.state, hold.spent, hold.overrun, self._tightest(hold.path))
+        return domain.Settlement(hold.hold_id, hold.state, hold.spent, hold.overrun)
 
 
 def _check_amounts(*amounts: int, least: int = 0) -> None:
