@@ -96,6 +96,7 @@ class Listen(Section):
     header_timeout_s: float = Field(default=75.0, gt=0, le=3600)
     """How long a connection may idle, or dribble a request's head, before it is closed."""
     body_timeout_s: float = Field(default=60.0, gt=0, le=3600)
+    """How long a request's body may take, and how long a client may leave unread what it is sent."""
     drain_timeout_s: float = Field(default=30.0, ge=0, le=3600)
     """How long running requests may go on after SIGTERM; then they are cut and settled."""
 

@@ -115,3 +115,4 @@ class Service:
             await self._proxy.tell_backlog()
         self._listener.pre_shutdown()  # wakes what idles, which `shutdown` would wait for
         await self._listener.shutdown(CLOSE_DEADLINE_S)
+        await self._proxy.finish()

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from proxy.domain import Price, Usage
 
 TOKENS_PER_RATE = 1_000_000
+REMEMBERED_PRICES_MAX = 4096
 OUTPUT_TOKENS_MAX = 100_000_000
 """More than any model writes in one answer: the answer to "how many tokens are affordable" where output is free."""
 CACHED_MODELS_MAX = 1024
@@ -123,7 +124,18 @@ def _effective_at_ms(row: Price) -> int:
 
 
 def _dearest(price: Price, kinds: Sequence[str]) -> int:
-    return max(rate(price, kind) for kind in kinds)
+    known = _dearest_rates.get(id(price))
+    if known is None or known[0] is not price:
+        if len(_dearest_rates) >= REMEMBERED_PRICES_MAX:
+            _dearest_rates.clear()
+        known = _dearest_rates[id(price)] = (price, {})
+    if kinds not in known[1]:
+        known[1][kinds] = max(rate(price, kind) for kind in kinds)
+    return known[1][kinds]
+
+
+_dearest_rates: dict[int, tuple[Price, dict[Sequence[str], int]]] = {}
+"""By a row's identity, which the kept row holds on to: hashing a row costs more than what is looked up."""
 
 
 def _round_up(millionths: int) -> int:

@@ -436,7 +436,6 @@ async def test_bill_above_the_stated_maximum(deployment: Deployment, upstream: S
     assert (balance.spent_nanocredits, balance.overrun_nanocredits) == (12 * 3 + 4 * 7, 5 * 7)
 
 
-@pytest.mark.xfail(reason="the ledger does not say what is left when a hold is settled")
 async def test_headers_of_a_whole_answer(deployment: Deployment, upstream: ScriptedUpstream) -> None:
     """A whole answer says what it cost and what is left."""
     caller = await deployment.open_account("1")
