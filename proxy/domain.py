@@ -243,6 +243,8 @@ class AuditReport:
     entries: int
     open_holds: int
     broken: tuple[str, ...]
+    expired_nanocredits: int = 0
+    """What has expired so far, in all accounts."""
 
 
 # --- what a request uses and costs -----------------------------------------------------------------------------------------------

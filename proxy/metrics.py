@@ -208,8 +208,10 @@ class Metrics:
         if event is not None:
             self._counts["settle_backlog_records_total"][(event,)] += 1
 
-    def audited(self, *, broken: int) -> None:
+    def audited(self, *, broken: int, expired_nanocredits: int) -> None:
+        """An audit has finished. What has expired is known from the balances alone: no process sees every window turn."""
         self._set("conservation_errors", broken)
+        self._counts["credits_total"][("expired",)] = expired_nanocredits
 
     # --- the process -----------------------------------------------------------------------------------------------------------
 

@@ -180,12 +180,13 @@ class Parent:
     async def _expire(self) -> None:
         if count := await self._store.ledger.expire_due():
             self._metrics.holds_expired(count)
+            self._metrics.credits_moved("debited", self._store.ledger.take_expired_charges())
             log.warning("%d holds expired; they are charged as last recorded", count)
 
     async def _audit(self) -> None:
         report = await self._store.journal.audit()
         self._audited_s = time.monotonic()
-        self._metrics.audited(broken=len(report.broken))
+        self._metrics.audited(broken=len(report.broken), expired_nanocredits=report.expired_nanocredits)
         for line in report.broken[:BROKEN_LINES_MAX]:
             log.error("the books do not balance: %s", line)
 

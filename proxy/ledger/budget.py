@@ -205,6 +205,11 @@ class RedisLedger:
         """End the holds whose time is over, in every root, and deliver what is in transit; how many holds ended."""
         return await self._sweeper.sweep(self._deliver)
 
+    def take_expired_charges(self) -> int:
+        """What the holds that this process has ended for their time had spent, since it was last asked."""
+        charged, self._sweeper.charged_nanocredits = self._sweeper.charged_nanocredits, 0
+        return charged
+
     # --- answers ---------------------------------------------------------------------------------------------------------------
 
     def _tightest(self, path: Path, reply: list[Any]) -> Tightest | None:

@@ -7,7 +7,7 @@ compares; so it runs beside full traffic. What is folded is kept, so that the ne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
 from proxy.domain import AccountId, AuditReport, JournalEntry, OpenHold, Path, Posting
@@ -90,19 +90,21 @@ class Journal:
             return await self._audit()
 
     async def _audit(self) -> AuditReport:
-        accounts = entries = open_holds = 0
+        accounts = entries = open_holds = expired = 0
         broken: list[str] = []
         roots: set[str] = set()
         async for path in self._paths():
             accounts += 1
             roots.add(path[0])
-            broken.extend(await self._audit_account(path))
+            problems, totals = await self._audit_account(path)
+            broken.extend(problems)
+            expired += totals["expired"]
         for root in sorted(roots):
             holds, problem = await self._audit_holds(root)
             open_holds += holds
             broken.extend(problem)
             entries += self._folded[root].entries
-        return AuditReport(accounts, entries, open_holds, tuple(broken))
+        return AuditReport(accounts, entries, open_holds, tuple(broken), expired_nanocredits=expired)
 
     async def _paths(self) -> AsyncIterator[Path]:
         after = "-"
@@ -112,12 +114,13 @@ class Journal:
                 yield records.decode_path(text)
             after = f"({ids[-1].decode()}"
 
-    async def _audit_account(self, path: Path) -> list[str]:
+    async def _audit_account(self, path: Path) -> tuple[list[str], Mapping[str, int]]:
         reply = await self._directory.raw_snapshot(path)
         folded = await self._fold_to(path[0], reply[2].decode())
         fields = records.pairs(reply[3 + 2 * (len(path) - 1)])
         grants = records.pairs(reply[4 + 2 * (len(path) - 1)])
-        return [f"{path[-1]}: {problem}" for problem in broken_books(folded.fold, path[-1], _stored(fields, grants))]
+        stored = _stored(fields, grants)
+        return [f"{path[-1]}: {problem}" for problem in broken_books(folded.fold, path[-1], stored)], stored.totals
 
     async def _fold_to(self, root: str, upto: str) -> _Folded:
         """Fold a root's journal up to and with an entry; one that was folded further is begun again."""

@@ -34,6 +34,8 @@ class Sweeper:
         self._engine = engine
         self._verbs = verbs
         self._hold_ttl_ms = hold_ttl_ms
+        self.charged_nanocredits = 0
+        """What the holds that ended here had spent."""
 
     async def sweep(self, deliver: Deliver) -> int:
         """Look at every root that is due; how many holds ended."""
@@ -66,7 +68,9 @@ class Sweeper:
             packed = await self._engine.command("GET", keys.hold(root, hold_id))
             path = records.path_of(records.read_hold(packed).path) if packed is not None else (AccountId(root),)
             reply = await self._verbs.on_hold("expire", path, hold_id, {"id": hold_id, "keep_ms": EXPIRED_MS})
-            ended += reply[0] == "OK"
+            if reply[0] == "OK":
+                ended += 1
+                self.charged_nanocredits += reply[3]
         return ended
 
     async def _redeliver(self, root: str, deliver: Deliver) -> None:

@@ -217,3 +217,18 @@ async def test_a_revoked_key_is_forgotten_by_every_process_at_its_next_refresh(s
 
         assert await store.directory.caller(digest) is None
         assert await other.directory.caller(digest) is None
+
+
+async def test_what_time_has_ended_is_known_afterwards(ledger_server: LedgerServer) -> None:
+    """What expired holds had spent, and what has expired in all accounts: for the metrics."""
+    clock = [1_795_348_800_000]
+    async with open_ledger(config.LedgerSection(url=ledger_server.url), now_ms=lambda: clock[0]) as store:
+        await prepare(store)
+        await hold(store, "h", 100)
+        await store.ledger.debit(ANN, "h", spent_nanocredits=30)
+        clock[0] += 2 * 86_400_000
+        assert await store.ledger.expire_due() == 1
+        assert (store.ledger.take_expired_charges(), store.ledger.take_expired_charges()) == (30, 0)
+
+        await hold(store, "next", 1)
+        assert (await store.journal.audit()).expired_nanocredits == 2 * 970
