@@ -294,15 +294,22 @@ def milliseconds(moment: dt.date | dt.datetime) -> int:
     return round(moment.timestamp() * 1000)
 
 
-def load(file: Path) -> Config:
-    """The configuration in a file. Raises SetupError with one line for each problem."""
+def read_text(file: Path) -> str:
+    """What a file says. Raises SetupError where it cannot be read."""
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        return file.read_text(encoding="utf-8")
     except OSError as error:
         raise SetupError(f"{file}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise SetupError(f"{file}: {error}") from error
-    return validate(document, source=str(file))
+
+
+def parse(text: str, *, source: str) -> dict[str, Any]:
+    """The document that a text is. Raises SetupError where it is no TOML."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SetupError(f"{source}: {error}") from error
 
 
 def validate(document: dict[str, Any], *, source: str) -> Config:

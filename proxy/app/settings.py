@@ -6,7 +6,6 @@ Reads secrets only to find out whether they are there. Must not know what the se
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,7 @@ class Source:
         """The settings as they are now. Raises SetupError with one line for each problem."""
         self._read = self._stamp()
         name = str(self.file or "command line")
-        text = None if self.file is None else _text_of(self.file)
+        text = None if self.file is None else config.read_text(self.file)
         origin = Origin(text, self._default, self._overrides)
         settings = Settings(origin, parse(origin, name=name))
         if problems := missing_secrets(settings.config):
@@ -84,24 +83,12 @@ class Source:
 
 def parse(origin: Origin, *, name: str) -> Config:
     """The configuration made of all this; `name` stands in the problems. Raises SetupError with one line for each."""
-    try:
-        document = dict(origin.default) if origin.text is None else tomllib.loads(origin.text)
-    except tomllib.TOMLDecodeError as error:
-        raise SetupError(f"{name}: {error}") from error
+    document = dict(origin.default) if origin.text is None else config.parse(origin.text, source=name)
     for table, values in origin.overrides.items():
         section = document.setdefault(table, {})
         if isinstance(section, dict):  # else validation will say what is wrong with it
             document[table] = {**section, **values}
     return config.validate(document, source=name)
-
-
-def _text_of(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except OSError as error:
-        raise SetupError(f"{file}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SetupError(f"{file}: {error}") from error
 
 
 def missing_secrets(settings: Config) -> list[str]:

@@ -69,7 +69,7 @@ class Engine:
     async def _load_functions(self) -> bool:
         """Whether the verbs could be loaded as functions; a server may forbid it, and scripts do the same."""
         try:
-            await self._wire.send(*scripts.library().load)
+            await self._wire.send(*scripts.functions().load)
         except ServerError:
             return False
         except ConnectionLost as error:
@@ -120,7 +120,7 @@ class Engine:
         """One script by name. Raises LedgerUnavailable."""
         load: Load
         if self._functions and name not in scripts.STANDALONE:
-            library = scripts.library()
+            library = scripts.functions()
             command: Command = ("FCALL", library.prefix + name, len(keys), *keys, *values)
             load = library.load
         else:

@@ -72,7 +72,7 @@ def script(name: str, *, flags: bool) -> Script:
 
 
 @cache
-def library() -> Library:
+def functions() -> Library:
     """Every verb, as `<prefix><verb>`."""
     verbs = "\n".join(f"verbs.{name} = function()\n{_read(name)}\nend" for name in VERBS)
     text = f"{_read('prelude')}\nlocal verbs = {{}}\n{verbs}\n"
