@@ -6,6 +6,7 @@ in a subclass.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from proxy.dialects.counting import tokens_in
@@ -13,7 +14,7 @@ from proxy.dialects.sse import FRAME_MAX_BYTES, Frame, FrameSplitter
 from proxy.domain import Call, Piece
 
 
-class FrameReader:
+class FrameReader(ABC):
     """Reads one stream, each frame into one piece."""
 
     __slots__ = ("_call", "_frames", "_torn", "deltas", "ended", "failed", "usage_rejected")
@@ -44,8 +45,9 @@ class FrameReader:
             return Piece(frame.raw, tokens_in(len(frame.raw)))
         return self._read_bare(frame)
 
+    @abstractmethod
     def _read_data(self, frame: Frame, data: bytes) -> Piece:
-        raise NotImplementedError
+        """A frame with data: what they mean is the dialect's to say."""
 
     def _read_bare(self, frame: Frame) -> Piece:
         """A frame without data: a comment, a blank line, another field."""

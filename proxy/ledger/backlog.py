@@ -21,7 +21,7 @@ from typing import Literal, Self
 
 import msgspec
 
-from proxy.domain import Ledger, Path
+from proxy.domain import AccountId, Ledger, Path
 from proxy.errors import Failure, LedgerUnavailable, Refusal, SetupError
 
 HEADER = b"compute-ledger backlog 1\n"
@@ -161,7 +161,7 @@ class Backlog:
 
 
 async def _tell(ledger: Ledger, record: Record) -> None:
-    path: Path = tuple(record.path)  # type: ignore[arg-type]
+    path: Path = tuple(AccountId(part) for part in record.path)
     if record.verb == "settle":
         await ledger.settle(path, record.id, spent_nanocredits=record.spent, overrun_nanocredits=record.overrun, memo=record.memo)
     elif record.verb == "void":

@@ -15,6 +15,7 @@ from proxy.domain import (
     AMOUNT_MAX_NANOCREDITS,
     Account,
     AccountId,
+    AccountStatus,
     Grant,
     Limit,
     LimitState,
@@ -188,7 +189,7 @@ def read_account(
         id=path[-1],
         path=path,
         plan=plan.name,
-        status=fields["status"].decode(),  # type: ignore[arg-type]
+        status=msgspec.convert(fields["status"].decode(), AccountStatus),
         weight=int(fields["weight"]) or plan.weight,
         labels=msgspec.json.decode(fields["labels"]),
         own_limits=own_limits,

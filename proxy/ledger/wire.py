@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
@@ -141,7 +141,7 @@ class Wire:
 
     async def _read_answers(self, connection: AbstractConnection) -> bool:
         """Serve until the connection ends; whether it ever answered."""
-        streams: Streams = connection  # type: ignore[assignment]
+        streams = cast(Streams, connection)
         self._writer = streams._writer
         self.connected.set()
         self._flush()
