@@ -21,9 +21,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from proxy import domain
 from proxy.errors import SetupError
 
-Dialect = Literal["openai", "anthropic", "gemini", "ollama"]
+Dialect = Literal["openai", "anthropic", "gemini", "ollama", "cohere", "vllm", "llamacpp", "tgi", "sglang", "tei", "kserve"]
 LEDGER_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 WINDOW_SECONDS_MAX = 366 * 86_400
+PRICE_TIERS_MAX = 16
+PRICED_ALONE = ("input", "output", "image", "character", "second", "megabyte")
+"""Kinds of which a price row needs one, unless it prices the request; the others only go with them."""
 
 
 def _nanocredits(value: object) -> int:
@@ -80,6 +83,15 @@ Amount = Annotated[int, BeforeValidator(_nanocredits), AfterValidator(_not_negat
 Identifier = Annotated[str, Field(pattern=f"^{domain.IDENTIFIER_PATTERN}$")]
 ModelPattern = Annotated[str, AfterValidator(_pattern)]
 Address = Annotated[str, AfterValidator(_address)]
+
+
+def _model_name(value: str) -> str:
+    if not value or "*" in value or len(value) > 256 or not value.isprintable():
+        raise ValueError("must be a model's exact name")
+    return value
+
+
+ModelName = Annotated[str, AfterValidator(_model_name)]
 
 
 class Section(BaseModel):
@@ -145,6 +157,10 @@ class Upstream(Section):
     dialects: tuple[Dialect, ...] | None = None
     """Which APIs it speaks; omitted: every one."""
     models: tuple[ModelPattern, ...] = ("*",)
+    aliases: dict[ModelName, ModelName] = Field(default_factory=dict, max_length=1000)
+    """Names that callers may use instead: `fast = "llama3.1:8b"`; each is served here under the name that it stands for."""
+    default_model: ModelName | None = None
+    """What serves requests of APIs that have no place for a model's name; omitted: the only exact name in `models`."""
     api_key_env: str | None = None
     api_key_file: Path | None = None
     seats: int | None = Field(default=None, ge=1, le=1_000_000)
@@ -162,35 +178,70 @@ class Upstream(Section):
     image_tokens: int = Field(default=8_192, ge=0, le=10_000_000)
     audio_tokens: int = Field(default=16_384, ge=0, le=10_000_000)
     file_tokens: int = Field(default=131_072, ge=0, le=10_000_000)
+    stored_tokens: int | None = Field(default=None, ge=0, le=10_000_000)
+    """At most so many tokens stand behind a reference to input that the upstream keeps (an earlier response, a file by its id);
+    omitted: such references are refused."""
+    continuous_usage: bool = False
+    """Whether it reports usage in every chunk of a stream when asked to, as vLLM does."""
     connections_max: int = Field(default=4096, ge=1, le=100_000)
 
 
-class PriceRow(Section):
-    model: ModelPattern
-    effective: dt.date | dt.datetime = dt.date(1970, 1, 1)
+class TokenRates(Section):
+    """Credits per million tokens, by kind."""
+
     input: Amount | None = None
     output: Amount | None = None
     cached_input: Amount | None = None
     cache_write: Amount | None = None
+    cache_write_1h: Amount | None = None
     audio_input: Amount | None = None
     reasoning: Amount | None = None
     audio_output: Amount | None = None
+
+
+class PriceTier(TokenRates):
+    above_input_tokens: int = Field(ge=1, le=100_000_000)
+
+
+def rising_tiers(tiers: tuple[PriceTier, ...]) -> tuple[PriceTier, ...]:
+    """The tiers as given; ValueError where one prices nothing or does not begin above the one before it."""
+    bounds = [tier.above_input_tokens for tier in tiers]
+    if sorted(set(bounds)) != bounds:
+        raise ValueError("the tiers must rise, each above_input_tokens beyond the one before it")
+    for tier in tiers:
+        if not tier.model_dump(exclude={"above_input_tokens"}, exclude_none=True):
+            raise ValueError(f"the tier above {tier.above_input_tokens} input tokens prices nothing")
+    return tiers
+
+
+class PriceRow(TokenRates):
+    model: ModelPattern
+    effective: dt.date | dt.datetime = dt.date(1970, 1, 1)
     image: Amount | None = None
+    character: Amount | None = None
+    tool_use: Amount | None = None
     request: Amount = 0
     second: Amount | None = None
     megabyte: Amount | None = None
     level: Identifier | None = None
+    tier: Annotated[tuple[PriceTier, ...], Field(max_length=PRICE_TIERS_MAX), AfterValidator(rising_tiers)] = ()
+    """Other rates, for requests whose whole input is longer; the last tier that a request exceeds counts for all of its tokens."""
 
     @model_validator(mode="after")
     def _check_priced(self) -> Self:
-        kinds = (self.input, self.output, self.image, self.second, self.megabyte)
-        if all(kind is None for kind in kinds) and self.request == 0:
-            raise ValueError("prices nothing; give at least one of input, output, request, image, second, megabyte")
+        check_priced(self)
         return self
 
     def to_price(self, source: Literal["file", "api"] = "file") -> domain.Price:
-        row = self.model_dump(exclude={"effective"})
-        return domain.Price(effective_at_ms=milliseconds(self.effective), source=source, **row)
+        row = self.model_dump(exclude={"effective", "tier"})
+        tiers = tuple(domain.Tier(**tier.model_dump()) for tier in self.tier)
+        return domain.Price(effective_at_ms=milliseconds(self.effective), source=source, tiers=tiers, **row)
+
+
+def check_priced(row: BaseModel) -> None:
+    """Raises ValueError where a price row prices nothing that a request could need."""
+    if not row.request and all(getattr(row, kind) is None for kind in PRICED_ALONE):
+        raise ValueError(f"prices nothing; give at least one of request, {', '.join(PRICED_ALONE)}")
 
 
 class LimitRow(Section):
@@ -261,7 +312,7 @@ class Config(Section):
     def _check_whole(self) -> Self:
         problems = [*_repeated("upstream", [u.name for u in self.upstream]), *_repeated("plan", [p.name for p in self.plan])]
         problems += _repeated("account", [a.id for a in self.account])
-        problems += _repeated("price", [f"{p.model} from {p.effective}" for p in self.price])
+        problems += _repeated("price", [_dated(price) for price in self.price])
         plans = {p.name for p in self.plan}
         earlier: set[str] = set()
         for account in self.account:
@@ -283,6 +334,11 @@ Config.model_rebuild()
 
 def _repeated(table: str, names: list[str]) -> list[str]:
     return [f"{table} {name!r} stands twice" for name in sorted({n for n in names if names.count(n) > 1})]
+
+
+def _dated(price: PriceRow) -> str:
+    """A row's model and its instant, however that is written."""
+    return f"{price.model} from {dt.datetime.fromtimestamp(milliseconds(price.effective) / 1000, dt.UTC):%Y-%m-%d %H:%M:%S.%fZ}"
 
 
 def milliseconds(moment: dt.date | dt.datetime) -> int:

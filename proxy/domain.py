@@ -257,17 +257,23 @@ class Usage:
     input: int = 0
     cached_input: int = 0
     cache_write: int = 0
+    cache_write_1h: int = 0
     audio_input: int = 0
     output: int = 0
     reasoning: int = 0
     audio_output: int = 0
     image: int = 0
-    second: int = 0
-    megabyte: int = 0
+    character: int = 0
+    tool_use: int = 0
+    """Uses of the upstream's own tools: a web search, a run of code."""
+    milliseconds: int = 0
+    """Of audio, or of the upstream's time; priced by the second."""
+    bytes: int = 0
+    """Priced by the megabyte, of 10^6."""
 
     @property
     def input_tokens(self) -> int:
-        return self.input + self.cached_input + self.cache_write + self.audio_input
+        return self.input + self.cached_input + self.cache_write + self.cache_write_1h + self.audio_input
 
     @property
     def output_tokens(self) -> int:
@@ -275,14 +281,30 @@ class Usage:
 
 
 USAGE_KINDS: tuple[str, ...] = tuple(f.name for f in fields(Usage))
+NO_USAGE = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Tier:
+    """Other rates for requests whose input is longer than so many tokens; a kind that is None costs what it does in the row itself."""
+
+    above_input_tokens: int
+    input: int | None = None
+    output: int | None = None
+    cached_input: int | None = None
+    cache_write: int | None = None
+    cache_write_1h: int | None = None
+    audio_input: int | None = None
+    reasoning: int | None = None
+    audio_output: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
     """One dated, immutable row of the price book: nanocredits per million tokens by kind, or per piece for the units.
 
-    A kind that is None falls back: cached_input, cache_write, audio_input to `input`; reasoning, audio_output to `output`. A request
-    whose operation needs a kind that is not priced even so (`input`, `output` or a unit) is refused, never free.
+    A kind that is None falls back: cached_input, cache_write, audio_input to `input`, cache_write_1h to `cache_write`; reasoning,
+    audio_output to `output`. A request is refused, never free, unless the row prices one of the sets of kinds that it needs.
     """
 
     model: str
@@ -291,15 +313,23 @@ class Price:
     output: int | None = None
     cached_input: int | None = None
     cache_write: int | None = None
+    cache_write_1h: int | None = None
     audio_input: int | None = None
     reasoning: int | None = None
     audio_output: int | None = None
     image: int | None = None
+    character: int | None = None
+    tool_use: int | None = None
     request: int = 0
     second: int | None = None
     megabyte: int | None = None
     level: str | None = None
+    tiers: tuple[Tier, ...] = ()
+    """By `above_input_tokens`, rising; the last one that a request exceeds counts for all of it."""
     source: Literal["file", "api"] = "file"
+
+
+Measure = Literal["output", "bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,6 +339,7 @@ class Call:
     operation: str
     """The dialect's own name of the endpoint: `chat`, `completions`, `responses`, `embeddings`, `models`."""
     model: str
+    """As the caller names it; empty where the API has no place for it, so that the upstream's own model is meant."""
     stream: bool
     choices: int
     """How many answers are generated and paid for: `n`, or `best_of` where that is larger."""
@@ -318,8 +349,14 @@ class Call:
     """No fewer than the upstream will count, media by the operator's rule."""
     input_tokens_counted: int
     """What is charged for input when usage never comes."""
-    wants_usage: bool
+    wants_usage: bool = False
     """Whether the client itself asked for the usage chunk of a stream."""
+    units: Usage = NO_USAGE
+    """What is priced by the piece beside the tokens, at most: images, characters, uses of tools. Charged so where usage never comes."""
+    needs: Sequence[Sequence[str]] = (("input", "output"),)
+    """Sets of the price row's kinds; the row must price every kind of one of them. A row that prices the request itself always does."""
+    measure: Measure = "output"
+    """What a stream's pieces are counted in as they are forwarded."""
 
 
 # --- seams -----------------------------------------------------------------------------------------------------------------------
@@ -332,7 +369,7 @@ class Piece:
     data: bytes
     """Exactly what to forward; empty where the piece is taken out (a usage chunk that the client did not ask for)."""
     output_tokens: int = 0
-    """Output counted in this piece: at least one per delta with content."""
+    """Output counted in this piece, in the call's measure: of tokens at least one per delta with content."""
     usage: Usage | None = None
     """Cumulative usage reported in this piece, when it can be believed."""
     last: bool = False

@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Final, Literal
+from typing import Final, Literal, get_args
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
@@ -21,7 +21,8 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from proxy.domain import NANOCREDITS_PER_CREDIT, Usage
+from proxy import config
+from proxy.domain import NANOCREDITS_PER_CREDIT, USAGE_KINDS, Usage
 from proxy.errors import STATUS_BY_CODE
 
 PREFIX: Final = "compute_ledger_"
@@ -34,7 +35,7 @@ FlagReason = Literal["missing", "absurd", "below_deltas", "above_maximum"]
 CutReason = Literal["budget", "ledger", "drain"]
 BacklogEvent = Literal["written", "settled", "refused"]
 
-DIALECTS: Final = frozenset({"openai", "anthropic", "gemini", "ollama"})
+DIALECTS: Final = frozenset(get_args(config.Dialect)) | {"opaque"}
 OUTCOMES: Final = frozenset({"complete", "cut", "client_gone", "upstream_gone", *STATUS_BY_CODE})
 """How a request ends: an exchange's own ends, or the code of the refusal or failure that the caller got."""
 VERBS: Final = frozenset(
@@ -42,8 +43,8 @@ VERBS: Final = frozenset(
     | {"set_limits", "audit", "open", "change", "record"}
 )
 """The ledger's scripts."""
-TOKEN_KINDS: Final = ("input", "cached_input", "cache_write", "audio_input", "output", "reasoning", "audio_output")
-UNIT_KINDS: Final = ("image", "second", "megabyte")
+UNIT_KINDS: Final = ("image", "character", "tool_use", "milliseconds", "bytes")
+TOKEN_KINDS: Final = tuple(kind for kind in USAGE_KINDS if kind not in UNIT_KINDS)
 
 LATENCY_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 FIRST_BYTE_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
@@ -79,7 +80,7 @@ def _credits(name: str, kind: Literal["counter", "gauge"], help: str, labels: La
 DEFINITIONS: Final = (
     Definition("requests_total", "counter", "Requests by how they ended.", ("pool", "dialect", "model", "outcome")),
     Definition("tokens_total", "counter", "Tokens charged, by kind; the kinds are disjoint.", ("model", "kind")),
-    Definition("units_total", "counter", "Images, seconds and megabytes charged.", ("model", "kind")),
+    Definition("units_total", "counter", "Images, characters, uses of tools, milliseconds and bytes charged.", ("model", "kind")),
     _credits("credits_total", "counter", "Credits moved, by flow.", ("flow",)),
     _credits("held_credits", "gauge", "Credits that running requests hold and have not spent."),
     _histogram("added_latency_seconds", "Time from a request's arrival until it was sent upstream.", LATENCY_BUCKETS_S),
@@ -156,10 +157,9 @@ class Metrics:
         for kind in TOKEN_KINDS:
             if count := getattr(usage, kind):
                 self._tokens[label, kind] += count
-        if usage.image or usage.second or usage.megabyte:
-            for kind in UNIT_KINDS:
-                if count := getattr(usage, kind):
-                    self._counts["units_total"][label, kind] += count
+        for kind in UNIT_KINDS:
+            if count := getattr(usage, kind):
+                self._counts["units_total"][label, kind] += count
 
     def usage_flagged(self, reason: FlagReason) -> None:
         """Reported usage was missing, absurd, fewer tokens than deltas, or more than the request's own maximum."""

@@ -22,7 +22,6 @@ from proxy.processes.jobs import Job
 from proxy.processes.sockets import BACKLOG
 from proxy.server.handler import Proxy
 from proxy.server.listener import Listener
-from proxy.server.routing import Routes
 from proxy.server.selfservice import SelfService
 from proxy.server.upstream import Endpoint
 
@@ -71,7 +70,6 @@ class Service:
 
     def __init__(self, settings: Config, store: Store, backlog: Backlog, metrics: Metrics, endpoints: list[Endpoint]) -> None:
         self._settings = settings
-        self._routes = Routes(endpoints)
         self._proxy = Proxy(
             settings,
             endpoints=endpoints,
@@ -85,7 +83,7 @@ class Service:
             store.directory,
             store.ledger,
             store.journal,
-            upstream_for=lambda dialect, model: self._routes.serving(dialect, model).section,
+            admission=lambda: self._proxy.admission,
             slice_tokens=lambda: self._settings.ledger.slice_tokens,
             now_ms=store.engine.now_ms,
         ).handle
@@ -99,7 +97,6 @@ class Service:
     def configure(self, settings: Config, endpoints: list[Endpoint]) -> None:
         """Take over new settings; what runs goes on with the old."""
         self._settings = settings
-        self._routes = Routes(endpoints)
         self._proxy.configure(settings, endpoints=endpoints)
 
     def jobs(self) -> tuple[Job, ...]:

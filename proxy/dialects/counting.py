@@ -37,6 +37,18 @@ class MediaRule:
     image_tokens: int
     audio_tokens: int
     file_tokens: int
+    stored_tokens: int | None = None
+    """For all that a request refers to and the upstream keeps; None where such references are refused."""
+
+    def or_more(self, other: MediaRule) -> MediaRule:
+        """The greater of two rules, number by number; what one of them refuses is refused."""
+        stored = None if None in (self.stored_tokens, other.stored_tokens) else max(self.stored_tokens or 0, other.stored_tokens or 0)
+        return MediaRule(
+            max(self.image_tokens, other.image_tokens),
+            max(self.audio_tokens, other.audio_tokens),
+            max(self.file_tokens, other.file_tokens),
+            stored,
+        )
 
 
 class InputCount:

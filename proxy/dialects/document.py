@@ -20,7 +20,8 @@ Shape = TypeVar("Shape")
 _MEMBER_START = re.compile(rb'[ \t\r\n{,]*"[^"\\]*(?:\\.[^"\\]*)*"[ \t\r\n]*:[ \t\r\n]*')
 _decode_any = msgspec.json.Decoder().decode
 _decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_encode = msgspec.json.Encoder().encode
+encode = msgspec.json.Encoder().encode
+"""A value as compact JSON."""
 
 
 def read_object(body: bytes) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def _surely_unambiguous(body: bytes, document: dict[str, Any]) -> bool:
     came_in = body.count(b":")
     if b"\\u003" in body:
         came_in += body.count(b"\\u003a") + body.count(b"\\u003A")
-    return came_in == _encode(document).count(b":")
+    return came_in == encode(document).count(b":")
 
 
 def _refuse_repeated(members: list[tuple[str, Any]]) -> None:
@@ -78,7 +79,7 @@ def edit_members(body: bytes, changes: Mapping[str, bytes]) -> bytes:
             pieces += (body[copied:start], missing.pop(name))
             copied = position
     if missing:
-        added = b",".join(_encode(name) + b":" + value for name, value in missing.items())
+        added = b",".join(encode(name) + b":" + value for name, value in missing.items())
         pieces += (body[copied:position], b"," if members else b"", added)
         copied = position
     pieces.append(body[copied:])

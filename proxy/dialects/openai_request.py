@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from proxy.dialects.counting import InputCount, MediaRule
-from proxy.dialects.document import edit_members, members_of, read_object
+from proxy.dialects.document import edit_members, encode, members_of, read_object
 from proxy.dialects.openai_input import add_input, not_priced, objects, wrong
-from proxy.dialects.protocol import MODEL_NAME_LENGTH_MAX, Operation
+from proxy.dialects.protocol import MODEL_NAME_LENGTH_MAX, Changes, Operation, Request
 from proxy.domain import Call
 from proxy.errors import Refusal
 
@@ -52,13 +52,16 @@ _REFUSED_IN_RESPONSES = {
     "context_management": _EXTRA_COST,
     "background": "its answer comes after the request has ended",
 }
+_NEEDS = (("input", "output"),)
+_NEEDS_INPUT = (("input",),)
 _STANDARD_TIERS = (None, "auto", "default")
 _TOOL_TYPES = ("function", "custom")
 
 
-def parse_request(operation: Operation, body: bytes, media: MediaRule) -> Call:
+def parse_request(request: Request, media: MediaRule) -> Call:
     """What a request asks for. Raises Refusal: invalid_request."""
-    document = read_object(body)
+    operation = request.operation
+    document = read_object(request.body)
     model = _model(document)
     _check_bounded(operation, document)
     count = InputCount()
@@ -75,25 +78,29 @@ def parse_request(operation: Operation, body: bytes, media: MediaRule) -> Call:
         input_tokens_bound=count.bound,
         input_tokens_counted=count.counted,
         wants_usage=_asks_for_usage(document) and stream,
+        needs=_NEEDS if operation.output == "tokens" else _NEEDS_INPUT,
     )
 
 
-def rewrite(call: Call, body: bytes, *, output_tokens_max: int | None) -> bytes | None:
+def rewrite(call: Call, body: bytes, changes: Changes) -> bytes | None:
     """The body to forward instead, or None where nothing changes."""
+    output_tokens_max = changes.output_tokens_max
     add_usage = call.stream and not call.wants_usage and call.operation in ("chat", "completions")
     lower = output_tokens_max is not None and (call.output_tokens_max is None or call.output_tokens_max > output_tokens_max)
-    if not add_usage and not lower:
+    if not add_usage and not lower and changes.model is None:
         return None
     members = members_of(body)
-    changes: dict[str, bytes] = {}
+    edits: dict[str, bytes] = {}
     if output_tokens_max is not None and lower:
         named = ((name, bytes(members.get(name, b"null"))) for name in _MAXIMA[call.operation])
         above = [name for name, value in named if value != b"null" and int(value) > output_tokens_max]
-        changes = dict.fromkeys(above or _own_maximum(call), b"%d" % output_tokens_max)
+        edits = dict.fromkeys(above or _own_maximum(call), b"%d" % output_tokens_max)
     if add_usage:
         options = bytes(members.get("stream_options", b"null"))
-        changes["stream_options"] = edit_members(b"{}" if options == b"null" else options, {"include_usage": b"true"})
-    return edit_members(body, changes) if changes else None
+        edits["stream_options"] = edit_members(b"{}" if options == b"null" else options, {"include_usage": b"true"})
+    if changes.model is not None:
+        edits["model"] = encode(changes.model)
+    return edit_members(body, edits) if edits else None
 
 
 def _own_maximum(call: Call) -> tuple[str, ...]:

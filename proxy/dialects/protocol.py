@@ -7,15 +7,19 @@ Owns the nouns that all dialects share and the `compute_ledger` member of an err
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
+from urllib.parse import quote
 
 from proxy.dialects.counting import MediaRule
 from proxy.domain import Answer, Call, Piece, StreamReader, Usage, credits_from_nanocredits
 from proxy.errors import Expected
 
 MODEL_NAME_LENGTH_MAX = 256
+
+
+MODEL_IN_PATH = "{model}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,29 +30,65 @@ class Operation:
     dialect: str
     method: Literal["GET", "POST"]
     path: str
-    """Canonical; also what is appended to the upstream's base URL."""
+    """Canonical, and what is appended to the upstream's base URL; `{model}` in it stands for a model's name."""
     output: Literal["tokens", "none"] = "tokens"
     forwarded: bool = True
     """False where the proxy answers by itself."""
+    free: bool = False
+    """Whether it uses nothing of a model (versions, tokens counted): forwarded for any caller, and neither held nor charged."""
+    query: frozenset[str] = frozenset()
+    """Names of the query parameters that may come with it; they are forwarded, except `key`, which is the caller's."""
+    marker: str = ""
+    """A header by which a client says that it means this dialect's operation, where several have the same path."""
+    passes_content_type: bool = False
+    """Whether the body is forwarded under the client's own Content-Type; else it is JSON."""
+
+    def path_to(self, model: str) -> str:
+        """The path at the upstream for a model by this name."""
+        return self.path.replace(MODEL_IN_PATH, quote(model, safe="@:+~"))
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What came to an operation, for a dialect to read."""
+
+    operation: Operation
+    body: bytes
     model: str | None = None
     """The model that the path names, where it does."""
+    query: Mapping[str, str] = field(default_factory=dict)
+    """What the operation lets through of the query."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """As the client sent them; names in any case."""
 
-    @property
-    def needs_output_price(self) -> bool:
-        return self.output == "tokens"
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What must be different in the body that is forwarded."""
+
+    output_tokens_max: int | None = None
+    """Per choice: no maximum may be above it, and one must be there."""
+    model: str | None = None
+    """The upstream's own name of the model, where the caller's is an alias."""
+    continuous_usage: bool = False
+    """Whether usage is to be asked for in every chunk, of an upstream that can do so."""
+
+
+NO_CHANGES = Changes()
 
 
 class Reader(StreamReader, Protocol):
     """A stream reader that can also end the stream in the dialect's own words.
 
-    What it returns may follow any piece that was forwarded whole, instead of the pieces after it.
+    What it returns may follow any piece that was forwarded whole, instead of the pieces after it. None where the form of the answer has no
+    words for it; then the connection is broken off.
     """
 
-    def cut_by_error(self, refusal: Expected) -> bytes:
+    def cut_by_error(self, refusal: Expected) -> bytes | None:
         """The error event and the end marker, so that the official clients raise."""
         ...
 
-    def cut_by_length(self, usage: Usage, *, unsent: Sequence[Piece] = ()) -> bytes:
+    def cut_by_length(self, usage: Usage, *, unsent: Sequence[Piece] = ()) -> bytes | None:
         """The end that the model's own length limit would make, with the usage that is charged.
 
         `unsent` are the pieces that were read and will not be forwarded, so that what they closed is closed here instead.
@@ -64,36 +104,52 @@ class Dialect(Protocol):
 
     @property
     def operations(self) -> Sequence[Operation]:
-        """Every endpoint. A path that ends in `/*` stands for all that begin so; what follows is the name of a model."""
+        """Every endpoint."""
         ...
 
-    def parse_request(self, operation: Operation, body: bytes, media: MediaRule) -> Call:
+    @property
+    def models_path(self) -> str | None:
+        """Where an upstream lists its models (by GET); None where the API has no such list."""
+        ...
+
+    def parse_request(self, request: Request, media: MediaRule) -> Call:
         """What the request asks for. Raises Refusal: invalid_request."""
         ...
 
-    def rewrite(self, call: Call, body: bytes, *, output_tokens_max: int | None) -> bytes | None:
+    def rewrite(self, call: Call, request: Request, changes: Changes) -> bytes | None:
         """The body to forward instead, or None to forward it as it came.
 
-        Every maximum in the request is lowered to `output_tokens_max` (per choice), one is added where there is none, and usage is asked
-        for in streams; nothing else changes.
+        Beside the changes, usage is asked for in streams; nothing else changes. The name of a model in the path is not its business.
         """
         ...
 
-    def read_stream(self, call: Call) -> Reader:
-        """A reader for one streamed answer."""
+    def read_stream(self, call: Call, media_type: str) -> Reader | None:
+        """A reader for an answer of this media type (lower case, without parameters); None where it does not come as a stream."""
         ...
 
-    def read_answer(self, call: Call, body: bytes) -> Answer: ...
+    def read_answer(self, call: Call, body: bytes, media_type: str) -> Answer:
+        """What a whole answer used and holds."""
+        ...
 
-    def refusal_body(self, refusal: Expected) -> bytes: ...
+    def refusal_body(self, refusal: Expected, *, status: int) -> bytes:
+        """The body of a request that is refused or failed under this status."""
+        ...
 
     def upstream_credential(self, api_key: str) -> tuple[str, str]:
         """Name and value of the header that carries the upstream's key."""
         ...
 
-    def models_body(self, models: Sequence[str], *, created_s: int) -> bytes: ...
+    def read_models(self, body: bytes) -> Sequence[str]:
+        """The names in an upstream's list of models; none where it cannot be read."""
+        ...
 
-    def model_body(self, model: str, *, created_s: int) -> bytes: ...
+    def models_body(self, models: Sequence[str], *, created_s: int) -> bytes:
+        """The list of models that a caller may use."""
+        ...
+
+    def model_body(self, model: str, *, created_s: int) -> bytes:
+        """One model that a caller may use."""
+        ...
 
 
 def ledger_member(refusal: Expected) -> dict[str, str]:

@@ -11,6 +11,7 @@ import json
 import re
 from typing import NamedTuple
 
+EVENT_STREAM = "text/event-stream"
 FRAME_MAX_BYTES = 2**20
 _END_OF_LINE = rb"(?:\r\n|\n|\r(?!\n))"
 _END_OF_FRAME = re.compile(_END_OF_LINE + _END_OF_LINE)

@@ -1,4 +1,4 @@
-"""What usage costs: prices by kind, their fallbacks, bounds before the fact, and which row of the price book applies.
+"""What usage costs: prices by kind, their fallbacks and tiers, bounds before the fact, and which row of the price book applies.
 
 Rates are nanocredits per million tokens, units are nanocredits each. A cost is rounded once, at the very end, up; so a total never
 depends on how a stream was cut into pieces. Knows no dialect and no clock.
@@ -7,9 +7,11 @@ depends on how a stream was cut into pieces. Knows no dialect and no clock.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from operator import attrgetter, mul
 
-from proxy.domain import Price, Usage
+from proxy.domain import NO_USAGE, USAGE_KINDS, Measure, Price, Tier, Usage
 
 TOKENS_PER_RATE = 1_000_000
 REMEMBERED_PRICES_MAX = 4096
@@ -17,20 +19,31 @@ OUTPUT_TOKENS_MAX = 100_000_000
 """More than any model writes in one answer: the answer to "how many tokens are affordable" where output is free."""
 CACHED_MODELS_MAX = 1024
 
-INPUT_KINDS = ("input", "cached_input", "cache_write", "audio_input")
+INPUT_KINDS = ("input", "cached_input", "cache_write", "cache_write_1h", "audio_input")
 OUTPUT_KINDS = ("output", "reasoning", "audio_output")
 TOKEN_KINDS = INPUT_KINDS + OUTPUT_KINDS
-UNIT_KINDS = ("image", "second", "megabyte")
+MILLIONTHS_PER_UNIT = {
+    "image": ("image", 1_000_000),
+    "character": ("character", 1_000_000),
+    "tool_use": ("tool_use", 1_000_000),
+    "milliseconds": ("second", 1_000),
+    "bytes": ("megabyte", 1),
+}
+"""Kinds of usage that are not tokens: each with the row's price for it, and how many millionths of that price one costs."""
+
+_counts: Callable[[Usage], tuple[int, ...]] = attrgetter(*USAGE_KINDS)
 
 
 def rate(price: Price, kind: str) -> int:
-    """Nanocredits per million tokens of a token kind.
+    """Nanocredits per million tokens of a token kind, where no tier applies.
 
     Its own rate, else that of its fallback, else the row's dearest: a kind that nobody thought of is never free.
     """
     own: int | None = getattr(price, kind)
     if own is not None:
         return own
+    if kind == "cache_write_1h" and price.cache_write is not None:
+        return price.cache_write
     fallback = price.output if kind in OUTPUT_KINDS else price.input
     if fallback is not None:
         return fallback
@@ -42,35 +55,131 @@ def cost_nanocredits(price: Price, usage: Usage) -> int:
 
     Give cumulative usage and charge the difference between two costs; the sum of the differences is then the cost of the whole.
     """
-    millionths: int = sum(tokens * rate(price, kind) for kind in TOKEN_KINDS if (tokens := getattr(usage, kind)))
-    units: int = sum(count * (getattr(price, kind) or 0) for kind in UNIT_KINDS if (count := getattr(usage, kind)))
-    return _round_up(millionths) + units + price.request
+    bands = _bands(price)
+    band = bands[0]
+    if len(bands) > 1:
+        input_tokens = usage.input_tokens
+        band = next(band for band in reversed(bands) if input_tokens > band.above_input_tokens)
+    return _round_up(sum(map(mul, _counts(usage), band.each_millionths))) + price.request
 
 
-def estimate_nanocredits(price: Price, *, input_tokens: int, output_tokens: int) -> int:
-    """No less than the cost of so many tokens, whichever kinds they turn out to be; `output_tokens` over all choices together."""
-    return _round_up(input_tokens * _dearest(price, INPUT_KINDS) + output_tokens * _dearest(price, OUTPUT_KINDS)) + price.request
+def estimate_nanocredits(
+    price: Price, *, input_tokens: int, output_tokens: int, units: Usage = NO_USAGE, measure: Measure = "output"
+) -> int:
+    """No less than the cost of so much, or of less input, whichever kinds the tokens turn out to be.
+
+    `output_tokens` are those of all choices together, or what else the output is measured in; `units` is what is priced by the piece.
+    """
+    bands = _bands(price)
+    millionths = 0
+    for band in bands:
+        if input_tokens > band.above_input_tokens:
+            of_band = band.input_millionths(input_tokens, units) + output_tokens * band.dearest_output(measure)
+            millionths = max(millionths, of_band)
+    return _round_up(millionths) + price.request
 
 
-def affordable_output_tokens(price: Price, *, input_tokens: int, amount_nanocredits: int, choices: int = 1) -> int:
-    """The most output tokens for each choice whose estimate, over all choices, fits the amount; 0 where not even the input fits.
+def affordable_output_tokens(
+    price: Price, *, input_tokens: int, amount_nanocredits: int, units: Usage = NO_USAGE, measure: Measure = "output"
+) -> int:
+    """The most output, over all choices together, whose estimate fits the amount; 0 where not even the input fits.
 
     Never more than OUTPUT_TOKENS_MAX, which is also the answer where output is free.
     """
-    left_millionths = (amount_nanocredits - price.request) * TOKENS_PER_RATE - input_tokens * _dearest(price, INPUT_KINDS)
-    if left_millionths < 0:
-        return 0
-    output_rate = _dearest(price, OUTPUT_KINDS) * choices
-    return OUTPUT_TOKENS_MAX if output_rate == 0 else min(OUTPUT_TOKENS_MAX, left_millionths // output_rate)
+    amount_millionths = (amount_nanocredits - price.request) * TOKENS_PER_RATE
+    most = OUTPUT_TOKENS_MAX
+    for band in _bands(price):
+        if input_tokens > band.above_input_tokens:
+            left_millionths = amount_millionths - band.input_millionths(input_tokens, units)
+            if left_millionths < 0:
+                return 0
+            if each := band.dearest_output(measure):
+                most = min(most, left_millionths // each)
+    return most
 
 
-def unpriced_kind(price: Price, *, needs_output: bool) -> str | None:
-    """The kind that an operation needs and the row does not price, so that the request must be refused; None where all is priced."""
-    if price.input is None:
-        return "input"
-    if needs_output and price.output is None:
-        return "output"
-    return None
+def output_rate(price: Price, measure: Measure) -> int:
+    """Nanocredits, at least, per million of what a call's output is measured in, whatever kind and tier it turns out to be."""
+    return min(band.cheapest_output(measure) for band in _bands(price))
+
+
+def is_priced(price: Price, needs: Sequence[Sequence[str]]) -> bool:
+    """Whether a row prices every kind of one of these sets, or the request itself; else the request must be refused."""
+    return price.request > 0 or any(all(getattr(price, kind) is not None for kind in kinds) for kinds in needs)
+
+
+# --- a row's rates, worked out once ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Band:
+    """What a row charges while the input is above one tier's bound and not above the next one's."""
+
+    above_input_tokens: int
+    to_input_tokens: int | None
+    each_millionths: tuple[int, ...]
+    """Millionths of a nanocredit for one of each kind of usage."""
+    dearest_input: int
+    dearest_output_token: int
+    cheapest_output_token: int
+    byte_millionths: int
+
+    def input_millionths(self, input_tokens: int, units: Usage) -> int:
+        """No less than what so many tokens of input cost in this band, and the units with them."""
+        if self.to_input_tokens is not None:
+            input_tokens = min(input_tokens, self.to_input_tokens)
+        millionths = input_tokens * self.dearest_input
+        return millionths if units is NO_USAGE else millionths + sum(map(mul, _counts(units), self.each_millionths))
+
+    def dearest_output(self, measure: Measure) -> int:
+        return self.dearest_output_token if measure == "output" else self.byte_millionths
+
+    def cheapest_output(self, measure: Measure) -> int:
+        return self.cheapest_output_token if measure == "output" else self.byte_millionths
+
+
+_remembered_bands: dict[int, tuple[Price, Sequence[_Band]]] = {}
+"""By a row's identity, which the kept row holds on to: hashing a row costs more than what is looked up."""
+
+
+def _bands(price: Price) -> Sequence[_Band]:
+    """A row's bands, by rising input; the first takes even an empty input."""
+    known = _remembered_bands.get(id(price))
+    if known is None or known[0] is not price:
+        if len(_remembered_bands) >= REMEMBERED_PRICES_MAX:
+            _remembered_bands.clear()
+        starts = [-1, *(tier.above_input_tokens for tier in price.tiers)]
+        ends = [*starts[1:], None]
+        rows = [price, *(_with_tier(price, tier) for tier in price.tiers)]
+        known = _remembered_bands[id(price)] = (price, tuple(map(_band, rows, starts, ends)))
+    return known[1]
+
+
+def _with_tier(price: Price, tier: Tier) -> Price:
+    """The row as the tier makes it: what a tier leaves out is taken from the row, and what both leave out falls back as ever."""
+    return replace(price, **{kind: own for kind in TOKEN_KINDS if (own := getattr(tier, kind)) is not None})
+
+
+def _band(row: Price, above_input_tokens: int, to_input_tokens: int | None) -> _Band:
+    tokens = {kind: rate(row, kind) for kind in TOKEN_KINDS}
+    units = {kind: millionths * (getattr(row, priced) or 0) for kind, (priced, millionths) in MILLIONTHS_PER_UNIT.items()}
+    each = {**tokens, **units}
+    return _Band(
+        above_input_tokens=above_input_tokens,
+        to_input_tokens=to_input_tokens,
+        each_millionths=tuple(each[kind] for kind in USAGE_KINDS),
+        dearest_input=max(tokens[kind] for kind in INPUT_KINDS),
+        dearest_output_token=max(tokens[kind] for kind in OUTPUT_KINDS),
+        cheapest_output_token=min(tokens[kind] for kind in OUTPUT_KINDS),
+        byte_millionths=units["bytes"],
+    )
+
+
+def _round_up(millionths: int) -> int:
+    return -(-millionths // TOKENS_PER_RATE)
+
+
+# --- which row applies -------------------------------------------------------------------------------------------------------------
 
 
 def matches(pattern: str, model: str) -> bool:
@@ -121,22 +230,3 @@ class PriceBook:
 
 def _effective_at_ms(row: Price) -> int:
     return row.effective_at_ms
-
-
-def _dearest(price: Price, kinds: Sequence[str]) -> int:
-    known = _dearest_rates.get(id(price))
-    if known is None or known[0] is not price:
-        if len(_dearest_rates) >= REMEMBERED_PRICES_MAX:
-            _dearest_rates.clear()
-        known = _dearest_rates[id(price)] = (price, {})
-    if kinds not in known[1]:
-        known[1][kinds] = max(rate(price, kind) for kind in kinds)
-    return known[1][kinds]
-
-
-_dearest_rates: dict[int, tuple[Price, dict[Sequence[str], int]]] = {}
-"""By a row's identity, which the kept row holds on to: hashing a row costs more than what is looked up."""
-
-
-def _round_up(millionths: int) -> int:
-    return -(-millionths // TOKENS_PER_RATE)

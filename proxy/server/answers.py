@@ -30,7 +30,7 @@ BudgetStatus = Literal[402, 403, 429]
 class Phrasing(Protocol):
     """What a dialect offers here."""
 
-    def refusal_body(self, refusal: Expected) -> bytes: ...
+    def refusal_body(self, refusal: Expected, *, status: int) -> bytes: ...
 
 
 def refused(
@@ -50,7 +50,7 @@ def refused(
     if allow is not None:
         headers["Allow"] = allow
     status = budget_status if refusal.code in BUDGET_CODES else refusal.status
-    return web.Response(status=status, headers=headers, body=phrasing.refusal_body(refusal))
+    return web.Response(status=status, headers=headers, body=phrasing.refusal_body(refusal, status=status))
 
 
 def _advice(refusal: Expected, now_ms: int) -> dict[str, str]:

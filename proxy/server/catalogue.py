@@ -7,22 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 
 from proxy.dialects import Dialect
 from proxy.domain import Caller, Price
 from proxy.errors import Failure, Refusal
-from proxy.policy.pricing import PriceBook, matches, unpriced_kind
+from proxy.policy.pricing import PriceBook, is_priced, matches
 from proxy.server.routing import Routes
 from proxy.server.upstream import Endpoint
 
-LIST_PATH = "/v1/models"
 LIST_FRESH_S = 60.0
 LIST_TIMEOUT_S = 5.0
 LIST_MAX_BYTES = 4 * 2**20
 MODELS_MAX = 10_000
+ANY_PRICE: Sequence[Sequence[str]] = (("input",), ("output",), ("image",), ("character",), ("second",), ("megabyte",), ("tool_use",))
+"""A model may be listed that has any price at all; what an operation needs of it is asked when it is used."""
 
 
 class Prices:
@@ -44,16 +45,20 @@ class Prices:
             self._rows, self._book = rows, PriceBook(rows)
         return self._book.find(model, self._now_ms())
 
-    def price_of(self, model: str, *, needs_output: bool) -> Price:
-        """The price of a model now. Raises Refusal model_not_priced, whose hint is the row to add."""
+    def price_of(self, model: str, needs: Sequence[Sequence[str]], *, real_name: str | None = None) -> Price:
+        """The price of a model now, by its name or, where that is an alias without a row of its own, by what it stands for.
+
+        Raises Refusal model_not_priced, whose hint is the row to add.
+        """
         price = self.find(model)
-        missing = "input" if price is None else unpriced_kind(price, needs_output=needs_output)
-        if price is None or missing is not None:
-            rates = 'input = "..."' + ('\noutput = "..."' if needs_output else "")
-            name = msgspec.json.encode(model).decode()
+        if real_name is not None and (price is None or price.model != model):
+            price = self.find(real_name)
+        if price is None or not is_priced(price, needs):
+            name = msgspec.json.encode(real_name or model).decode()
+            rates = "\n".join(f'{kind} = "..."' for kind in needs[0])
             raise Refusal(
                 "model_not_priced",
-                f"The model {model!r} has no price here" + ("." if price is None else f" for its {missing}."),
+                f"The model {model!r} has no price here" + ("." if price is None else f" for its {' and '.join(needs[0])}."),
                 hint=f"Whoever runs this proxy: add a row such as\n[[price]]\nmodel = {name}\n{rates}",
             )
         return price
@@ -86,7 +91,7 @@ class Catalogue:
     async def models_for(self, caller: Caller, dialect: Dialect) -> list[str]:
         """What the caller may use, by name."""
         endpoints = self._routes.speaking(dialect.name)
-        patterns = [*(row.model for row in self._prices.rows), *(p for e in endpoints for p in e.models)]
+        patterns = [*(row.model for row in self._prices.rows), *(p for e in endpoints for p in (*e.models, *e.aliases))]
         names = {pattern for pattern in patterns if not pattern.endswith("*")}
         for endpoint in endpoints:
             if any(pattern.endswith("*") for pattern in endpoint.models):
@@ -96,16 +101,15 @@ class Catalogue:
     def check_offered(self, caller: Caller, dialect: Dialect, model: str) -> None:
         """Raises Refusal: model_not_allowed, model_not_found, model_not_priced."""
         check_allowed(caller, model)
-        self._routes.serving(dialect.name, model)
-        self._prices.price_of(model, needs_output=False)
+        serving = self._routes.serving(dialect.name, model)
+        self._prices.price_of(model, ANY_PRICE, real_name=serving[0].aliases.get(model))
 
     def _is_offered(self, dialect: Dialect, model: str) -> bool:
         try:
-            self._routes.serving(dialect.name, model)
+            serving = self._routes.serving(dialect.name, model)
         except Refusal:
             return False
-        price = self._prices.find(model)
-        return price is not None and unpriced_kind(price, needs_output=False) is None
+        return self._prices.find(serving[0].aliases.get(model, model)) is not None
 
     async def _reported_by(self, endpoint: Endpoint, dialect: Dialect) -> frozenset[str]:
         async with self._asking:  # one asks, the others take what it heard
@@ -117,21 +121,14 @@ class Catalogue:
             return names
 
 
-class _Listed(msgspec.Struct):
-    id: str
-
-
-class _List(msgspec.Struct):
-    data: list[_Listed]
-
-
 async def _ask(endpoint: Endpoint, dialect: Dialect) -> frozenset[str]:
     """The models that an upstream lists; none where it does not say."""
+    if dialect.models_path is None:
+        return frozenset()
     try:
         async with asyncio.timeout(LIST_TIMEOUT_S):
-            with await endpoint.send(dialect, "GET", LIST_PATH) as reply:
+            with await endpoint.send(dialect, "GET", dialect.models_path) as reply:
                 body = await reply.read(max_bytes=LIST_MAX_BYTES, heard=lambda: None)
-        listed = msgspec.json.decode(body, type=_List).data
-    except (Failure, TimeoutError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (Failure, TimeoutError):
         return frozenset()
-    return frozenset(model.id for model in listed if model.id.isprintable())
+    return frozenset(name for name in dialect.read_models(body) if name.isprintable())

@@ -61,6 +61,14 @@ class Exchange:
                 assert self.reason is not None
                 raise self.reason from error
 
+    def turn_to(self, section: config.Upstream) -> None:
+        """Another upstream is asked: its limits count from now on, and the one before may have been late."""
+        self._section = section
+        if isinstance(self.reason, UpstreamTimeout):
+            self.reason = None
+        self._waits_for = "head"
+        self._moves += 1
+
     def reads(self) -> None:
         """From now on it waits for the upstream's next bytes."""
         self._waits_for = "bytes"

@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from aiohttp import HttpVersion11, web
 
 from proxy import domain
-from proxy.dialects import DIALECTS, Dialect, Reader
+from proxy.dialects import Dialect, Reader
 from proxy.errors import Expected, Failure, LedgerUnavailable, Refusal, UpstreamError, UpstreamTimeout
 from proxy.metrics import CutReason, Metrics
 from proxy.server import answers
 from proxy.server.exchange import ClientTooSlow, Exchange
 from proxy.server.holding import Reservation
 from proxy.server.metering import NO_CHARGE, Charge
+from proxy.server.sending import Letter
 from proxy.server.upstream import Endpoint, Reply
 
 ANSWER_MAX_BYTES = 64 * 2**20
@@ -34,22 +35,31 @@ class Visit:
 
     request_id: str
     began_s: float
-    dialect: Dialect = DIALECTS["openai"]
+    dialect: Dialect | None = None
+    """None until its path has been read."""
     pool: str = ""
     model: str = ""
     outcome: str = "complete"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Errand:
-    """What is known once a request has been sent: all that forwarding its answer takes."""
+    """What is known once a request is to be sent: all that forwarding its answer takes."""
 
     request: web.BaseRequest
     visit: Visit
+    dialect: Dialect
     call: domain.Call
     endpoint: Endpoint
     hold: Reservation
     exchange: Exchange
+
+    def turn_to(self, endpoint: Endpoint) -> None:
+        """From now on this upstream serves it."""
+        self.endpoint = endpoint
+        self.visit.pool = endpoint.name
+        self.hold.meter.missing_usage = endpoint.section.missing_usage
+        self.exchange.turn_to(endpoint.section)
 
 
 class Forwarder:
@@ -61,9 +71,25 @@ class Forwarder:
 
     async def forward(self, errand: Errand, reply: Reply) -> web.StreamResponse:
         """Forward an answer in the form that it has, whichever the request asked for."""
-        if reply.media_type == "text/event-stream" and reply.status < 400:
-            return await self._forward_stream(errand, reply)
-        return await self._forward_whole(errand, reply)
+        reader = None if reply.status >= 400 else errand.dialect.read_stream(errand.call, reply.media_type)
+        if reader is None:
+            return await self._forward_whole(errand, reply)
+        return await self._forward_stream(errand, reply, reader)
+
+    async def relay(self, request: web.BaseRequest, visit: Visit, letter: Letter, endpoint: Endpoint) -> web.StreamResponse:
+        """Fetch what costs nothing, and forward it as it is. Raises UpstreamError, UpstreamTimeout."""
+        try:
+            async with asyncio.timeout(endpoint.section.first_byte_timeout_s):
+                with await letter.send_to(endpoint) as reply:
+                    body = await reply.read(max_bytes=ANSWER_MAX_BYTES, heard=lambda: None)
+        except TimeoutError:
+            raise UpstreamTimeout(f"The upstream {endpoint.name} did not answer in time.") from None
+        if endpoint.is_repeated_in(body):
+            raise UpstreamError(f"The upstream {endpoint.name} repeated the proxy's own credentials.")
+        if reply.status >= 400:
+            visit.outcome = "upstream_error"
+        answers.add_budget(reply.headers, None, request_id=visit.request_id, now_ms=self._now_ms())
+        return web.Response(status=reply.status, headers=reply.headers, body=body)
 
     # --- as a whole --------------------------------------------------------------------------------------------------------------
 
@@ -100,7 +126,7 @@ class Forwarder:
         return body
 
     def _charge_whole(self, errand: Errand, reply: Reply, body: bytes) -> Charge:
-        answer = errand.visit.dialect.read_answer(errand.call, body)
+        answer = errand.dialect.read_answer(errand.call, body, reply.media_type)
         if reply.status >= 400:
             errand.visit.outcome = "upstream_error"
             if answer.usage is None:
@@ -124,10 +150,9 @@ class Forwarder:
 
     # --- piece by piece ----------------------------------------------------------------------------------------------------------
 
-    async def _forward_stream(self, errand: Errand, reply: Reply) -> web.StreamResponse:
+    async def _forward_stream(self, errand: Errand, reply: Reply, reader: Reader) -> web.StreamResponse:
         """Forward it as it comes, as far as the hold covers it; its end marker waits until the hold is settled."""
         hold, request = errand.hold, errand.request
-        reader = errand.visit.dialect.read_stream(errand.call)
         answers.add_budget(reply.headers, hold.tightest, request_id=errand.visit.request_id, now_ms=self._now_ms())
         response = web.StreamResponse(status=reply.status, headers=reply.headers)
         if request.version >= HttpVersion11:
@@ -161,8 +186,9 @@ class Forwarder:
             farewell = reader.cut_by_length(charge.usage, unsent=meter.refused)
         else:
             farewell = reader.cut_by_error(reason)
-        await _written(errand, response, farewell, ends=not upstream_is_gone)
-        if upstream_is_gone:
+        breaks_off = upstream_is_gone or farewell is None
+        await _written(errand, response, farewell or b"", ends=not breaks_off)
+        if breaks_off:
             raise broken_off(errand.request)  # never a clean end, which clients take for a complete answer
         return response
 

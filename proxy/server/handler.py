@@ -12,34 +12,35 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Protocol
 
 from aiohttp import web
+from multidict import CIMultiDictProxy
 
 from proxy import config, domain
-from proxy.dialects import Operation, for_path
-from proxy.errors import Expected, Failure, Refusal
+from proxy.dialects import DIALECTS, Dialect, Request
+from proxy.errors import Expected, Failure, UpstreamError, UpstreamTimeout
 from proxy.ledger.backlog import Backlog
 from proxy.metrics import Metrics
 from proxy.server import answers, headers
-from proxy.server.catalogue import Catalogue, Prices, check_allowed
+from proxy.server.admission import Admission, Asked
+from proxy.server.catalogue import Catalogue, Prices
 from proxy.server.exchange import ClientTooSlow, Exchanges
 from proxy.server.forwarding import Errand, Forwarder, Visit, broken_off
 from proxy.server.holding import Reservation
 from proxy.server.holds import Holds
 from proxy.server.identity import KeyLookup, identify
-from proxy.server.metering import Meter, estimate
-from proxy.server.reading import check_framing, path_of, read_body
-from proxy.server.routing import Routes
-from proxy.server.upstream import Endpoint, Reply
+from proxy.server.metering import Meter
+from proxy.server.reading import KEY_PARAMETER, check_framing, joined_query, read_body, read_query, split_target
+from proxy.server.sending import FAIL_OVER_STATUSES, Letter
+from proxy.server.upstream import JSON, Endpoint, Reply
 
 log = logging.getLogger(__name__)
 
 OWN_PATHS = "/ledger/"
 FAREWELL_S = 5.0
 """How long what a drain cuts may take to be settled and told so."""
-METHODS = ("GET", "POST")
 
 
 class OwnPages(Protocol):
@@ -91,8 +92,8 @@ class Proxy:
         self._slice_tokens = settings.ledger.slice_tokens
         self._budget_status = settings.compat.budget_status
         self._holds.configure(settings.ledger)
-        self._routes = Routes(endpoints)
-        self._catalogue = Catalogue(self._routes, self._prices)
+        self.admission = Admission(endpoints, self._prices)
+        self._catalogue = Catalogue(self.admission.routes, self._prices)
 
     # --- the outermost edge ------------------------------------------------------------------------------------------------------
 
@@ -122,20 +123,23 @@ class Proxy:
             self._open_requests -= 1
             if self._draining and self._open_requests == 0:
                 self._idle.set()
-            self._metrics.request_finished(pool=visit.pool, dialect=visit.dialect.name, model=visit.model, outcome=visit.outcome)
+            self._metrics.request_finished(
+                pool=visit.pool, dialect=visit.dialect.name if visit.dialect else "", model=visit.model, outcome=visit.outcome
+            )
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("request %s on %s: %s", visit.request_id, visit.pool or "no upstream", visit.outcome)
 
     def _refuse(self, request: web.BaseRequest, visit: Visit, refusal: Expected) -> web.StreamResponse:
         if request.writer.output_size > 0:  # the answer has begun, so all that can be done is to break it off
             raise broken_off(request)
+        paths, (path, _) = self.admission.paths, split_target(request.raw_path)
         response = answers.refused(
             refusal,
-            visit.dialect,
+            visit.dialect or paths.nearest(path) or DIALECTS["openai"],
             request_id=visit.request_id,
             now_ms=self._now_ms(),
             budget_status=self._budget_status,
-            allow=", ".join(_methods_at(request.raw_path)) if refusal.code == "method_not_allowed" else None,
+            allow=", ".join(paths.methods_at(path)) if refusal.code == "method_not_allowed" else None,
         )
         if self._draining or not request.content.is_eof():
             response.force_close()
@@ -148,31 +152,35 @@ class Proxy:
             caller, _ = await identify(request.headers, self._directory)
             return await self.own_pages(request, caller, request_id=visit.request_id)
 
-        visit.dialect, operation = for_path(request.method, path_of(request.raw_path))
+        path, query = split_target(request.raw_path)
+        dialect, operation, model = self.admission.paths.find(request.method, path, request.headers)
+        visit.dialect = dialect
+        parameters = read_query(query, operation.query) if query else {}
         check_framing(request, body_max_bytes=self._listen.body_max_bytes)
         if self._draining:
             raise Failure("draining", "This proxy is about to stop.", hint="Try again; another will answer.", retry_after_s=1.0)
-        caller, key = await identify(request.headers, self._directory)
-        body = await self._read(request, visit)
+        caller, key = await identify(request.headers, self._directory, in_query=parameters.get(KEY_PARAMETER))
+        inquiry = Request(operation, await self._read(request, visit), model, parameters, request.headers)
         if not operation.forwarded:
-            return await self._list_models(visit, caller, operation)
+            return await self._list_models(visit, caller, dialect, model)
 
-        call, endpoint = self._parse(visit, operation, body)
-        check_allowed(caller, call.model)
-        price = self._prices.price_of(call.model, needs_output=operation.needs_output_price)
-        section = endpoint.section
-        wanted = estimate(call, price, slice_tokens=self._slice_tokens, output_tokens_max=section.output_tokens_max)
-        meter = Meter(call, price, slice_tokens=self._slice_tokens, missing_usage=section.missing_usage)
+        asked = self.admission.read(dialect, inquiry)
+        letter = _letter(dialect, inquiry, asked, request.headers, caller_key=key)
+        visit.model, visit.pool = asked.call.model, asked.endpoints[0].name
+        if operation.free:
+            self.admission.check_free(caller, asked)
+            return await self._forwarder.relay(request, visit, letter, asked.endpoints[0])
 
-        async with Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=call.model) as hold:
+        price = self.admission.price(caller, asked)
+        wanted = asked.estimate(price, slice_tokens=self._slice_tokens)
+        meter = Meter(asked.call, price, slice_tokens=self._slice_tokens)
+        async with Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model) as hold:
             # Where upstreams share their seats, a request waits for one here.
-            lowered = None if call.stream else meter.lower_maximum(wanted.want_nanocredits)
-            body = visit.dialect.rewrite(call, body, output_tokens_max=lowered) or body
-            passing = headers.for_upstream(request.headers, caller_key=key)
-            with self._exchanges.opened(section, hold, write_timeout_s=self._listen.body_timeout_s) as exchange:
-                errand = Errand(request, visit, call, endpoint, hold, exchange)
-                reply = await self._send(errand, operation, passing, body)
-                del body  # a stream may run for long, and its prompt may be large
+            lowered = None if asked.call.stream else meter.lower_maximum(wanted.want_nanocredits)
+            with self._exchanges.opened(asked.endpoints[0].section, hold, write_timeout_s=self._listen.body_timeout_s) as exchange:
+                errand = Errand(request, visit, dialect, asked.call, asked.endpoints[0], hold, exchange)
+                reply = await self._send(errand, letter, asked.endpoints, lowered)
+                del letter, inquiry  # a stream may run for long, and its prompt may be large
                 with reply:
                     return await self._forwarder.forward(errand, reply)
 
@@ -182,42 +190,37 @@ class Proxy:
         visit.began_s += time.monotonic() - asked_s  # how long a client takes to send its body is not the latency that we add
         return body
 
-    def _parse(self, visit: Visit, operation: Operation, body: bytes) -> tuple[domain.Call, Endpoint]:
-        """What is asked for, and of whom. How media count is the upstream's to say, and which upstream that is only the body says."""
-        speaking = self._routes.speaking(operation.dialect)
-        if not speaking:
-            raise Refusal("unknown_path", f"No upstream here speaks the {operation.dialect} API.")
-        call = visit.dialect.parse_request(operation, body, speaking[0].media)
-        visit.model = call.model
-        endpoint = self._routes.serving(operation.dialect, call.model)
-        visit.pool = endpoint.name
-        if endpoint.media != speaking[0].media:
-            call = visit.dialect.parse_request(operation, body, endpoint.media)
-        return call, endpoint
-
-    async def _send(self, errand: Errand, operation: Operation, passing: str, body: bytes) -> Reply:
+    async def _send(self, errand: Errand, letter: Letter, endpoints: Sequence[Endpoint], output_tokens_max: int | None) -> Reply:
+        """The head of the first answer that is worth having, or else of the last; what came to nothing costs nothing."""
         visit, meter = errand.visit, errand.hold.meter
         self._metrics.latency_added(time.monotonic() - visit.began_s)
-        try:
-            with errand.exchange:
-                reply = await errand.endpoint.send(
-                    visit.dialect, operation.method, operation.path, passing=passing, body=body, sent=meter.begin
-                )
-        except Failure:
-            meter.call_off()  # nothing came back, so nothing is charged
-            raise
+        for endpoint in endpoints:
+            is_last = endpoint is endpoints[-1]
+            errand.turn_to(endpoint)
+            try:
+                with errand.exchange:
+                    reply = await letter.send_to(endpoint, output_tokens_max=output_tokens_max, sent=meter.begin)
+            except Failure as failure:
+                meter.call_off()
+                if is_last or not isinstance(failure, (UpstreamError, UpstreamTimeout)):
+                    raise
+                continue
+            if is_last or reply.status not in FAIL_OVER_STATUSES:
+                break
+            meter.call_off()
+            reply.discard()
         self._metrics.first_byte(pool=visit.pool, seconds=time.monotonic() - visit.began_s)
         return reply
 
-    async def _list_models(self, visit: Visit, caller: domain.Caller, operation: Operation) -> web.StreamResponse:
+    async def _list_models(self, visit: Visit, caller: domain.Caller, dialect: Dialect, model: str | None) -> web.StreamResponse:
         created_s = self._now_ms() // 1000
-        if operation.model is None:
-            models = await self._catalogue.models_for(caller, visit.dialect)
-            body = visit.dialect.models_body(models, created_s=created_s)
+        if model is None:
+            models = await self._catalogue.models_for(caller, dialect)
+            body = dialect.models_body(models, created_s=created_s)
         else:
-            self._catalogue.check_offered(caller, visit.dialect, operation.model)
-            body = visit.dialect.model_body(operation.model, created_s=created_s)
-        own = {"Content-Type": "application/json", "Server": answers.SERVER, "X-Request-Id": visit.request_id}
+            self._catalogue.check_offered(caller, dialect, model)
+            body = dialect.model_body(model, created_s=created_s)
+        own = {"Content-Type": JSON, "Server": answers.SERVER, "X-Request-Id": visit.request_id}
         return web.Response(body=body, headers=own)
 
     # --- periodic jobs, and the end ----------------------------------------------------------------------------------------------
@@ -263,12 +266,7 @@ class Proxy:
                     await self._idle.wait()
 
 
-def _methods_at(target: str) -> list[str]:
-    methods = []
-    for method in METHODS:
-        try:
-            for_path(method, target)
-        except Refusal:
-            continue
-        methods.append(method)
-    return methods
+def _letter(dialect: Dialect, inquiry: Request, asked: Asked, came: CIMultiDictProxy[str], *, caller_key: str) -> Letter:
+    content_type = came.get("Content-Type", JSON) if inquiry.operation.passes_content_type else JSON
+    query = joined_query(inquiry.query) if inquiry.query else ""
+    return Letter(dialect, inquiry, asked.call, query, content_type, headers.for_upstream(came, caller_key=caller_key))

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from proxy.domain import USAGE_KINDS, Answer, Call, Piece, Price, Usage
-from proxy.policy.pricing import OUTPUT_KINDS, affordable_output_tokens, cost_nanocredits, estimate_nanocredits, rate
+from proxy.domain import NO_USAGE, USAGE_KINDS, Answer, Call, Piece, Price, Usage
+from proxy.policy.pricing import OUTPUT_KINDS, affordable_output_tokens, cost_nanocredits, estimate_nanocredits, output_rate, rate
 
 Flag = Literal["missing", "absurd", "below_deltas", "above_maximum"]
 
@@ -42,7 +42,14 @@ class Charge:
         return " ".join(f"{kind}={count}" for kind in USAGE_KINDS if (count := getattr(self.usage, kind)))
 
 
-NO_CHARGE = Charge(0, 0, Usage())
+NO_CHARGE = Charge(0, 0, NO_USAGE)
+SLICE_BYTES = 2**18
+"""The slice of a stream that is measured in bytes."""
+
+
+def slice_size(call: Call, slice_tokens: int) -> int:
+    """How much of one answer a stream's hold covers ahead, in the call's measure."""
+    return slice_tokens if call.measure == "output" else SLICE_BYTES
 
 
 def estimate(call: Call, price: Price, *, slice_tokens: int, output_tokens_max: int) -> Estimate:
@@ -51,14 +58,21 @@ def estimate(call: Call, price: Price, *, slice_tokens: int, output_tokens_max: 
     `output_tokens_max` stands in where the request names no maximum. `least` covers one output token (of each answer, unless streamed).
     """
     if call.stream:
-        per_choice = slice_tokens if call.output_tokens_max is None else min(slice_tokens, call.output_tokens_max)
+        size = slice_size(call, slice_tokens)
+        per_choice = size if call.output_tokens_max is None else min(size, call.output_tokens_max)
     else:
         per_choice = output_tokens_max if call.output_tokens_max is None else call.output_tokens_max
     least = min(1, per_choice) * (1 if call.stream else call.choices)
-    bound = call.input_tokens_bound
     return Estimate(
-        want_nanocredits=estimate_nanocredits(price, input_tokens=bound, output_tokens=per_choice * call.choices),
-        least_nanocredits=estimate_nanocredits(price, input_tokens=bound, output_tokens=least),
+        want_nanocredits=bound_nanocredits(call, price, output_tokens=per_choice * call.choices),
+        least_nanocredits=bound_nanocredits(call, price, output_tokens=least),
+    )
+
+
+def bound_nanocredits(call: Call, price: Price, *, output_tokens: int) -> int:
+    """What a request may cost if its output, over all choices, is of this size."""
+    return estimate_nanocredits(
+        price, input_tokens=call.input_tokens_bound, output_tokens=output_tokens, units=call.units, measure=call.measure
     )
 
 
@@ -66,16 +80,17 @@ class Meter:
     """What one request has been held for, what of its answer was forwarded, and what it costs in the end."""
 
     __slots__ = (
-        *("_begun", "_call", "_missing_usage", "_price", "_slice_tokens", "_tokens_since_usage", "_usage"),
-        *("amount_nanocredits", "covered_tokens", "deltas", "forwarded_tokens", "last", "output_tokens_max"),
+        *("_begun", "_call", "_price", "_slice_tokens", "_tokens_since_usage", "_usage"),
+        *("amount_nanocredits", "covered_tokens", "deltas", "forwarded_tokens", "last", "missing_usage", "output_tokens_max"),
         *("refused", "usage_rejected"),
     )
 
-    def __init__(self, call: Call, price: Price, *, slice_tokens: int, missing_usage: Literal["count", "estimate"]) -> None:
+    def __init__(self, call: Call, price: Price, *, slice_tokens: int) -> None:
         self._call = call
         self._price = price
-        self._slice_tokens = slice_tokens * call.choices
-        self._missing_usage = missing_usage
+        self._slice_tokens = slice_size(call, slice_tokens) * call.choices
+        self.missing_usage: Literal["count", "estimate"] = "count"
+        """As the upstream has it that serves the request."""
         self._begun = False
         self._usage: Usage | None = None
         self._tokens_since_usage = 0
@@ -105,8 +120,13 @@ class Meter:
     def hold_is(self, amount_nanocredits: int) -> None:
         """The hold is so large now."""
         self.amount_nanocredits = amount_nanocredits
+        call = self._call
         self.covered_tokens = affordable_output_tokens(
-            self._price, input_tokens=self._call.input_tokens_bound, amount_nanocredits=amount_nanocredits
+            self._price,
+            input_tokens=call.input_tokens_bound,
+            amount_nanocredits=amount_nanocredits,
+            units=call.units,
+            measure=call.measure,
         )
 
     def hold_is_lost(self) -> None:
@@ -140,8 +160,7 @@ class Meter:
         return self.forwarded_tokens + tokens <= self.covered_tokens
 
     def _lacking(self, output_tokens: int) -> int:
-        needed = estimate_nanocredits(self._price, input_tokens=self._call.input_tokens_bound, output_tokens=output_tokens)
-        return max(1, needed - self.amount_nanocredits)
+        return max(1, bound_nanocredits(self._call, self._price, output_tokens=output_tokens) - self.amount_nanocredits)
 
     # --- what is forwarded -----------------------------------------------------------------------------------------------------
 
@@ -175,22 +194,24 @@ class Meter:
         """
         if self.forwarded_tokens == 0:
             return 0
-        tokens = min(self.deltas, self.forwarded_tokens)
-        cheapest = min(rate(self._price, kind) for kind in OUTPUT_KINDS)
+        if self._call.measure == "output":
+            tokens = min(self.deltas, self.forwarded_tokens)
+            cheapest = min(rate(self._price, kind) for kind in OUTPUT_KINDS)
+        else:
+            tokens, cheapest = self.forwarded_tokens, output_rate(self._price, self._call.measure)
         return min(self.amount_nanocredits, self._price.request + -(-tokens * cheapest // 1_000_000))
 
     def charge(self, *, complete: bool) -> Charge:
         """What a streamed answer costs, as far as it came; `complete` when the upstream itself ended it."""
         if not self._begun:
             return NO_CHARGE
-        deltas = min(self.deltas, self.forwarded_tokens)
+        deltas = min(self.deltas, self.forwarded_tokens) if self._call.measure == "output" else 0
         usage = self._usage
         if usage is not None and not complete:
             usage = replace(usage, output=usage.output + self._tokens_since_usage)
         charge = self._charged(usage, counted_tokens=self.forwarded_tokens, deltas=deltas, reportable=complete)
         if refused_tokens := sum(piece.output_tokens for piece in self.refused):
-            counted = Usage(input=self._call.input_tokens_counted, output=self.forwarded_tokens)
-            refused = replace(counted, output=counted.output + refused_tokens)
+            counted, refused = self._counted(self.forwarded_tokens), self._counted(self.forwarded_tokens + refused_tokens)
             overrun = cost_nanocredits(self._price, refused) - cost_nanocredits(self._price, counted)
             charge = replace(charge, overrun_nanocredits=charge.overrun_nanocredits + overrun)
         return charge
@@ -200,14 +221,21 @@ class Meter:
         self.usage_rejected = answer.usage_rejected
         return self._charged(answer.usage, counted_tokens=answer.output_tokens_counted, deltas=0, reportable=True)
 
+    def _counted(self, output: int) -> Usage:
+        """What is charged where no usage comes, for so much output in the call's measure."""
+        call = self._call
+        if call.measure == "output":
+            return replace(call.units, input=call.input_tokens_counted, output=output)
+        return replace(call.units, input=call.input_tokens_counted, bytes=call.units.bytes + output)
+
     def _charged(self, usage: Usage | None, *, counted_tokens: int, deltas: int, reportable: bool) -> Charge:
         flags: list[Flag] = []
         if usage is None:
             if reportable:
                 flags.append("absurd" if self.usage_rejected else "missing")
-            if self._missing_usage == "estimate":
-                return Charge(self.amount_nanocredits, 0, Usage(), tuple(flags))
-            usage = Usage(input=self._call.input_tokens_counted, output=counted_tokens)
+            if self.missing_usage == "estimate":
+                return Charge(self.amount_nanocredits, 0, NO_USAGE, tuple(flags))
+            usage = self._counted(counted_tokens)
         if usage.output_tokens < deltas:
             flags.append("below_deltas")
             usage = replace(usage, output=usage.output + deltas - usage.output_tokens)

@@ -7,24 +7,48 @@ Refuses what two servers in a row could read in two ways: odd framing, codings, 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Container, Mapping
+from urllib.parse import parse_qsl, urlencode
 
 from aiohttp import HttpVersion11, web
 
 from proxy.errors import Refusal
 
+QUERY_PARAMETERS_MAX = 32
+KEY_PARAMETER = "key"
+"""Where Gemini's clients may put their key; the path that takes one there says so."""
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-def path_of(target: str) -> str:
-    """The path of a request target; whether it is canonical, the dialects' table decides. Raises Refusal invalid_request for a query."""
-    path, mark, _ = target.partition("?")
-    if mark and path.startswith("/"):
-        raise Refusal(
-            "invalid_request",
-            "The request has a query, and none is forwarded.",
-            hint="Leave out everything from the question mark on; send API keys in a header.",
-        )
-    return target
+def split_target(target: str) -> tuple[str, str]:
+    """The path and the query of a request target, as they came; whether they are served, the dialects' table decides."""
+    path, _, query = target.partition("?")
+    return (path, query) if path.startswith("/") else (target, "")
+
+
+def read_query(query: str, allowed: Container[str]) -> dict[str, str]:
+    """The parameters of a query by name. Raises Refusal invalid_request: unreadable, repeated, or not among the allowed."""
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, errors="strict", max_num_fields=QUERY_PARAMETERS_MAX)
+    except ValueError:
+        raise Refusal("invalid_request", "The request's query cannot be read.", hint="Send name=value pairs joined by &.") from None
+    parameters = dict(pairs)
+    if len(parameters) < len(pairs):
+        raise Refusal("invalid_request", "The request's query names a parameter twice.", hint="Name each parameter once.")
+    for name in parameters:
+        if name not in allowed:
+            raise Refusal(
+                "invalid_request",
+                f"The query parameter {name[:64]!r} is not forwarded here.",
+                hint="Leave it out; send API keys in a header.",
+            )
+    return parameters
+
+
+def joined_query(parameters: Mapping[str, str]) -> str:
+    """The query that is forwarded, with its question mark; empty without parameters. What the caller's key came in is left out."""
+    passing = {name: value for name, value in parameters.items() if name != KEY_PARAMETER}
+    return "?" + urlencode(passing) if passing else ""
 
 
 def check_framing(request: web.BaseRequest, *, body_max_bytes: int) -> None:

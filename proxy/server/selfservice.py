@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 
 from aiohttp import web
 from pydantic import BaseModel
 
-from proxy import config, dialects
-from proxy.dialects import MediaRule, document
-from proxy.domain import AccountId, Call, Caller, Ledger, Path, Price, Usage, credits_from_nanocredits
+from proxy.dialects import DIALECTS, Request, document
+from proxy.domain import AccountId, Caller, Ledger, Path, Price, credits_from_nanocredits
 from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
-from proxy.policy.pricing import PriceBook, cost_nanocredits, estimate_nanocredits
+from proxy.policy.pricing import PriceBook, cost_nanocredits
 from proxy.server import answers, metering, reading
 from proxy.server.admin.body import BODY_BYTES_MAX, BODY_TIMEOUT_S, read_object
 from proxy.server.admin.credits import carry_over
@@ -28,14 +28,10 @@ from proxy.server.admin.problems import Mistakes
 from proxy.server.admin.records import PricePage, PriceView
 from proxy.server.admin.routing import Desk, Export, author_of, read_query, respond, validated, wants_csv
 from proxy.server.admin.views import AccountView, TransferView, View, credits_or_none
-from proxy.server.catalogue import Prices, check_allowed
+from proxy.server.admission import Admission, Asked
 
 PREFIX = "/ledger/v1"
-NO_MEDIA = MediaRule(0, 0, 0)
-"""For the first look at a body: which model it names decides whose rule counts."""
 
-UpstreamFor = Callable[[str, str], config.Upstream]
-"""The upstream that serves a dialect and a model. Raises Refusal: unknown_path, model_not_found."""
 Answer = BaseModel | Export
 Act = Callable[[web.BaseRequest, Caller], Awaitable[Answer]]
 
@@ -72,16 +68,15 @@ class SelfService:
         ledger: Ledger,
         journal: Journal,
         *,
-        upstream_for: UpstreamFor,
+        admission: Callable[[], Admission],
         slice_tokens: Callable[[], int],
         now_ms: Callable[[], int],
     ) -> None:
         self._directory = directory
         self._desk = Desk(directory, ledger, journal)
-        self._upstream_for = upstream_for
+        self._admission = admission
         self._slice_tokens = slice_tokens
         self._now_ms = now_ms
-        self._price_rows = Prices(lambda: directory.price_book, now_ms)
         self._calls: dict[str, tuple[str, Act]] = {
             f"{PREFIX}/account": ("GET", self._account),
             f"{PREFIX}/journal": ("GET", self._journal),
@@ -113,7 +108,7 @@ class SelfService:
         return response
 
     def _refused(self, request: web.BaseRequest, refusal: Expected, request_id: str, *, allow: str | None = None) -> web.Response:
-        phrasing = dialects.DIALECTS["openai"]
+        phrasing = DIALECTS["openai"]
         response = answers.refused(refusal, phrasing, request_id=request_id, now_ms=self._now_ms(), allow=allow)
         if not request.content.is_eof():
             response.force_close()
@@ -147,21 +142,19 @@ class SelfService:
     async def _estimate(self, request: web.BaseRequest, caller: Caller) -> EstimateView:
         read_query(request, NoQuery)
         path, body = await _read_estimate(request)
-        dialect, operation = dialects.for_path("POST", path)
-        named = dialect.parse_request(operation, body, NO_MEDIA)
-        upstream = self._upstream_for(dialect.name, named.model)
-        check_allowed(caller, named.model)
-        price = self._price_rows.price_of(named.model, needs_output=operation.needs_output_price)
-        media = MediaRule(upstream.image_tokens, upstream.audio_tokens, upstream.file_tokens)
-        return await self._estimated(caller.path, dialect.parse_request(operation, body, media), price, upstream)
+        admission = self._admission()
+        dialect, operation, model = admission.paths.find("POST", path, request.headers)
+        asked = admission.read(dialect, Request(operation, body, model))
+        return await self._estimated(caller.path, asked, admission.price(caller, asked))
 
-    async def _estimated(self, path: Path, call: Call, price: Price, upstream: config.Upstream) -> EstimateView:
+    async def _estimated(self, path: Path, asked: Asked, price: Price) -> EstimateView:
         """Likely: the counted input and one slice of output. Largest: the input's bound and the maximum, stated or the operator's."""
-        output_max = upstream.output_tokens_max if call.output_tokens_max is None else call.output_tokens_max
+        call = asked.call
+        output_max = asked.output_tokens_max if call.output_tokens_max is None else call.output_tokens_max
         output_estimated = min(output_max, self._slice_tokens()) * call.choices
-        largest = estimate_nanocredits(price, input_tokens=call.input_tokens_bound, output_tokens=output_max * call.choices)
-        likely = cost_nanocredits(price, Usage(input=call.input_tokens_counted, output=output_estimated))
-        first = metering.estimate(call, price, slice_tokens=self._slice_tokens(), output_tokens_max=upstream.output_tokens_max)
+        largest = metering.bound_nanocredits(call, price, output_tokens=output_max * call.choices)
+        likely = cost_nanocredits(price, replace(call.units, input=call.input_tokens_counted, output=output_estimated))
+        first = asked.estimate(price, slice_tokens=self._slice_tokens())
         _, levels = await self._directory.snapshot(path)
         amounts = [level.available_nanocredits for level in levels if level.available_nanocredits is not None]
         available = min(amounts) if amounts else None

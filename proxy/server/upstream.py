@@ -22,7 +22,9 @@ from proxy.errors import SetupError, UpstreamError, UpstreamTimeout
 from proxy.server import headers
 from proxy.server.connections import Connections, Received
 
+JSON = "application/json"
 DECODED_CHUNK_MAX_BYTES = 2**16
+REMEMBERED_MAX = 1024
 _ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
 
 
@@ -36,8 +38,10 @@ class Endpoint:
         self.name = section.name
         self.dialects = section.dialects
         self.models = section.models
+        self.aliases = section.aliases
+        self.default_model = section.default_model
         self.api_key = api_key
-        self.media = MediaRule(section.image_tokens, section.audio_tokens, section.file_tokens)
+        self.media = MediaRule(section.image_tokens, section.audio_tokens, section.file_tokens, section.stored_tokens)
         self.connections = Connections(
             urlsplit(section.base_url), most=section.connections_max, connect_timeout_s=section.connect_timeout_s
         )
@@ -64,15 +68,19 @@ class Endpoint:
         method: str,
         path: str,
         *,
+        query: str = "",
+        content_type: str = JSON,
         passing: str = "",
         body: bytes = b"",
         sent: Callable[[], None] = lambda: None,
     ) -> Reply:
         """Send a request and wait for the head of its answer; `passing` are lines of the head that come from the client.
 
-        `sent` is called once the request is on its way. Raises UpstreamError, UpstreamTimeout.
+        `query` is encoded, with its question mark, or empty. `sent` is called once the request is on its way.
+        Raises UpstreamError, UpstreamTimeout.
         """
-        head = f"{self._begun_head(dialect, method, path)}{passing}Content-Length: {len(body)}\r\n\r\n"
+        begun = self._begun_head(dialect, method, path, query)
+        head = f"{begun}Content-Type: {content_type}\r\n{passing}Content-Length: {len(body)}\r\n\r\n"
         if head.count("\n") != head.count("\r\n") or head.count("\r") != head.count("\r\n"):
             raise UpstreamError("The request's head cannot be forwarded.")  # nothing that aiohttp's parser lets through gets here
         self._in_use += 1
@@ -108,19 +116,20 @@ class Endpoint:
         if self._in_use == 0:
             self._idle.set()
 
-    def _begun_head(self, dialect: Dialect, method: str, path: str) -> str:
-        """The head's part that is the same for all requests: address, form of body and answer, our key in the dialect's way."""
-        known = self._begun_heads.get((dialect.name, method, path))
+    def _begun_head(self, dialect: Dialect, method: str, path: str, query: str) -> str:
+        """The head's part that is the same for all requests: address, form of the answer, our key in the dialect's way."""
+        known = self._begun_heads.get((dialect.name, method, path + query))
         if known is not None:
             return known
         base = urlsplit(self.section.base_url)
-        prefix = base.path.removesuffix("/v1") if path.startswith("/v1/") else base.path  # as OpenAI's clients write a base URL
-        lines = [f"{method} {prefix}{path} HTTP/1.1", f"Host: {base.netloc}"]
-        lines += ["Content-Type: application/json", "Accept-Encoding: identity"]
+        prefix = base.path.removesuffix("/" + path.split("/")[1])  # clients' base URLs end in /v1, so operators' may
+        lines = [f"{method} {prefix}{path}{query} HTTP/1.1", f"Host: {base.netloc}", "Accept-Encoding: identity"]
         if self.api_key is not None:
             lines.append("{}: {}".format(*dialect.upstream_credential(self.api_key)))
         head = "".join(line + "\r\n" for line in lines)
-        self._begun_heads[dialect.name, method, path] = head  # one for each operation of the dialects' tables
+        if len(self._begun_heads) >= REMEMBERED_MAX:  # paths and queries come from callers
+            self._begun_heads.clear()
+        self._begun_heads[dialect.name, method, path + query] = head
         return head
 
 
@@ -156,6 +165,11 @@ class Reply:
     def close(self) -> None:
         """Close the connection now, so that the upstream computes no further."""
         self._received.connection.abort()
+
+    def discard(self) -> None:
+        """Give up an answer of which nothing is wanted."""
+        self.close()
+        self._endpoint.give_back(self._received)
 
     def at_once(self) -> bytes | None:
         """The whole body where it came along with the head, as small ones do; None where it is still to be waited for."""

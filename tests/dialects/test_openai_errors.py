@@ -15,7 +15,7 @@ from proxy.dialects.sse import FrameSplitter
 from proxy.domain import Piece, Usage
 from proxy.errors import STATUS_BY_CODE, Expected, Failure, LedgerUnavailable, Refusal
 from tests.dialects.recorded_streams import CHAT, COMPLETION, RESPONSES, TOOL_CALLS
-from tests.dialects.test_openai_stream import call_of
+from tests.dialects.test_openai_stream import call_of, reader_of
 
 OPENAI = DIALECTS["openai"]
 SPENT = Refusal(
@@ -42,7 +42,7 @@ def events_of(stream: bytes) -> list[dict[str, Any]]:
 
 def test_a_refusal_has_openais_shape_and_says_what_helps() -> None:
     """Amounts are decimal credits, times are UTC."""
-    assert json.loads(OPENAI.refusal_body(SPENT)) == {
+    assert json.loads(OPENAI.refusal_body(SPENT, status=402)) == {
         "error": {
             "message": "The daily budget of user:ann is spent.",
             "type": "insufficient_quota",
@@ -70,7 +70,7 @@ def test_what_does_not_apply_to_a_refusal_is_left_out() -> None:
 @pytest.mark.parametrize("code", sorted(STATUS_BY_CODE))
 def test_every_code_has_a_type_that_openais_clients_know(code: str) -> None:
     """The budget's codes say so, the rest follows the status."""
-    error = json.loads(OPENAI.refusal_body(Expected(code, "No.")))["error"]
+    error = json.loads(OPENAI.refusal_body(Expected(code, "No."), status=400))["error"]
     status = STATUS_BY_CODE[code]
     otherwise = "server_error" if status >= 500 else "invalid_request_error"
     assert (error["code"], error["type"]) == (code, {402: "insufficient_quota", 429: "rate_limit_error"}.get(status, otherwise))
@@ -110,19 +110,19 @@ def cut_after(reader: Reader, stream: bytes, pieces: int) -> tuple[bytes, Sequen
 
 def test_a_cut_chat_stream_ends_with_the_error_and_the_end_marker() -> None:
     """Nothing is half sent."""
-    reader = OPENAI.read_stream(call_of())
+    reader = reader_of(call_of())
     sent, _ = cut_after(reader, CHAT.stream, 2)
     cut = reader.cut_by_error(SPENT)
     assert cut.endswith(b"\n\ndata: [DONE]\n\n")
     *_, error = events_of(sent + cut)
-    assert error == json.loads(OPENAI.refusal_body(SPENT))
+    assert error == json.loads(OPENAI.refusal_body(SPENT, status=402))
 
 
 @pytest.mark.parametrize("wants_usage", [True, False])
 @pytest.mark.parametrize("recording", [CHAT, COMPLETION], ids=lambda recording: recording.name)
 def test_a_stream_cut_by_length_ends_like_the_models_own_limit(recording: Any, wants_usage: bool) -> None:
     """Finish reason, identity of the chunks so far, usage where it was asked for, end marker."""
-    reader = OPENAI.read_stream(call_of(recording.operation, wants_usage=wants_usage))
+    reader = reader_of(call_of(recording.operation, wants_usage=wants_usage))
     sent, unsent = cut_after(reader, recording.stream, 1)
     cut = reader.cut_by_length(Usage(input=3, cached_input=1, output=2), unsent=unsent)
     first, *_ = events_of(sent)
@@ -139,7 +139,7 @@ def test_a_stream_cut_by_length_ends_like_the_models_own_limit(recording: Any, w
 @pytest.mark.parametrize(("forwarded", "open_choices"), [(4, [0, 1]), (5, [1]), (6, [])])
 def test_each_choice_that_the_client_has_not_seen_end_is_closed(forwarded: int, open_choices: list[int]) -> None:
     """Also one whose end was read but not forwarded; a choice that ended stays as it ended."""
-    reader = OPENAI.read_stream(call_of(choices=2))
+    reader = reader_of(call_of(choices=2))
     _, unsent = cut_after(reader, TOOL_CALLS.stream, forwarded)
     cut = events_of(reader.cut_by_length(Usage(), unsent=unsent))
     assert [chunk["choices"][0]["index"] for chunk in cut] == open_choices
@@ -147,13 +147,13 @@ def test_each_choice_that_the_client_has_not_seen_end_is_closed(forwarded: int, 
 
 def test_a_stream_cut_before_its_first_event_still_ends_well() -> None:
     """With the model that the request named."""
-    (closing,) = events_of(OPENAI.read_stream(call_of()).cut_by_length(Usage()))
+    (closing,) = events_of(reader_of(call_of()).cut_by_length(Usage()))
     assert (closing["model"], closing["choices"][0]["finish_reason"]) == ("m", "length")
 
 
 def test_a_response_cut_by_an_error_fails() -> None:
     """The error event, then the failed response, numbered on."""
-    reader = OPENAI.read_stream(call_of("responses"))
+    reader = reader_of(call_of("responses"))
     cut_after(reader, RESPONSES.stream[: RESPONSES.stream.index(b"event: response.output_text.done")], 4)
     error, failed = events_of(reader.cut_by_error(SPENT))
     assert (error["type"], error["code"], error["message"], error["sequence_number"]) == ("error", SPENT.code, SPENT.message, 5)
@@ -165,7 +165,7 @@ def test_a_response_cut_by_an_error_fails() -> None:
 
 def test_a_response_cut_by_length_is_incomplete_with_true_usage() -> None:
     """As if its own maximum had been reached."""
-    reader = OPENAI.read_stream(call_of("responses"))
+    reader = reader_of(call_of("responses"))
     reader.feed(RESPONSES.stream[: RESPONSES.stream.index(b"event: response.completed")])
     (incomplete,) = events_of(reader.cut_by_length(Usage(input=3, output=2)))
     response = incomplete["response"]
@@ -180,7 +180,7 @@ def test_a_response_cut_by_length_is_incomplete_with_true_usage() -> None:
 )
 def test_our_event_stands_apart_from_what_was_torn(operation: str, start: bytes) -> None:
     """After an upstream that vanished within an event, or within one too long to buffer, the client still reads ours."""
-    reader = OPENAI.read_stream(call_of(operation))
+    reader = reader_of(call_of(operation))
     sent = b"".join(piece.data for piece in [*reader.feed(start), *reader.close()])
     splitter = FrameSplitter(10_000_000)
     frames = splitter.feed(sent + reader.cut_by_error(SPENT)) + splitter.close()
@@ -191,7 +191,7 @@ def test_our_event_stands_apart_from_what_was_torn(operation: str, start: bytes)
 
 def test_half_surrogate_pairs_in_what_we_repeat_do_not_stop_a_cut() -> None:
     """Whatever an upstream calls its chunks."""
-    reader = OPENAI.read_stream(call_of())
+    reader = reader_of(call_of())
     reader.feed(b'data: {"id":"\\ud83d","choices":[{"index":0,"delta":{}}]}\n\n')
     assert events_of(reader.cut_by_length(Usage()))
 
@@ -210,7 +210,7 @@ HI: Any = [{"role": "user", "content": "hi"}]
 @pytest.mark.parametrize("refusal", [SPENT, Failure("draining", "Try again."), LedgerUnavailable()], ids=lambda refusal: refusal.code)
 def test_the_official_client_raises_on_a_cut_chat_stream(refusal: Expected) -> None:
     """With our code, after all that was forwarded."""
-    reader = OPENAI.read_stream(call_of())
+    reader = reader_of(call_of())
     sent, _ = cut_after(reader, CHAT.stream, 2)
     with client(sent + reader.cut_by_error(refusal)) as openai_client:
         stream = openai_client.chat.completions.create(model="m", messages=HI, stream=True)
@@ -222,7 +222,7 @@ def test_the_official_client_raises_on_a_cut_chat_stream(refusal: Expected) -> N
 
 def test_the_official_client_raises_on_a_cut_response() -> None:
     """Its error event alone would only be handed on, so ours holds the member that makes the client raise."""
-    reader = OPENAI.read_stream(call_of("responses"))
+    reader = reader_of(call_of("responses"))
     sent, _ = cut_after(reader, RESPONSES.stream, 5)
     with client(sent + reader.cut_by_error(SPENT)) as openai_client, pytest.raises(openai.APIError) as raised:
         list(openai_client.responses.create(model="m", input="hi", stream=True))
@@ -231,7 +231,7 @@ def test_the_official_client_raises_on_a_cut_response() -> None:
 
 def test_the_official_client_reads_a_stream_cut_by_length_as_a_short_answer() -> None:
     """Finish reason and usage included."""
-    reader = OPENAI.read_stream(call_of(wants_usage=True))
+    reader = reader_of(call_of(wants_usage=True))
     sent, unsent = cut_after(reader, CHAT.stream, 2)
     with client(sent + reader.cut_by_length(Usage(input=3, output=2), unsent=unsent)) as openai_client:
         chunks = list(openai_client.chat.completions.create(model="m", messages=HI, stream=True))
@@ -242,7 +242,7 @@ def test_the_official_client_reads_a_stream_cut_by_length_as_a_short_answer() ->
 
 def test_the_official_client_reads_a_response_cut_by_length_as_incomplete() -> None:
     """It yields the event and goes on."""
-    reader = OPENAI.read_stream(call_of("responses"))
+    reader = reader_of(call_of("responses"))
     sent, _ = cut_after(reader, RESPONSES.stream, 5)
     with client(sent + reader.cut_by_length(Usage(input=3, output=2))) as openai_client:
         *_, last = openai_client.responses.create(model="m", input="hi", stream=True)
@@ -253,7 +253,7 @@ def test_the_official_client_reads_a_response_cut_by_length_as_incomplete() -> N
 
 def test_the_official_client_raises_on_a_refusal() -> None:
     """With our code and the ledger's member in its body."""
-    answering = client(OPENAI.refusal_body(SPENT), status=402, media_type="application/json")
+    answering = client(OPENAI.refusal_body(SPENT, status=402), status=402, media_type="application/json")
     with answering as openai_client, pytest.raises(openai.APIStatusError) as raised:
         openai_client.chat.completions.create(model="m", messages=HI)
     assert (raised.value.status_code, raised.value.code, raised.value.type) == (402, "insufficient_quota", "insufficient_quota")

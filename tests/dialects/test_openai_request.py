@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.dialects import DIALECTS, MediaRule, for_path
+from proxy.dialects import DIALECTS, Changes, MediaRule, Paths, Request
 from proxy.domain import Call
 from proxy.errors import Refusal
 
 OPENAI = DIALECTS["openai"]
+SERVED = Paths([OPENAI])
 MEDIA = MediaRule(image_tokens=1_000, audio_tokens=2_000, file_tokens=4_000)
 PATHS = {
     "chat": "/v1/chat/completions",
@@ -30,8 +31,12 @@ MINIMAL: dict[str, dict[str, Any]] = {
 TEXT_OPERATIONS = ("chat", "completions", "responses")
 
 
+def request_of(operation: str, body: bytes) -> Request:
+    return Request(SERVED.find("POST", PATHS[operation]).operation, body)
+
+
 def parse_bytes(operation: str, body: bytes) -> Call:
-    return OPENAI.parse_request(for_path("POST", PATHS[operation])[1], body, MEDIA)
+    return OPENAI.parse_request(request_of(operation, body), MEDIA)
 
 
 def parse(operation: str, **members: Any) -> Call:
@@ -436,7 +441,7 @@ def test_no_request_does_anything_but_pass_or_be_refused(operation: str, members
     if call is None:
         return
     assert 0 <= call.input_tokens_counted <= call.input_tokens_bound
-    rewritten = OPENAI.rewrite(call, body, output_tokens_max=3)
+    rewritten = OPENAI.rewrite(call, request_of(operation, body), Changes(output_tokens_max=3))
     assert rewritten is None or parse_bytes(operation, rewritten).output_tokens_max in (0, 1, 2, 3)
 
 

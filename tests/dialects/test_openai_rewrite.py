@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.dialects import DIALECTS
+from proxy.dialects import DIALECTS, Changes
 from proxy.dialects.document import edit_members
-from tests.dialects.test_openai_request import MINIMAL, parse_bytes
+from tests.dialects.test_openai_request import MINIMAL, parse_bytes, request_of
 
 OPENAI = DIALECTS["openai"]
 
 
-def rewrite(operation: str, body: bytes, output_tokens_max: int | None = None) -> bytes | None:
-    return OPENAI.rewrite(parse_bytes(operation, body), body, output_tokens_max=output_tokens_max)
+def rewrite(operation: str, body: bytes, output_tokens_max: int | None = None, **changes: Any) -> bytes | None:
+    changed = Changes(output_tokens_max=output_tokens_max, **changes)
+    return OPENAI.rewrite(parse_bytes(operation, body), request_of(operation, body), changed)
 
 
 def encoded(operation: str, **members: Any) -> bytes:

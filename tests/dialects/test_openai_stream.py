@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS, Reader
-from proxy.dialects.sse import Frame, FrameSplitter
+from proxy.dialects.sse import EVENT_STREAM, Frame, FrameSplitter
 from proxy.domain import Call, Piece, Usage
 from tests.dialects.recorded_streams import RECORDINGS, Recording
 
@@ -31,8 +31,14 @@ def call_of(operation: str = "chat", *, wants_usage: bool = False, choices: int 
     )
 
 
+def reader_of(call: Call) -> Reader:
+    reader = OPENAI.read_stream(call, EVENT_STREAM)
+    assert reader is not None
+    return reader
+
+
 def read(call: Call, *chunks: bytes) -> tuple[list[Piece], Reader]:
-    reader = OPENAI.read_stream(call)
+    reader = reader_of(call)
     pieces = [piece for chunk in chunks for piece in reader.feed(chunk)]
     return [*pieces, *reader.close()], reader
 

@@ -188,17 +188,17 @@ def chat(*messages: dict[str, Any], **beside: Any) -> dict[str, Any]:
 )
 def test_a_whole_answer_is_read(operation: str, document: dict[str, Any], answer: Answer) -> None:
     """Usage where it is believable, and always a count of what was written: at least one token for each choice."""
-    assert OPENAI.read_answer(call_of(operation), json.dumps(document).encode()) == answer
+    assert OPENAI.read_answer(call_of(operation), json.dumps(document).encode(), "application/json") == answer
 
 
 @pytest.mark.parametrize("body", [b"", b"not JSON at all, 27 bytes..", b'{"choices":[{"message"', b"\xff\xfe", b"[" * 100_000, b"[]", b"7"])
 def test_an_answer_that_cannot_be_read_counts_by_its_bytes(body: bytes) -> None:
     """Broken JSON is not free, and an answer without output costs none even then."""
-    assert OPENAI.read_answer(call_of("chat"), body) == Answer(None, -(-len(body) // 4))
-    assert OPENAI.read_answer(call_of("embeddings"), body) == Answer(None, 0)
+    assert OPENAI.read_answer(call_of("chat"), body, "application/json") == Answer(None, -(-len(body) // 4))
+    assert OPENAI.read_answer(call_of("embeddings"), body, "application/json") == Answer(None, 0)
 
 
 def test_an_answer_is_read_though_it_is_not_strict_json() -> None:
     """Infinity among log probabilities, or half a surrogate pair, does not hide the usage."""
     body = b'{"choices":[{"message":{"content":"\\ud83d"},"logprobs":-Infinity}],"usage":{"prompt_tokens":1,"completion_tokens":2}}'
-    assert OPENAI.read_answer(call_of("chat"), body) == Answer(Usage(input=1, output=2), 1)
+    assert OPENAI.read_answer(call_of("chat"), body, "application/json") == Answer(Usage(input=1, output=2), 1)

@@ -217,7 +217,7 @@ async def test_unexpected_failure_is_a_500_without_secrets(
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError(f"prompt of {KEY}")
 
-    for place in ("proxy.server.headers.for_upstream", "proxy.server.answers.add_budget", "proxy.server.handler.check_allowed"):
+    for place in ("proxy.server.headers.for_upstream", "proxy.server.answers.add_budget", "proxy.server.admission.check_allowed"):
         with caplog.at_level(logging.DEBUG), monkeypatch.context() as patch:
             upstream.automatic = openai_answers.generating(input_tokens=10, output_tokens=5)
             patch.setattr(place, broken)

@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 import pytest
 
-from proxy.dialects import DIALECTS, MediaRule, for_path
+from proxy.dialects import DIALECTS, MediaRule, Paths, Request
 from proxy.domain import Call
 from tests.server.conftest import Start
 from tests.support import openai_answers
@@ -23,9 +23,8 @@ WORDS = ["one ", "two ", "three ", "four ", "five "]
 
 
 def call_of(body: dict[str, Any], path: str = "/v1/chat/completions") -> Call:
-    dialect, operation = for_path("POST", path)
-    assert dialect is DIALECTS["openai"]
-    return dialect.parse_request(operation, openai_answers.encode(body), MediaRule(0, 0, 0))
+    dialect, operation, _ = Paths([DIALECTS["openai"]]).find("POST", path)
+    return dialect.parse_request(Request(operation, openai_answers.encode(body)), MediaRule(0, 0, 0))
 
 
 def counted(body: dict[str, Any], output_tokens: int) -> int:
@@ -610,7 +609,7 @@ async def test_connection_is_used_again(upstream: ScriptedUpstream, start: Start
             await _post(proxied, openai_answers.encode(chat(stream=stream)))
             ports.add(upstream.received[-1].headers["Host"])
             await proxied.until_settled()
-        endpoint = proxied.proxy._routes.serving("openai", "tiny")  # the one thing that is not seen from outside
+        endpoint = proxied.proxy.admission.routes.serving("openai", "tiny")[0]  # the one thing that is not seen from outside
         assert len(endpoint.connections._idle) == 1
 
 

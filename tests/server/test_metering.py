@@ -31,7 +31,7 @@ def call(**members: Any) -> Call:
 
 
 def meter(amount_nanocredits: int = 10_000, *, price: Price = PRICE, slice_tokens: int = 10, **members: Any) -> Meter:
-    made = Meter(call(**members), price, slice_tokens=slice_tokens, missing_usage="count")
+    made = Meter(call(**members), price, slice_tokens=slice_tokens)
     made.begin()
     made.hold_is(amount_nanocredits)
     return made
@@ -180,7 +180,8 @@ def test_kinds_are_cut_from_what_nobody_saw() -> None:
 
 def test_estimate_rule_charges_the_hold() -> None:
     """With `missing_usage = "estimate"` an answer without usage costs what was held for it."""
-    made = Meter(call(), PRICE, slice_tokens=10, missing_usage="estimate")
+    made = Meter(call(), PRICE, slice_tokens=10)
+    made.missing_usage = "estimate"
     made.begin()
     made.hold_is(140)
     assert made.charge(complete=True).spent_nanocredits == 140

@@ -16,11 +16,14 @@ from aiohttp import web
 from proxy.config import Upstream
 from proxy.dialects import DIALECTS
 from proxy.domain import AccountId, Limit, Plan, Price
-from proxy.errors import Expected, Refusal
+from proxy.errors import Expected
 from proxy.ledger import Store
+from proxy.server.admission import Admission
 from proxy.server.answers import refused
+from proxy.server.catalogue import Prices
 from proxy.server.identity import identify
 from proxy.server.selfservice import SelfService
+from proxy.server.upstream import Endpoint
 from tests.server.admin.bench import CREDIT, Client, Reply
 
 ORG, ANN, BOB = AccountId("org"), AccountId("user:ann"), AccountId("user:bob")
@@ -75,16 +78,13 @@ async def people(store: Store) -> dict[AccountId, str]:
 
 @pytest.fixture
 async def base(store: Store, people: dict[AccountId, str]) -> AsyncIterator[str]:
-    def upstream_for(dialect: str, model: str) -> Upstream:
-        if not any(model == name or (name.endswith("*") and model.startswith(name[:-1])) for name in UPSTREAM.models):
-            raise Refusal("model_not_found", f"nothing serves {model!r}")
-        return UPSTREAM
-
+    endpoint = Endpoint(UPSTREAM, api_key=None)
+    admission = Admission([endpoint], Prices(lambda: store.directory.price_book, store.engine.now_ms))
     pages = SelfService(
         store.directory,
         store.ledger,
         store.journal,
-        upstream_for=upstream_for,
+        admission=lambda: admission,
         slice_tokens=lambda: SLICE_TOKENS,
         now_ms=store.engine.now_ms,
     )

@@ -1,0 +1,41 @@
+"""Members of a request, read strictly: each is of the kind that its API says, or the request is refused.
+
+What all dialects share; the names and meanings of members are a dialect's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from proxy.errors import Refusal
+
+
+def wrong(name: str, expected: str) -> Refusal:
+    """The refusal of a member that is missing or of another kind than expected."""
+    return Refusal("invalid_request", f"{name!r} must be {expected}.")
+
+
+def not_priced(message: str) -> Refusal:
+    """The refusal of what would cost in a way that no price here covers."""
+    return Refusal("invalid_request", message, hint="It is not priced here; leave it out.")
+
+
+def objects(document: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
+    """A member that is a list of objects, or absent. Raises Refusal: invalid_request."""
+    value = document.get(name)
+    if value is None:
+        return ()
+    if not isinstance(value, list) or not all(isinstance(element, dict) for element in value):
+        raise wrong(name, "a list of objects")
+    return value
+
+
+def whole(document: Mapping[str, Any], name: str, maximum: int) -> int | None:
+    """A member that is a whole number from 1 on, or absent. Raises Refusal: invalid_request."""
+    value = document.get(name)
+    if value is None:
+        return None
+    if type(value) is not int or not 1 <= value <= maximum:  # by type, for a bool is no number
+        raise wrong(name, f"a whole number from 1 to {maximum}")
+    return value

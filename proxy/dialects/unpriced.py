@@ -1,0 +1,41 @@
+"""Paths that upstreams do serve and that no price could cover: why each of them is refused.
+
+Only so that whoever asks learns the reason; what is served stands in the dialects' operations, and any other path is refused as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_LATER = "what it starts goes on, and costs, after the request has ended"
+_STORED = "it keeps input at the upstream that later requests use unseen, and all callers share the upstream's account"
+_OTHERS = "all callers share the upstream's account, so it would show or change what is others'"
+
+_WHY_BY_PREFIX: Mapping[str, str] = {
+    "/v1/assistants": _LATER,
+    "/v1/batches": _LATER,
+    "/v1/chat/completions": _OTHERS,
+    "/v1/chatkit": _LATER,
+    "/v1/containers": _LATER,
+    "/v1/conversations": _STORED,
+    "/v1/evals": _LATER,
+    "/v1/files": _STORED,
+    "/v1/fine-tunes": _LATER,
+    "/v1/fine_tuning": _LATER,
+    "/v1/messages/batches": _LATER,
+    "/v1/organization": _OTHERS,
+    "/v1/organizations": _OTHERS,
+    "/v1/projects": _OTHERS,
+    "/v1/realtime": "its sessions are long talks over a connection of their own",
+    "/v1/responses": _OTHERS,
+    "/v1/skills": _STORED,
+    "/v1/threads": _LATER,
+    "/v1/uploads": _STORED,
+    "/v1/vector_stores": _STORED,
+    "/v1/videos": _LATER,
+}
+
+
+def why_unpriced(path: str) -> str | None:
+    """Why a path is refused although upstreams know it; None where it is none of these."""
+    return next((why for prefix, why in _WHY_BY_PREFIX.items() if path == prefix or path.startswith(prefix + "/")), None)

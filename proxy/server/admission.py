@@ -1,0 +1,72 @@
+"""What a request asks for, of whom, and at what price: everything that is decided before credits are held for it.
+
+Put together from the dialects' reading, the routes and the price book; the self-service estimate asks the same questions. Knows no ledger
+and no connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from functools import reduce
+
+from proxy.dialects import DIALECTS, Dialect, MediaRule, Paths, Request
+from proxy.domain import Call, Caller, Price
+from proxy.server.catalogue import Prices, check_allowed
+from proxy.server.metering import Estimate, estimate
+from proxy.server.routing import Routes
+from proxy.server.upstream import Endpoint
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as it was understood, and the upstreams that can serve it, the one to ask first in front."""
+
+    call: Call
+    endpoints: tuple[Endpoint, ...]
+
+    @property
+    def output_tokens_max(self) -> int:
+        """The operator's maximum for each answer of a request that names none, at whichever upstream it ends up."""
+        return max(endpoint.section.output_tokens_max for endpoint in self.endpoints)
+
+    def estimate(self, price: Price, *, slice_tokens: int) -> Estimate:
+        """What to hold for it."""
+        return estimate(self.call, price, slice_tokens=slice_tokens, output_tokens_max=self.output_tokens_max)
+
+
+class Admission:
+    """The configured upstreams and prices, as far as they decide what may run."""
+
+    def __init__(self, endpoints: Iterable[Endpoint], prices: Prices) -> None:
+        self.routes = Routes(endpoints)
+        self.paths = Paths(dialect for dialect in DIALECTS.values() if self.routes.speaking(dialect.name))
+        """Of the dialects that some upstream speaks."""
+        self._prices = prices
+
+    def read(self, dialect: Dialect, request: Request) -> Asked:
+        """What is asked for. How media count is the upstreams' to say, and which those are only the request says.
+
+        Raises Refusal: invalid_request, model_not_found, unknown_path.
+        """
+        speaking = self.routes.speaking(dialect.name)
+        call = dialect.parse_request(request, speaking[0].media)
+        if request.operation.free and not call.model:
+            return Asked(call, speaking)
+        model = call.model or self.routes.default_model(dialect.name)
+        endpoints = self.routes.serving(dialect.name, model)
+        media = endpoints[0].media if len(endpoints) == 1 else reduce(MediaRule.or_more, (e.media for e in endpoints))
+        if media != speaking[0].media:
+            call = dialect.parse_request(request, media)
+        return Asked(call if call.model else replace(call, model=model), endpoints)
+
+    def check_free(self, caller: Caller, asked: Asked) -> None:
+        """See that a caller may have what costs nothing. Raises Refusal model_not_allowed."""
+        if asked.call.model:
+            check_allowed(caller, asked.call.model)
+
+    def price(self, caller: Caller, asked: Asked) -> Price:
+        """The price of what is asked for. Raises Refusal: model_not_allowed, model_not_priced."""
+        call = asked.call
+        check_allowed(caller, call.model)
+        return self._prices.price_of(call.model, call.needs, real_name=asked.endpoints[0].aliases.get(call.model))

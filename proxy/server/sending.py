@@ -1,0 +1,50 @@
+"""What is sent upstream for a request: the same body in the upstream's own terms, to the first upstream that takes it.
+
+Where one fails before the first byte of an answer, the next one that serves the model is asked, on the same hold and for one charge. Must
+not know budgets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.dialects import Changes, Dialect, Request
+from proxy.domain import Call
+from proxy.server.upstream import Endpoint, Reply
+
+FAIL_OVER_STATUSES = frozenset({429, 500, 502, 503, 504, 529})
+"""Answers after which another upstream that serves the same model may do better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """A request on its way out, whichever upstream it goes to."""
+
+    dialect: Dialect
+    request: Request
+    call: Call
+    query: str
+    """Encoded, with its question mark, or empty."""
+    content_type: str
+    passing: str
+    """Lines of the head that come from the client."""
+
+    async def send_to(self, endpoint: Endpoint, *, output_tokens_max: int | None = None, sent: Callable[[], None] = lambda: None) -> Reply:
+        """Send it and wait for the head of the answer. `output_tokens_max` lowers the maxima; `sent` is called once it is on its way.
+
+        Raises UpstreamError, UpstreamTimeout.
+        """
+        own_name = endpoint.aliases.get(self.call.model)
+        operation = self.request.operation
+        changes = Changes(output_tokens_max, own_name, endpoint.section.continuous_usage)
+        return await endpoint.send(
+            self.dialect,
+            operation.method,
+            operation.path_to(own_name or self.request.model or ""),
+            query=self.query,
+            content_type=self.content_type,
+            passing=self.passing,
+            body=self.dialect.rewrite(self.call, self.request, changes) or self.request.body,
+            sent=sent,
+        )
