@@ -85,6 +85,13 @@ ModelPattern = Annotated[str, AfterValidator(_pattern)]
 Address = Annotated[str, AfterValidator(_address)]
 
 
+def _opaque_path(value: str) -> str:
+    plain = re.fullmatch(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~:@!$&'()+,=-]+)+(?:/\*)?", value)
+    if plain is None or len(value) > 512 or value.startswith("/ledger/"):
+        raise ValueError("must be a plain absolute path outside /ledger/, exact or with a trailing /*")
+    return value
+
+
 def _model_name(value: str) -> str:
     if not value or "*" in value or len(value) > 256 or not value.isprintable():
         raise ValueError("must be a model's exact name")
@@ -203,17 +210,6 @@ class PriceTier(TokenRates):
     above_input_tokens: int = Field(ge=1, le=100_000_000)
 
 
-def rising_tiers(tiers: tuple[PriceTier, ...]) -> tuple[PriceTier, ...]:
-    """The tiers as given; ValueError where one prices nothing or does not begin above the one before it."""
-    bounds = [tier.above_input_tokens for tier in tiers]
-    if sorted(set(bounds)) != bounds:
-        raise ValueError("the tiers must rise, each above_input_tokens beyond the one before it")
-    for tier in tiers:
-        if not tier.model_dump(exclude={"above_input_tokens"}, exclude_none=True):
-            raise ValueError(f"the tier above {tier.above_input_tokens} input tokens prices nothing")
-    return tiers
-
-
 class PriceRow(TokenRates):
     model: ModelPattern
     effective: dt.date | dt.datetime = dt.date(1970, 1, 1)
@@ -224,12 +220,12 @@ class PriceRow(TokenRates):
     second: Amount | None = None
     megabyte: Amount | None = None
     level: Identifier | None = None
-    tier: Annotated[tuple[PriceTier, ...], Field(max_length=PRICE_TIERS_MAX), AfterValidator(rising_tiers)] = ()
+    tier: tuple[PriceTier, ...] = Field(default=(), max_length=PRICE_TIERS_MAX)
     """Other rates, for requests whose whole input is longer; the last tier that a request exceeds counts for all of its tokens."""
 
     @model_validator(mode="after")
     def _check_priced(self) -> Self:
-        check_priced(self)
+        check_priced(self.to_price())
         return self
 
     def to_price(self, source: Literal["file", "api"] = "file") -> domain.Price:
@@ -238,10 +234,17 @@ class PriceRow(TokenRates):
         return domain.Price(effective_at_ms=milliseconds(self.effective), source=source, tiers=tiers, **row)
 
 
-def check_priced(row: BaseModel) -> None:
-    """Raises ValueError where a price row prices nothing that a request could need."""
-    if not row.request and all(getattr(row, kind) is None for kind in PRICED_ALONE):
+def check_priced(price: domain.Price) -> None:
+    """Raises ValueError where a row prices nothing that a request could need, or where its tiers are in no order or price nothing."""
+    if not price.request and all(getattr(price, kind) is None for kind in PRICED_ALONE):
         raise ValueError(f"prices nothing; give at least one of request, {', '.join(PRICED_ALONE)}")
+    above = 0
+    for tier in price.tiers:
+        if tier.above_input_tokens <= above:
+            raise ValueError("the tiers must rise, each above_input_tokens beyond the one before it")
+        above = tier.above_input_tokens
+        if tier == domain.Tier(above):
+            raise ValueError(f"the tier above {above} input tokens prices nothing")
 
 
 class LimitRow(Section):
@@ -285,6 +288,20 @@ class PlanRow(Section):
         return domain.Plan(self.name, tuple(row.to_limit() for row in self.limits), self.weight, self.models, self.transfers)
 
 
+class Opaque(Section):
+    """An endpoint that no dialect knows, priced by the request, the second or the megabyte."""
+
+    path: Annotated[str, AfterValidator(_opaque_path)]
+    methods: Annotated[tuple[Literal["GET", "POST", "PUT", "PATCH", "DELETE"], ...], Field(min_length=1)] = ("POST",)
+    upstream: Identifier
+    model: ModelName
+    """The name under which it is priced and allowed."""
+    query: tuple[Annotated[str, Field(min_length=1, max_length=128)], ...] = ()
+    """Names of the query parameters that may come with it."""
+    free: bool = False
+    """Whether it costs nothing: forwarded for any caller, and neither held nor charged."""
+
+
 class AccountRow(Section):
     id: Identifier
     parent: Identifier | None = None
@@ -304,6 +321,7 @@ class Config(Section):
     admin: Admin = Admin()
     compat: Compat = Compat()
     upstream: tuple[Upstream, ...] = ()
+    opaque: tuple[Opaque, ...] = ()
     price: tuple[PriceRow, ...] = ()
     plan: tuple[PlanRow, ...] = ()
     account: tuple[AccountRow, ...] = ()
@@ -312,6 +330,9 @@ class Config(Section):
     def _check_whole(self) -> Self:
         problems = [*_repeated("upstream", [u.name for u in self.upstream]), *_repeated("plan", [p.name for p in self.plan])]
         problems += _repeated("account", [a.id for a in self.account])
+        problems += _repeated("opaque", [f"{method} {o.path}" for o in self.opaque for method in o.methods])
+        upstreams = {u.name for u in self.upstream}
+        problems += [f"opaque {o.path}: there is no upstream {o.upstream!r}" for o in self.opaque if o.upstream not in upstreams]
         problems += _repeated("price", [_dated(price) for price in self.price])
         plans = {p.name for p in self.plan}
         earlier: set[str] = set()
@@ -337,8 +358,9 @@ def _repeated(table: str, names: list[str]) -> list[str]:
 
 
 def _dated(price: PriceRow) -> str:
-    """A row's model and its instant, however that is written."""
-    return f"{price.model} from {dt.datetime.fromtimestamp(milliseconds(price.effective) / 1000, dt.UTC):%Y-%m-%d %H:%M:%S.%fZ}"
+    """A row's model and its instant, whichever way that is written."""
+    at_s = milliseconds(price.effective) / 1000
+    return f"{price.model} from {dt.datetime.fromtimestamp(at_s, dt.UTC).isoformat(timespec='milliseconds')}"
 
 
 def milliseconds(moment: dt.date | dt.datetime) -> int:

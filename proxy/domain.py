@@ -351,12 +351,20 @@ class Call:
     """What is charged for input when usage never comes."""
     wants_usage: bool = False
     """Whether the client itself asked for the usage chunk of a stream."""
+    wants_continuous_usage: bool = False
+    """Whether the client itself asked for usage in every chunk of a stream."""
+    hides_continuous_usage: bool = False
+    """Whether usage in every chunk was asked for in the client's place, and so is taken out again."""
     units: Usage = NO_USAGE
     """What is priced by the piece beside the tokens, at most: images, characters, uses of tools. Charged so where usage never comes."""
     needs: Sequence[Sequence[str]] = (("input", "output"),)
     """Sets of the price row's kinds; the row must price every kind of one of them. A row that prices the request itself always does."""
     measure: Measure = "output"
     """What a stream's pieces are counted in as they are forwarded."""
+    divisible: bool = True
+    """Whether a maximum in the request can make its output shorter; else all of it is held, or it is refused."""
+    timed: bool = False
+    """Whether the upstream's time is paid for as well."""
 
 
 # --- seams -----------------------------------------------------------------------------------------------------------------------

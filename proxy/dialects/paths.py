@@ -9,11 +9,12 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Container, Iterable, Sequence
+from dataclasses import replace
 from itertools import takewhile
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from proxy.dialects.protocol import MODEL_IN_PATH, MODEL_NAME_LENGTH_MAX, Dialect, Operation
+from proxy.dialects.protocol import MODEL_IN_PATH, MODEL_NAME_LENGTH_MAX, REST_OF_PATH, Dialect, Operation
 from proxy.dialects.unpriced import why_unpriced
 from proxy.errors import Refusal
 
@@ -50,6 +51,7 @@ class Paths:
         self._dialects: dict[str, Dialect] = {}
         self._exact: dict[str, dict[str, list[Found]]] = {}
         templates: dict[str, _Template] = {}
+        rests: dict[str, dict[str, list[Found]]] = {}
         for dialect in dialects:
             for operation in dialect.operations:
                 self._dialects.setdefault(operation.path, dialect)
@@ -59,6 +61,11 @@ class Paths:
                 else:
                     by_method = self._exact.setdefault(operation.path, {})
                 by_method.setdefault(operation.method, []).append(Found(dialect, operation))
+                if operation.path.endswith(REST_OF_PATH):
+                    rests.setdefault(operation.path.removesuffix("*"), {}).setdefault(operation.method, []).append(
+                        Found(dialect, operation)
+                    )
+        self._rests = sorted(rests.items(), key=lambda rest: -len(rest[0]))
         self._templates = sorted(templates.values(), key=lambda t: (-len(t.after), -len(t.before)))  # the most particular first
 
     def find(self, method: str, path: str, headers: Container[str] = ()) -> Found:
@@ -107,6 +114,9 @@ class Paths:
         if matching:
             return matching[0]
         _check_canonical(path)
+        for before, by_method in self._rests:
+            if path.startswith(before):
+                return _at(path, by_method), ""
         why = None if path.rstrip("/") in self._exact else why_unpriced(path)
         if why is not None:
             raise Refusal("unknown_path", f"This path is not served, for it cannot be priced here: {why}.", hint=UNPRICED_HINT)
@@ -121,6 +131,14 @@ class Paths:
         if near:
             return f"Did you mean {' or '.join(near)}?"
         return f"Served here are, among others, {', '.join(list(self._exact)[:SUGGESTIONS_MAX])}."
+
+
+def _at(path: str, by_method: dict[str, list[Found]]) -> dict[str, list[Found]]:
+    """The operations of all paths that begin in one way, as those of this path."""
+    return {
+        method: [found._replace(operation=replace(found.operation, path=path)) for found in candidates]
+        for method, candidates in by_method.items()
+    }
 
 
 def _meant(candidates: Sequence[Found], headers: Container[str]) -> Found:

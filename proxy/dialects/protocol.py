@@ -20,6 +20,9 @@ MODEL_NAME_LENGTH_MAX = 256
 
 
 MODEL_IN_PATH = "{model}"
+REST_OF_PATH = "/*"
+
+Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +31,12 @@ class Operation:
 
     name: str
     dialect: str
-    method: Literal["GET", "POST"]
+    method: Method
     path: str
-    """Canonical, and what is appended to the upstream's base URL; `{model}` in it stands for a model's name."""
+    """Canonical, and what is appended to the upstream's base URL.
+
+    `{model}` in it stands for a model's name, `/*` at its end for all that begin so; whoever finds the latter gets the path itself.
+    """
     output: Literal["tokens", "none"] = "tokens"
     forwarded: bool = True
     """False where the proxy answers by itself."""
@@ -42,6 +48,8 @@ class Operation:
     """A header by which a client says that it means this dialect's operation, where several have the same path."""
     passes_content_type: bool = False
     """Whether the body is forwarded under the client's own Content-Type; else it is JSON."""
+    upstream: str = ""
+    """The one upstream that serves it, where the operator says so; else any that speaks the dialect."""
 
     def path_to(self, model: str) -> str:
         """The path at the upstream for a model by this name."""

@@ -105,7 +105,9 @@ def output_rate(price: Price, measure: Measure) -> int:
 
 def is_priced(price: Price, needs: Sequence[Sequence[str]]) -> bool:
     """Whether a row prices every kind of one of these sets, or the request itself; else the request must be refused."""
-    return price.request > 0 or any(all(getattr(price, kind) is not None for kind in kinds) for kinds in needs)
+    if price.request > 0:
+        return True
+    return any("request" not in kinds and all(getattr(price, kind) is not None for kind in kinds) for kinds in needs)
 
 
 # --- a row's rates, worked out once ------------------------------------------------------------------------------------------------

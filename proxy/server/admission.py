@@ -6,11 +6,13 @@ and no connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
+from proxy import config
 from proxy.dialects import DIALECTS, Dialect, MediaRule, Paths, Request
+from proxy.dialects.opaque import Opaque, OpaqueRule
 from proxy.domain import Call, Caller, Price
 from proxy.server.catalogue import Prices, check_allowed
 from proxy.server.metering import Estimate, estimate
@@ -38,10 +40,12 @@ class Asked:
 class Admission:
     """The configured upstreams and prices, as far as they decide what may run."""
 
-    def __init__(self, endpoints: Iterable[Endpoint], prices: Prices) -> None:
+    def __init__(self, endpoints: Sequence[Endpoint], prices: Prices, opaque: Iterable[config.Opaque] = ()) -> None:
         self.routes = Routes(endpoints)
-        self.paths = Paths(dialect for dialect in DIALECTS.values() if self.routes.speaking(dialect.name))
-        """Of the dialects that some upstream speaks."""
+        spoken = [dialect for dialect in DIALECTS.values() if self.routes.speaking(dialect.name)]
+        self.paths = Paths((*spoken, Opaque(map(_opaque_rule, opaque))))
+        """Of the dialects that some upstream speaks, and behind them the operator's own rules."""
+        self._by_name = {endpoint.name: endpoint for endpoint in endpoints}
         self._prices = prices
 
     def read(self, dialect: Dialect, request: Request) -> Asked:
@@ -49,6 +53,9 @@ class Admission:
 
         Raises Refusal: invalid_request, model_not_found, unknown_path.
         """
+        if request.operation.upstream:
+            endpoint = self._by_name[request.operation.upstream]
+            return Asked(dialect.parse_request(request, endpoint.media), (endpoint,))
         speaking = self.routes.speaking(dialect.name)
         call = dialect.parse_request(request, speaking[0].media)
         if request.operation.free and not call.model:
@@ -70,3 +77,7 @@ class Admission:
         call = asked.call
         check_allowed(caller, call.model)
         return self._prices.price_of(call.model, call.needs, real_name=asked.endpoints[0].aliases.get(call.model))
+
+
+def _opaque_rule(section: config.Opaque) -> OpaqueRule:
+    return OpaqueRule(section.path, section.methods, section.upstream, section.model, frozenset(section.query), section.free)

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Literal
 
 from proxy import config
-from proxy.errors import Failure, UpstreamTimeout
+from proxy.errors import Expected, Failure, UpstreamTimeout
 from proxy.server.holding import Reservation
 
 
@@ -20,7 +20,7 @@ class ClientTooSlow(ConnectionError):
     """The client has not taken what was written for longer than it may, so it counts as gone."""
 
 
-Reason = Failure | ClientTooSlow
+Reason = Expected | ClientTooSlow
 
 
 class Exchange:
@@ -127,7 +127,10 @@ class Exchanges:
             overdue = exchange.overdue(now_s)
             if overdue is not None:
                 exchange.interrupt(overdue)
-            elif exchange.hold.is_due_for_debit(now_s):
+                continue
+            if exchange.hold.meter.is_timed and (refusal := exchange.hold.keep_time()) is not None:
+                exchange.interrupt(refusal)
+            if exchange.hold.is_due_for_debit(now_s):
                 due.append(exchange.hold)
         return due
 

@@ -163,6 +163,7 @@ class Forwarder:
             try:
                 with errand.exchange:
                     await _pump(errand, reply, reader, response)
+                hold.meter.stop_time()
             except Expected as reason:
                 reply.close()
                 return await self._cut(errand, reader, response, reason)

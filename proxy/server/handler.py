@@ -92,7 +92,7 @@ class Proxy:
         self._slice_tokens = settings.ledger.slice_tokens
         self._budget_status = settings.compat.budget_status
         self._holds.configure(settings.ledger)
-        self.admission = Admission(endpoints, self._prices)
+        self.admission = Admission(tuple(endpoints), self._prices, settings.opaque)
         self._catalogue = Catalogue(self.admission.routes, self._prices)
 
     # --- the outermost edge ------------------------------------------------------------------------------------------------------

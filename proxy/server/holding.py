@@ -169,6 +169,13 @@ class Reservation:
             self._pending = None
             self._grown(self.amount_nanocredits + want_nanocredits, None)
 
+    def keep_time(self) -> Refusal | None:
+        """For a request whose time is paid: see that the hold covers it, some way ahead; the refusal that ends it where it cannot."""
+        is_covered = self.meter.keep_time()
+        if self.meter.runs_low:
+            self.extend_ahead()
+        return None if is_covered or self._extending is not None else self.used_up()
+
     def left_after(self, held_nanocredits: int, charge: Charge) -> Tightest | None:
         """The tightest limit once a hold of this size has ended so; what others did meanwhile is not in it."""
         tightest = self.tightest

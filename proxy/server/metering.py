@@ -6,12 +6,13 @@ reports, where it can be believed; else what was forwarded. `holding.py` carries
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from proxy.domain import NO_USAGE, USAGE_KINDS, Answer, Call, Piece, Price, Usage
-from proxy.policy.pricing import OUTPUT_KINDS, affordable_output_tokens, cost_nanocredits, estimate_nanocredits, output_rate, rate
+from proxy.policy.pricing import OUTPUT_KINDS, affordable_output_tokens, cost_nanocredits, estimate_nanocredits, rate
 
 Flag = Literal["missing", "absurd", "below_deltas", "above_maximum"]
 
@@ -45,6 +46,8 @@ class Charge:
 NO_CHARGE = Charge(0, 0, NO_USAGE)
 SLICE_BYTES = 2**18
 """The slice of a stream that is measured in bytes."""
+SLICE_MS = 5_000
+"""The slice of the upstream's time, where that is paid for."""
 
 
 def slice_size(call: Call, slice_tokens: int) -> int:
@@ -63,24 +66,34 @@ def estimate(call: Call, price: Price, *, slice_tokens: int, output_tokens_max: 
     else:
         per_choice = output_tokens_max if call.output_tokens_max is None else call.output_tokens_max
     least = min(1, per_choice) * (1 if call.stream else call.choices)
+    units = _units_for(call, SLICE_MS)
     return Estimate(
-        want_nanocredits=bound_nanocredits(call, price, output_tokens=per_choice * call.choices),
-        least_nanocredits=bound_nanocredits(call, price, output_tokens=least),
+        want_nanocredits=bound_nanocredits(call, price, output_tokens=per_choice * call.choices, units=units),
+        least_nanocredits=bound_nanocredits(call, price, output_tokens=least, units=units),
     )
 
 
-def bound_nanocredits(call: Call, price: Price, *, output_tokens: int) -> int:
-    """What a request may cost if its output, over all choices, is of this size."""
+def bound_nanocredits(call: Call, price: Price, *, output_tokens: int, units: Usage | None = None) -> int:
+    """What a request may cost if its output, over all choices, is of this size; `units` where those are no longer the call's own."""
     return estimate_nanocredits(
-        price, input_tokens=call.input_tokens_bound, output_tokens=output_tokens, units=call.units, measure=call.measure
+        price,
+        input_tokens=call.input_tokens_bound,
+        output_tokens=output_tokens,
+        units=call.units if units is None else units,
+        measure=call.measure,
     )
+
+
+def _units_for(call: Call, elapsed_ms: int) -> Usage:
+    """The call's units with so much of the upstream's time."""
+    return replace(call.units, milliseconds=elapsed_ms) if call.timed else call.units
 
 
 class Meter:
     """What one request has been held for, what of its answer was forwarded, and what it costs in the end."""
 
     __slots__ = (
-        *("_begun", "_call", "_price", "_slice_tokens", "_tokens_since_usage", "_usage"),
+        *("_began_s", "_begun", "_call", "_covered_ms", "_ended_s", "_price", "_slice_tokens", "_tokens_since_usage", "_usage"),
         *("amount_nanocredits", "covered_tokens", "deltas", "forwarded_tokens", "last", "missing_usage", "output_tokens_max"),
         *("refused", "usage_rejected"),
     )
@@ -92,6 +105,10 @@ class Meter:
         self.missing_usage: Literal["count", "estimate"] = "count"
         """As the upstream has it that serves the request."""
         self._begun = False
+        self._began_s = 0.0
+        self._ended_s: float | None = None
+        self._covered_ms = SLICE_MS
+        """How much of the upstream's time is to be covered, where that is paid for."""
         self._usage: Usage | None = None
         self._tokens_since_usage = 0
         self.amount_nanocredits = 0
@@ -110,6 +127,34 @@ class Meter:
     def begin(self) -> None:
         """The upstream has the request; from now on it costs something, however it ends."""
         self._begun = True
+        if self._call.timed:
+            self._began_s, self._ended_s = time.monotonic(), None
+
+    def stop_time(self) -> None:
+        """The upstream has sent all; what follows is not its time."""
+        self._ended_s = time.monotonic()
+
+    @property
+    def is_timed(self) -> bool:
+        return self._call.timed
+
+    @property
+    def elapsed_ms(self) -> int:
+        """The upstream's time so far, where that is paid for."""
+        if not self._begun or not self._call.timed:
+            return 0
+        return round(((time.monotonic() if self._ended_s is None else self._ended_s) - self._began_s) * 1000)
+
+    def keep_time(self) -> bool:
+        """Whether the hold covers the time so far; asks for half a slice more than has passed. To be called again and again."""
+        elapsed_ms = self.elapsed_ms
+        if elapsed_ms + SLICE_MS // 2 > self._covered_ms:
+            self._covered_ms = elapsed_ms + SLICE_MS
+            self.hold_is(self.amount_nanocredits)
+        return (
+            bound_nanocredits(self._call, self._price, output_tokens=self.forwarded_tokens, units=_units_for(self._call, elapsed_ms))
+            <= self.amount_nanocredits
+        )
 
     def call_off(self) -> None:
         """The upstream failed before anything could be forwarded, so nothing is due."""
@@ -125,7 +170,7 @@ class Meter:
             self._price,
             input_tokens=call.input_tokens_bound,
             amount_nanocredits=amount_nanocredits,
-            units=call.units,
+            units=_units_for(call, self._covered_ms),
             measure=call.measure,
         )
 
@@ -160,7 +205,9 @@ class Meter:
         return self.forwarded_tokens + tokens <= self.covered_tokens
 
     def _lacking(self, output_tokens: int) -> int:
-        return max(1, bound_nanocredits(self._call, self._price, output_tokens=output_tokens) - self.amount_nanocredits)
+        call = self._call
+        needed = bound_nanocredits(call, self._price, output_tokens=output_tokens, units=_units_for(call, self._covered_ms))
+        return max(1, needed - self.amount_nanocredits)
 
     # --- what is forwarded -----------------------------------------------------------------------------------------------------
 
@@ -192,13 +239,12 @@ class Meter:
 
         The input is not in it, because only the upstream knows how much of it was cached.
         """
+        if self._call.measure == "bytes":
+            return min(self.amount_nanocredits, cost_nanocredits(self._price, self._counted(self.forwarded_tokens))) if self._begun else 0
         if self.forwarded_tokens == 0:
             return 0
-        if self._call.measure == "output":
-            tokens = min(self.deltas, self.forwarded_tokens)
-            cheapest = min(rate(self._price, kind) for kind in OUTPUT_KINDS)
-        else:
-            tokens, cheapest = self.forwarded_tokens, output_rate(self._price, self._call.measure)
+        tokens = min(self.deltas, self.forwarded_tokens)
+        cheapest = min(rate(self._price, kind) for kind in OUTPUT_KINDS)
         return min(self.amount_nanocredits, self._price.request + -(-tokens * cheapest // 1_000_000))
 
     def charge(self, *, complete: bool) -> Charge:
@@ -226,12 +272,13 @@ class Meter:
         call = self._call
         if call.measure == "output":
             return replace(call.units, input=call.input_tokens_counted, output=output)
-        return replace(call.units, input=call.input_tokens_counted, bytes=call.units.bytes + output)
+        units = _units_for(call, self.elapsed_ms)
+        return replace(units, input=call.input_tokens_counted, bytes=units.bytes + output)
 
     def _charged(self, usage: Usage | None, *, counted_tokens: int, deltas: int, reportable: bool) -> Charge:
         flags: list[Flag] = []
         if usage is None:
-            if reportable:
+            if reportable and self._call.measure == "output":
                 flags.append("absurd" if self.usage_rejected else "missing")
             if self.missing_usage == "estimate":
                 return Charge(self.amount_nanocredits, 0, NO_USAGE, tuple(flags))

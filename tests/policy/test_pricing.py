@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.domain import Price, Usage
+from proxy.domain import NO_USAGE, USAGE_KINDS, Measure, Price, Tier, Usage
 from proxy.policy import pricing
 from proxy.policy.pricing import (
     INPUT_KINDS,
@@ -22,22 +23,55 @@ from proxy.policy.pricing import (
     cost_nanocredits,
     estimate_nanocredits,
     find_price,
+    is_priced,
     matches,
-    unpriced_kind,
+    output_rate,
 )
 
 GPT_4O_MINI = Price("gpt-4o-mini", 0, input=150_000_000, cached_input=75_000_000, output=600_000_000)
 
+UNITS = ("image", "character", "tool_use", "second", "megabyte")
 RATES = st.none() | st.integers(0, 10**12)
-PRICES = st.builds(
-    Price,
-    model=st.just("m"),
-    effective_at_ms=st.just(0),
-    request=st.integers(0, 10**9),
-    **{kind: RATES for kind in (*TOKEN_KINDS, *pricing.UNIT_KINDS)},
-)
 COUNTS = st.integers(0, 10**7)
 TOKENS = st.builds(Usage, **{kind: COUNTS for kind in TOKEN_KINDS})
+PIECES = st.just(NO_USAGE) | st.builds(Usage, **{kind: COUNTS for kind in USAGE_KINDS if kind not in TOKEN_KINDS})
+
+
+def prices(rates: st.SearchStrategy[int | None], *, bounds: st.SearchStrategy[int], request_max: int) -> st.SearchStrategy[Price]:
+    """Rows with up to three tiers, whose rates rise and fall as they like."""
+    tiers = st.lists(st.builds(Tier, bounds, **{kind: rates for kind in TOKEN_KINDS}), max_size=3, unique_by=lambda t: t.above_input_tokens)
+    return st.builds(
+        Price,
+        model=st.just("m"),
+        effective_at_ms=st.just(0),
+        request=st.integers(0, request_max),
+        tiers=tiers.map(lambda some: tuple(sorted(some, key=lambda tier: tier.above_input_tokens))),
+        **{kind: rates for kind in (*TOKEN_KINDS, *UNITS)},
+    )
+
+
+PRICES = prices(RATES, bounds=st.integers(1, 10**7), request_max=10**9)
+
+
+def in_tier(price: Price, input_tokens: int) -> Price:
+    """The row without tiers that costs what the row does for so long an input."""
+    given = {}
+    for tier in price.tiers:
+        if input_tokens > tier.above_input_tokens:
+            given = {kind: own for kind in TOKEN_KINDS if (own := getattr(tier, kind)) is not None}
+    return replace(price, tiers=(), **given)
+
+
+def exact_cost(price: Price, usage: Usage) -> Fraction:
+    """The cost as the rules say it, before it is rounded and without the price per request."""
+    row = in_tier(price, usage.input_tokens)
+    tokens = sum(Fraction(getattr(usage, kind) * pricing.rate(row, kind), 10**6) for kind in TOKEN_KINDS)
+    pieces = sum(getattr(usage, kind) * (getattr(row, kind) or 0) for kind in ("image", "character", "tool_use"))
+    return tokens + pieces + Fraction(usage.milliseconds, 1000) * (row.second or 0) + Fraction(usage.bytes, 10**6) * (row.megabyte or 0)
+
+
+def both(one: Usage, other: Usage) -> Usage:
+    return Usage(**{kind: getattr(one, kind) + getattr(other, kind) for kind in USAGE_KINDS})
 
 
 # --- cost ------------------------------------------------------------------------------------------------------------------------
@@ -74,11 +108,60 @@ def test_a_kind_without_price_or_fallback_costs_the_rows_dearest_rate() -> None:
     assert cost_nanocredits(Price("m", 0, output=3_000_000), Usage(input=2, cached_input=2)) == 12
 
 
-def test_units_cost_their_price_each_and_a_request_its_price_once() -> None:
-    """Images, seconds, megabytes and the request itself are nanocredits each, beside the tokens."""
-    price = Price("m", 0, input=1_000_000, image=11, second=13, megabyte=17, request=19)
-    assert cost_nanocredits(price, Usage(input=1, image=2, second=3, megabyte=4)) == 1 + 22 + 39 + 68 + 19
-    assert cost_nanocredits(price, Usage()) == 19
+def test_an_hours_cache_costs_as_the_short_one_where_it_has_no_price() -> None:
+    """Then as input, where that has none either."""
+    assert cost_nanocredits(Price("m", 0, input=1_000_000, cache_write=2_000_000), Usage(cache_write_1h=3)) == 6
+    assert cost_nanocredits(Price("m", 0, input=1_000_000), Usage(cache_write_1h=3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("usage", "nanocredits"),
+    [
+        (Usage(), 19),
+        (Usage(image=2), 19 + 22),
+        (Usage(character=3), 19 + 6),
+        (Usage(tool_use=2), 19 + 46),
+        (Usage(milliseconds=1_000), 19 + 13),
+        (Usage(milliseconds=1), 19 + 1),
+        (Usage(milliseconds=90_000), 19 + 90 * 13),
+        (Usage(bytes=1_000_000), 19 + 17),
+        (Usage(bytes=1), 19 + 1),
+        (Usage(bytes=2_500_000), 19 + 43),
+        (Usage(input=1, image=1, milliseconds=500, bytes=250_000), 19 + 23),
+    ],
+)
+def test_units_cost_their_price_each_and_a_request_its_price_once(usage: Usage, nanocredits: int) -> None:
+    """A second is a thousand milliseconds and a megabyte a million bytes; parts of them cost their part, rounded with the rest."""
+    price = Price("m", 0, input=1_000_000, image=11, character=2, tool_use=23, second=13, megabyte=17, request=19)
+    assert cost_nanocredits(price, usage) == nanocredits
+
+
+TIERED = Price(
+    "gemini-2.5-pro",
+    0,
+    input=1_250_000_000,
+    cached_input=125_000_000,
+    output=10_000_000_000,
+    tiers=(Tier(200_000, input=2_500_000_000, output=15_000_000_000), Tier(500_000, input=3_000_000_000)),
+)
+
+
+@pytest.mark.parametrize(
+    ("usage", "nanocredits"),
+    [
+        pytest.param(Usage(input=200_000, output=1), 200_000 * 1_250 + 10_000, id="up to the bound, the row itself"),
+        pytest.param(Usage(input=200_001, output=1), 200_001 * 2_500 + 15_000, id="beyond it, every token at the tier's rates"),
+        pytest.param(
+            Usage(input=1, cached_input=200_000), 2_500 + 200_000 * 125, id="all input counts; what a tier leaves out is the row's"
+        ),
+        pytest.param(Usage(audio_input=200_001, reasoning=1), 200_001 * 2_500 + 15_000, id="what both leave out falls back in the tier"),
+        pytest.param(Usage(input=500_001, output=1), 500_001 * 3_000 + 10_000, id="the last tier alone, not the one before it"),
+        pytest.param(Usage(output=900_000), 900_000 * 10_000, id="output opens no tier"),
+    ],
+)
+def test_the_last_tier_that_the_input_exceeds_prices_the_whole_request(usage: Usage, nanocredits: int) -> None:
+    """A tier is a cliff, as the makers of the models have it."""
+    assert cost_nanocredits(TIERED, usage) == nanocredits
 
 
 def test_a_cost_is_rounded_once_and_up() -> None:
@@ -89,11 +172,11 @@ def test_a_cost_is_rounded_once_and_up() -> None:
     assert cost_nanocredits(price, Usage(input=1, cached_input=1, output=2)) == 2
 
 
-@given(PRICES, TOKENS)
-def test_a_cost_is_the_exact_sum_rounded_up(price: Price, usage: Usage) -> None:
-    """The integer arithmetic agrees with exact fractions."""
-    exact = sum(Fraction(getattr(usage, kind) * pricing.rate(price, kind), 1_000_000) for kind in TOKEN_KINDS)
-    assert cost_nanocredits(price, usage) == ceil(exact) + price.request
+@given(PRICES, TOKENS, PIECES)
+def test_a_cost_is_the_exact_sum_rounded_up(price: Price, tokens: Usage, pieces: Usage) -> None:
+    """The integer arithmetic agrees with exact fractions, and rounds once."""
+    usage = both(tokens, pieces)
+    assert cost_nanocredits(price, usage) == ceil(exact_cost(price, usage)) + price.request
 
 
 @given(PRICES, st.lists(TOKENS, max_size=6))
@@ -102,54 +185,108 @@ def test_charged_differences_of_cumulative_costs_add_up_to_the_cost_of_the_whole
     total = Usage()
     charged = 0
     for part in parts:
-        grown = Usage(**{kind: getattr(total, kind) + getattr(part, kind) for kind in TOKEN_KINDS})
+        grown = both(total, part)
         charged += cost_nanocredits(price, grown) - cost_nanocredits(price, total)
-        assert cost_nanocredits(price, grown) >= cost_nanocredits(price, total)
         total = grown
     assert charged == cost_nanocredits(price, total) - cost_nanocredits(price, Usage())
 
 
+@given(PRICES, TOKENS, TOKENS, PIECES)
+def test_more_never_costs_less_within_a_tier(price: Price, usage: Usage, more_tokens: Usage, more_pieces: Usage) -> None:
+    """Only a tier that is cheaper than the one below it can make a longer request cost less."""
+    row = in_tier(price, usage.input_tokens)
+    assert cost_nanocredits(row, both(both(usage, more_tokens), more_pieces)) >= cost_nanocredits(row, usage)
+
+
 # --- bounds ----------------------------------------------------------------------------------------------------------------------
 
+MEASURES: st.SearchStrategy[Measure] = st.sampled_from(["output", "bytes"])
 
-@given(PRICES, TOKENS)
-def test_an_estimate_is_never_below_the_cost_whichever_kinds_the_tokens_turn_out_to_be(price: Price, usage: Usage) -> None:
-    """The dearest kind of each direction bounds every split."""
-    estimate = estimate_nanocredits(price, input_tokens=usage.input_tokens, output_tokens=usage.output_tokens)
+
+@given(PRICES, TOKENS, PIECES, COUNTS, COUNTS)
+def test_an_estimate_is_never_below_the_cost_of_anything_within_it(
+    price: Price, usage: Usage, pieces: Usage, input_slack: int, output_slack: int
+) -> None:
+    """Whichever kinds the tokens turn out to be, and into whichever tier they fall, the cheaper one below included."""
+    estimate = estimate_nanocredits(
+        price, input_tokens=usage.input_tokens + input_slack, output_tokens=usage.output_tokens + output_slack, units=pieces
+    )
+    assert estimate >= cost_nanocredits(price, both(usage, pieces))
+
+
+@given(PRICES, TOKENS, COUNTS)
+def test_an_estimate_of_output_in_bytes_is_never_below_its_cost(price: Price, usage: Usage, size: int) -> None:
+    """Where the answer is measured in bytes, the megabyte's price bounds it."""
+    usage = replace(usage, output=0, reasoning=0, audio_output=0, bytes=size)
+    estimate = estimate_nanocredits(price, input_tokens=usage.input_tokens, output_tokens=size, measure="bytes")
     assert estimate >= cost_nanocredits(price, usage)
 
 
 @given(PRICES, COUNTS, COUNTS)
-def test_an_estimate_is_the_cost_of_the_dearest_kinds(price: Price, input_tokens: int, output_tokens: int) -> None:
-    """A bound is no larger than it must be: some split costs just that."""
-    dearest_input = max(INPUT_KINDS, key=lambda kind: pricing.rate(price, kind))
-    dearest_output = max(OUTPUT_KINDS, key=lambda kind: pricing.rate(price, kind))
-    usage = Usage(**{dearest_input: input_tokens, dearest_output: output_tokens})
-    assert estimate_nanocredits(price, input_tokens=input_tokens, output_tokens=output_tokens) == cost_nanocredits(price, usage)
+def test_an_estimate_is_what_the_dearest_request_within_it_costs(price: Price, input_tokens: int, output_tokens: int) -> None:
+    """A bound is no larger than it must be: the whole input, or as much as stays below a tier, costs just that in some kinds."""
+
+    def dearest(size: int) -> int:
+        row = in_tier(price, size)
+        inputs, outputs = (max(kinds, key=lambda kind: pricing.rate(row, kind)) for kinds in (INPUT_KINDS, OUTPUT_KINDS))
+        return cost_nanocredits(price, Usage(**{inputs: size, outputs: output_tokens}))
+
+    below_tiers = [tier.above_input_tokens for tier in price.tiers if tier.above_input_tokens < input_tokens]
+    expected = max(map(dearest, [input_tokens, *below_tiers]))
+    assert estimate_nanocredits(price, input_tokens=input_tokens, output_tokens=output_tokens) == expected
 
 
-SMALL_PRICES = st.builds(
-    Price,
-    model=st.just("m"),
-    effective_at_ms=st.just(0),
-    request=st.integers(0, 20),
-    **{kind: st.none() | st.integers(100_000, 3_000_000) for kind in TOKEN_KINDS},
-)
+@given(PRICES, COUNTS, COUNTS, COUNTS, COUNTS, PIECES, MEASURES)
+def test_more_is_never_estimated_at_less(
+    price: Price, input_tokens: int, more_input: int, output: int, more_output: int, units: Usage, measure: Measure
+) -> None:
+    """In input and in output, tiers or not: a larger bound holds no less."""
+
+    def estimate(inputs: int, outputs: int) -> int:
+        return estimate_nanocredits(price, input_tokens=inputs, output_tokens=outputs, units=units, measure=measure)
+
+    least = estimate(input_tokens, output)
+    assert estimate(input_tokens + more_input, output) >= least
+    assert estimate(input_tokens, output + more_output) >= least
 
 
-@given(SMALL_PRICES, st.integers(0, 30), st.integers(-5, 120), st.integers(1, 4))
-def test_the_affordable_output_is_the_most_whose_estimate_fits(price: Price, input_tokens: int, amount: int, choices: int) -> None:
+SMALL_PRICES = prices(st.none() | st.integers(100_000, 3_000_000), bounds=st.integers(1, 30), request_max=20)
+FEW_PIECES = st.just(NO_USAGE) | st.builds(Usage, image=st.integers(0, 2), milliseconds=st.integers(0, 3))
+
+
+@given(SMALL_PRICES, st.integers(0, 40), st.integers(-5, 120), FEW_PIECES)
+def test_the_affordable_output_is_the_most_whose_estimate_fits(price: Price, input_tokens: int, amount: int, units: Usage) -> None:
     """The closed form agrees with trying every number."""
-    if pricing.rate(price, "output") == 0:
+    if min(pricing.rate(row, "output") for row in (price, *(in_tier(price, t.above_input_tokens + 1) for t in price.tiers))) == 0:
         price = replace(price, output=100_000)
 
     def fits(tokens: int) -> bool:
-        return estimate_nanocredits(price, input_tokens=input_tokens, output_tokens=tokens * choices) <= amount
+        return estimate_nanocredits(price, input_tokens=input_tokens, output_tokens=tokens, units=units) <= amount
 
     best = max((tokens for tokens in range(1_300) if fits(tokens)), default=0)
-    found = affordable_output_tokens(price, input_tokens=input_tokens, amount_nanocredits=amount, choices=choices)
+    found = affordable_output_tokens(price, input_tokens=input_tokens, amount_nanocredits=amount, units=units)
     assert found == best
     assert not fits(found + 1)
+
+
+@given(st.integers(1, 10**9), st.integers(0, 50), st.integers(0, 10**6))
+def test_the_affordable_output_in_bytes_is_the_most_whose_estimate_fits(megabyte: int, input_tokens: int, amount: int) -> None:
+    """The same rule, at the megabyte's price."""
+    price = Price("m", 0, input=1_000_000, output=7, megabyte=megabyte)
+
+    def fits(size: int) -> bool:
+        return estimate_nanocredits(price, input_tokens=input_tokens, output_tokens=size, measure="bytes") <= amount
+
+    found = affordable_output_tokens(price, input_tokens=input_tokens, amount_nanocredits=amount, measure="bytes")
+    assert fits(found) or found == 0
+    assert found == OUTPUT_TOKENS_MAX or not fits(found + 1)
+
+
+@given(PRICES, TOKENS, COUNTS)
+def test_the_output_rate_is_the_least_that_output_can_cost(price: Price, usage: Usage, size: int) -> None:
+    """What may be debited before the usage is known, by tokens and by bytes."""
+    at_least = usage.output_tokens * output_rate(price, "output") + size * output_rate(price, "bytes")
+    assert at_least <= 10**6 * exact_cost(price, replace(usage, bytes=size))
 
 
 def test_where_output_is_free_the_affordable_output_is_the_cap() -> None:
@@ -238,18 +375,27 @@ def test_the_names_that_callers_make_up_are_not_remembered_without_bound(monkeyp
         assert len(prices._candidates_by_model) <= 8
 
 
+TEXT = (("input", "output"),)
+SPEECH = (("character",), ("input", "audio_output"))
+
+
 @pytest.mark.parametrize(
-    ("price", "needs_output", "kind"),
+    ("price", "needs", "priced"),
     [
-        (Price("m", 0, input=1, output=1), True, None),
-        (Price("m", 0, input=0, output=0), True, None),
-        (Price("m", 0, input=1), True, "output"),
-        (Price("m", 0, input=1), False, None),
-        (Price("m", 0, output=1), True, "input"),
-        (Price("m", 0, cached_input=1, output=1), True, "input"),
-        (Price("m", 0, request=5), False, "input"),
+        (Price("m", 0, input=1, output=1), TEXT, True),
+        (Price("m", 0, input=0, output=0), TEXT, True),
+        (Price("m", 0, input=1), TEXT, False),
+        (Price("m", 0, output=1), TEXT, False),
+        (Price("m", 0, cached_input=1, output=1), TEXT, False),
+        (Price("m", 0, output=1, tiers=(Tier(9, input=1),)), TEXT, False),
+        (Price("m", 0, input=1), (("input",),), True),
+        (Price("m", 0, character=1), SPEECH, True),
+        (Price("m", 0, input=1, audio_output=1), SPEECH, True),
+        (Price("m", 0, input=1, output=1), SPEECH, False),
+        (Price("m", 0, request=5), TEXT, True),
+        (Price("m", 0, input=1, output=1), (), False),
     ],
 )
-def test_the_kind_that_an_operation_needs_and_the_row_leaves_out_is_named(price: Price, needs_output: bool, kind: str | None) -> None:
-    """A price of 0 is a price; none at all is a refusal."""
-    assert unpriced_kind(price, needs_output=needs_output) == kind
+def test_a_row_prices_a_request_by_all_of_one_set_of_its_needs(price: Price, needs: Any, priced: bool) -> None:
+    """A price of 0 is a price; none at all is a refusal, but where the request itself has one."""
+    assert is_priced(price, needs) is priced
