@@ -397,14 +397,25 @@ class Answer:
 class StreamReader(Protocol):
     """Reads one streamed answer; any chunking gives the same pieces, and the pieces' bytes are the stream's."""
 
-    deltas: int
-    """Deltas with content so far: a floor under what the upstream may report."""
-    usage_rejected: bool
-    """Whether the upstream reported usage that cannot be believed."""
-    ended: bool
-    """Whether the dialect's end marker has been seen."""
-    failed: bool
-    """Whether the upstream sent an error event."""
+    @property
+    def deltas(self) -> int:
+        """Deltas with content so far: a floor under what the upstream may report."""
+        ...
+
+    @property
+    def usage_rejected(self) -> bool:
+        """Whether the upstream reported usage that cannot be believed."""
+        ...
+
+    @property
+    def ended(self) -> bool:
+        """Whether the dialect's end marker has been seen."""
+        ...
+
+    @property
+    def failed(self) -> bool:
+        """Whether the upstream sent an error event."""
+        ...
 
     def feed(self, chunk: bytes) -> Sequence[Piece]: ...
 

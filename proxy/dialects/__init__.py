@@ -24,8 +24,16 @@ __all__ = [
     "Paths",
     "Reader",
     "Request",
+    "dialect_of",
     "ledger_member",
     "utc_time",
 ]
 
 DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in (OpenAI(),)})
+
+_EVERY_PATH = Paths(DIALECTS.values())
+
+
+def dialect_of(path: str) -> Dialect:
+    """Whose words to use for a path that is not served: the API that it seems to belong to, else OpenAI's."""
+    return _EVERY_PATH.nearest(path) or DIALECTS["openai"]

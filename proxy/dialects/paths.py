@@ -19,6 +19,8 @@ from proxy.dialects.unpriced import why_unpriced
 from proxy.errors import Refusal
 
 PATH_LENGTH_MAX = 1024
+SEGMENTS_MAX = 8
+"""How far paths are compared to tell whose API a stranger belongs to."""
 SUGGESTIONS_MAX = 3
 UNPRICED_HINT = "Do without it, or ask the operator, who can reach the upstream directly."
 
@@ -87,11 +89,11 @@ class Paths:
         return meant._replace(model=_read_model(name, forwarded=meant.operation.forwarded)) if name else meant
 
     def nearest(self, path: str) -> Dialect | None:
-        """The dialect whose paths have most in common with this one, segment by segment; None where none has anything."""
-        asked = path.split("/")
-        best, most = None, 1
+        """The dialect with whose paths this one has most in common, segment by segment; None where none has anything."""
+        asked = _segments(path)
+        best, most = None, 0
         for known, dialect in self._dialects.items():
-            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(asked, known.split("/"), strict=False)))
+            common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(asked, _segments(known), strict=False)))
             if common > most:
                 best, most = dialect, common
         return best
@@ -131,6 +133,10 @@ class Paths:
         if near:
             return f"Did you mean {' or '.join(near)}?"
         return f"Served here are, among others, {', '.join(list(self._exact)[:SUGGESTIONS_MAX])}."
+
+
+def _segments(path: str) -> Sequence[str]:
+    return [segment for segment in path.split("/", SEGMENTS_MAX) if segment]
 
 
 def _at(path: str, by_method: dict[str, list[Found]]) -> dict[str, list[Found]]:

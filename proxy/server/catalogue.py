@@ -9,11 +9,10 @@ import asyncio
 import time
 from collections.abc import Callable, Sequence
 
-import msgspec
-
 from proxy.dialects import Dialect
 from proxy.domain import Caller, Price
 from proxy.errors import Failure, Refusal
+from proxy.policy.price_row import row_to_add
 from proxy.policy.pricing import PriceBook, is_priced, matches
 from proxy.server.routing import Routes
 from proxy.server.upstream import Endpoint
@@ -54,12 +53,10 @@ class Prices:
         if real_name is not None and (price is None or price.model != model):
             price = self.find(real_name)
         if price is None or not is_priced(price, needs):
-            name = msgspec.json.encode(real_name or model).decode()
-            rates = "\n".join(f'{kind} = "..."' for kind in needs[0])
             raise Refusal(
                 "model_not_priced",
                 f"The model {model!r} has no price here" + ("." if price is None else f" for its {' and '.join(needs[0])}."),
-                hint=f"Whoever runs this proxy: add a row such as\n[[price]]\nmodel = {name}\n{rates}",
+                hint=f"Whoever runs this proxy: add a row such as\n{row_to_add(real_name or model, needs)}",
             )
         return price
 
@@ -129,6 +126,7 @@ async def _ask(endpoint: Endpoint, dialect: Dialect) -> frozenset[str]:
         async with asyncio.timeout(LIST_TIMEOUT_S):
             with await endpoint.send(dialect, "GET", dialect.models_path) as reply:
                 body = await reply.read(max_bytes=LIST_MAX_BYTES, heard=lambda: None)
+                listed = reply.meaning(body, max_bytes=LIST_MAX_BYTES)
     except (Failure, TimeoutError):
         return frozenset()
-    return frozenset(name for name in dialect.read_models(body) if name.isprintable())
+    return frozenset(name for name in dialect.read_models(listed) if name.isprintable())

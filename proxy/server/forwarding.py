@@ -17,6 +17,7 @@ from proxy.dialects import Dialect, Reader
 from proxy.errors import Expected, Failure, LedgerUnavailable, Refusal, UpstreamError, UpstreamTimeout
 from proxy.metrics import CutReason, Metrics
 from proxy.server import answers
+from proxy.server.decoding import CodedReader, Undecodable
 from proxy.server.exchange import ClientTooSlow, Exchange
 from proxy.server.holding import Reservation
 from proxy.server.metering import NO_CHARGE, Charge
@@ -74,6 +75,8 @@ class Forwarder:
         reader = None if reply.status >= 400 else errand.dialect.read_stream(errand.call, reply.media_type)
         if reader is None:
             return await self._forward_whole(errand, reply)
+        if reply.decoder is not None:
+            reader = CodedReader(reader, reply.decoder)
         return await self._forward_stream(errand, reply, reader)
 
     async def relay(self, request: web.BaseRequest, visit: Visit, letter: Letter, endpoint: Endpoint) -> web.StreamResponse:
@@ -82,10 +85,9 @@ class Forwarder:
             async with asyncio.timeout(endpoint.section.first_byte_timeout_s):
                 with await letter.send_to(endpoint) as reply:
                     body = await reply.read(max_bytes=ANSWER_MAX_BYTES, heard=lambda: None)
+                    _check_secret(endpoint, reply.meaning(body, max_bytes=ANSWER_MAX_BYTES))
         except TimeoutError:
             raise UpstreamTimeout(f"The upstream {endpoint.name} did not answer in time.") from None
-        if endpoint.is_repeated_in(body):
-            raise UpstreamError(f"The upstream {endpoint.name} repeated the proxy's own credentials.")
         if reply.status >= 400:
             visit.outcome = "upstream_error"
         answers.add_budget(reply.headers, None, request_id=visit.request_id, now_ms=self._now_ms())
@@ -96,8 +98,8 @@ class Forwarder:
     async def _forward_whole(self, errand: Errand, reply: Reply) -> web.StreamResponse:
         """Read all of it, settle, then send it, with its cost in the headers."""
         hold, visit = errand.hold, errand.visit
-        body = await self._read_whole(errand, reply)
-        charge = self._charge_whole(errand, reply, body)
+        body, meaning = await self._read_whole(errand, reply)
+        charge = self._charge_whole(errand, reply, meaning)
         await self._cover_whole(errand, charge)
         held_nanocredits = hold.amount_nanocredits
         settlement = await hold.settle(charge)
@@ -111,22 +113,23 @@ class Forwarder:
                 await response.write_eof()
         return response
 
-    async def _read_whole(self, errand: Errand, reply: Reply) -> bytes:
+    async def _read_whole(self, errand: Errand, reply: Reply) -> tuple[bytes, bytes]:
+        """The body, and what it says, which is the same unless it is coded."""
         try:
             body = reply.at_once()
             if body is None:
                 with errand.exchange:
                     errand.exchange.reads()
                     body = await reply.read(max_bytes=ANSWER_MAX_BYTES, heard=errand.exchange.reads)
-            if errand.endpoint.is_repeated_in(body):
-                raise UpstreamError(f"The upstream {errand.endpoint.name} repeated the proxy's own credentials.")
+            meaning = reply.meaning(body, max_bytes=ANSWER_MAX_BYTES)
+            _check_secret(errand.endpoint, meaning)
         except Failure:
             errand.hold.meter.call_off()  # none of it is forwarded, so none of it is charged
             raise
-        return body
+        return body, meaning
 
-    def _charge_whole(self, errand: Errand, reply: Reply, body: bytes) -> Charge:
-        answer = errand.dialect.read_answer(errand.call, body, reply.media_type)
+    def _charge_whole(self, errand: Errand, reply: Reply, meaning: bytes) -> Charge:
+        answer = errand.dialect.read_answer(errand.call, meaning, reply.media_type)
         if reply.status >= 400:
             errand.visit.outcome = "upstream_error"
             if answer.usage is None:
@@ -194,6 +197,11 @@ class Forwarder:
         return response
 
 
+def _check_secret(endpoint: Endpoint, meaning: bytes) -> None:
+    if endpoint.is_repeated_in(meaning):
+        raise UpstreamError(f"The upstream {endpoint.name} repeated the proxy's own credentials.")
+
+
 async def _pump(errand: Errand, reply: Reply, reader: Reader, response: web.StreamResponse) -> None:
     """Forward until the end marker has come, which is kept back.
 
@@ -206,7 +214,10 @@ async def _pump(errand: Errand, reply: Reply, reader: Reader, response: web.Stre
     while chunk and meter.last is None:
         exchange.reads()
         chunk = await reply.next_chunk()
-        pieces = reader.feed(chunk) if chunk else reader.close()
+        try:
+            pieces = reader.feed(chunk) if chunk else reader.close()
+        except Undecodable as error:
+            raise reply.undecodable(error) from error
         meter.deltas = reader.deltas
         meter.usage_rejected = reader.usage_rejected
         while pieces:

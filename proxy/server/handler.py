@@ -19,7 +19,7 @@ from aiohttp import web
 from multidict import CIMultiDictProxy
 
 from proxy import config, domain
-from proxy.dialects import DIALECTS, Dialect, Request
+from proxy.dialects import Dialect, Request, dialect_of
 from proxy.errors import Expected, Failure, UpstreamError, UpstreamTimeout
 from proxy.ledger.backlog import Backlog
 from proxy.metrics import Metrics
@@ -135,7 +135,7 @@ class Proxy:
         paths, (path, _) = self.admission.paths, split_target(request.raw_path)
         response = answers.refused(
             refusal,
-            visit.dialect or paths.nearest(path) or DIALECTS["openai"],
+            visit.dialect or dialect_of(path),
             request_id=visit.request_id,
             now_ms=self._now_ms(),
             budget_status=self._budget_status,

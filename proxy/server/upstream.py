@@ -7,7 +7,6 @@ The address is built from the configuration and a canonical path, never from any
 from __future__ import annotations
 
 import asyncio
-import zlib
 from collections.abc import Callable
 from types import TracebackType
 from typing import Self
@@ -21,9 +20,9 @@ from proxy.dialects import Dialect, MediaRule
 from proxy.errors import SetupError, UpstreamError, UpstreamTimeout
 from proxy.server import headers
 from proxy.server.connections import Connections, Received
+from proxy.server.decoding import Decoder, Undecodable, can_decode
 
 JSON = "application/json"
-DECODED_CHUNK_MAX_BYTES = 2**16
 REMEMBERED_MAX = 1024
 _ERRORS = (aiohttp.ClientError, HttpProcessingError, OSError)
 
@@ -134,12 +133,9 @@ class Endpoint:
 
 
 class Reply:
-    """An upstream's answer: its head, then its bytes as they come. Use as a context manager; leaving early closes the connection at once.
+    """An upstream's answer: its head, then its bytes as they come. A context manager; leaving it early closes the connection at once."""
 
-    A coded answer, though none was asked for, is decoded here, so that nothing passes that could not be metered.
-    """
-
-    __slots__ = ("_content", "_decoder", "_endpoint", "_received", "headers", "media_type", "status")
+    __slots__ = ("_content", "_endpoint", "_received", "decoder", "headers", "media_type", "status")
 
     def __init__(self, endpoint: Endpoint, received: Received) -> None:
         message = received.message
@@ -149,12 +145,27 @@ class Reply:
                 f"The upstream {endpoint.name} answered {self.status}, which leads elsewhere.",
                 hint="Whoever runs this proxy: give the upstream's final address as its base_url.",
             )
-        self._decoder = _decoder_for(endpoint, message.headers.getall("Content-Encoding", ()))
         self.headers = headers.for_client(message.headers, secret=endpoint.api_key)
+        self.decoder: Decoder | None = None
+        """What tells the meaning of its bytes, where they come coded though nobody asked for it."""
+        if "Content-Encoding" in message.headers:
+            self._be_coded(endpoint, message.headers.getall("Content-Encoding"))
         self.media_type = message.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         self._endpoint = endpoint
         self._received = received
         self._content = received.content
+
+    def _be_coded(self, endpoint: Endpoint, values: list[str]) -> None:
+        codings = [coding for value in values for part in value.split(",") if (coding := part.strip().lower()) not in ("", "identity")]
+        if not codings:
+            return
+        if not can_decode(codings):
+            raise UpstreamError(
+                f"The upstream {endpoint.name} answered in a coding that was not asked for and cannot be metered.",
+                hint="Whoever runs this proxy: switch compression off at the upstream.",
+            )
+        self.decoder = Decoder()
+        self.headers["Content-Encoding"] = codings[0]
 
     def __enter__(self) -> Self:
         return self
@@ -173,26 +184,14 @@ class Reply:
 
     def at_once(self) -> bytes | None:
         """The whole body where it came along with the head, as small ones do; None where it is still to be waited for."""
-        if self._decoder is None and self._content.is_eof():
-            return self._content.read_nowait()
-        return None
+        return self._content.read_nowait() if self._content.is_eof() else None
 
     async def next_chunk(self) -> bytes:
         """The next bytes; empty when the answer is over. Raises UpstreamError where it breaks off."""
-        while True:
-            if self._decoder is not None and (decoded := self._decoded()):
-                return decoded
-            try:
-                chunk = await self._content.readany()
-            except _ERRORS as error:
-                raise self._broken_off() from error
-            if self._decoder is None:
-                return chunk
-            if not chunk:
-                if self._decoder.is_incomplete:
-                    raise self._broken_off()
-                return chunk
-            self._decoder.put(chunk)
+        try:
+            return await self._content.readany()
+        except _ERRORS as error:
+            raise UpstreamError(f"The upstream {self._endpoint.name} broke off its answer.") from error
 
     async def read(self, *, max_bytes: int, heard: Callable[[], None]) -> bytes:
         """The whole body; `heard` is called as parts of it come. Raises UpstreamError where it breaks off or exceeds `max_bytes`."""
@@ -206,57 +205,18 @@ class Reply:
             chunks.append(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _decoded(self) -> bytes:
-        assert self._decoder is not None
+    def meaning(self, body: bytes, *, max_bytes: int) -> bytes:
+        """What a whole body says: itself, unless it is coded. Raises UpstreamError where it cannot be read."""
+        if self.decoder is None or not body:
+            return body
         try:
-            return self._decoder.take()
-        except zlib.error as error:
-            raise UpstreamError(f"The upstream {self._endpoint.name} sent an answer that cannot be decoded.") from error
+            meaning = self.decoder.decode(body, max_bytes=max_bytes)
+        except Undecodable as error:
+            raise self.undecodable(error) from error
+        if self.decoder.is_incomplete:
+            raise UpstreamError(f"The upstream {self._endpoint.name} broke off its answer.")
+        return meaning
 
-    def _broken_off(self) -> UpstreamError:
-        return UpstreamError(f"The upstream {self._endpoint.name} broke off its answer.")
-
-
-class _Decoder:
-    """Undoes gzip or deflate in bounded steps, so that a small answer cannot fill the memory."""
-
-    def __init__(self) -> None:
-        self._pending = b""
-        self._inflate = _new_inflate()
-        self._begun = False
-        self._more_inside = False
-
-    @property
-    def is_incomplete(self) -> bool:
-        return self._begun and not self._inflate.eof
-
-    def put(self, data: bytes) -> None:
-        self._pending += data
-
-    def take(self) -> bytes:
-        """The next decoded bytes; empty when more must be put first."""
-        while self._pending or self._more_inside:
-            if self._inflate.eof:  # a gzip file may have several members
-                self._inflate = _new_inflate()
-                self._begun = False
-            decoded = self._inflate.decompress(self._pending, DECODED_CHUNK_MAX_BYTES)
-            self._begun = True
-            self._more_inside = len(decoded) == DECODED_CHUNK_MAX_BYTES
-            self._pending = self._inflate.unused_data if self._inflate.eof else self._inflate.unconsumed_tail
-            if decoded:
-                return decoded
-        return b""
-
-
-def _new_inflate() -> zlib._Decompress:
-    return zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # gzip or zlib, by the header
-
-
-def _decoder_for(endpoint: Endpoint, codings: list[str] | tuple[()]) -> _Decoder | None:
-    named = [coding.strip().lower() for value in codings for coding in value.split(",")]
-    named = [coding for coding in named if coding not in ("", "identity")]
-    if not named:
-        return None
-    if len(named) == 1 and named[0] in ("gzip", "x-gzip", "deflate"):
-        return _Decoder()
-    raise UpstreamError(f"The upstream {endpoint.name} answered in a coding that was not asked for and cannot be read.")
+    def undecodable(self, error: Undecodable) -> UpstreamError:
+        """The failure of an answer that cannot be read."""
+        return UpstreamError(f"The upstream {self._endpoint.name} sent a coded answer that cannot be metered: {error}.")

@@ -58,7 +58,7 @@ class Asked:
         self.head = asyncio.Event()
 
     async def _read(self) -> bytes:
-        async with self._asking as self.answer:
+        async with self._asking as self.answer:  # a coded answer stays as it is on the wire
             self.head.set()
             async for chunk in self.answer.content.iter_any():
                 self.received += chunk

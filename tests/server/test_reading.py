@@ -30,7 +30,7 @@ class Answered:
 
     @property
     def code(self) -> str:
-        return str(msgspec.json.decode(self.body)["error"]["code"])
+        return str(msgspec.json.decode(self.body)["compute_ledger"]["code"])
 
 
 class Wire:
@@ -127,7 +127,7 @@ CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
         (request(target="/V1/chat/completions"), 404, "unknown_path"),
         (request(target="/v1/files"), 404, "unknown_path"),
         (request(target="/v1/images/generations"), 404, "unknown_path"),
-        (request(target="/"), 404, "unknown_path"),
+        (request(target="/nothing"), 404, "unknown_path"),
         (request(target="/admin/v1/accounts"), 404, "unknown_path"),
         # methods
         (request(method="GET", body=None), 405, "method_not_allowed"),

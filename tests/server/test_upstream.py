@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gzip
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import aiohttp
 import pytest
 
 from proxy import config
@@ -78,7 +80,7 @@ async def read(reply: Reply) -> bytes:
 
 async def ask(endpoint: Endpoint) -> bytes:
     with await endpoint.send(OPENAI, "POST", "/v1/chat/completions", body=b"{}") as reply:
-        return await read(reply)
+        return reply.meaning(await read(reply), max_bytes=MAX_BYTES)
 
 
 @pytest.mark.parametrize(
@@ -263,7 +265,10 @@ CODINGS: list[tuple[str, Callable[[bytes], bytes]]] = [
 async def test_coded_answers_are_metered(
     upstream: ScriptedUpstream, start: Start, coding: str, encode: Callable[[bytes], bytes], stream: bool
 ) -> None:
-    """An upstream that codes its answer unasked is read all the same: the client gets the plain content, and pays exactly."""
+    """An upstream that codes its answer unasked is read all the same: its bytes pass unchanged, and are paid exactly.
+
+    So the usage chunk stays in a coded stream, whether the client asked for it or not.
+    """
     events = chat_events(["a ", "b ", "c ", "d ", "e "], usage=USAGE)
     plain = b"".join(events) if stream else openai_answers.chat("hello", usage=USAGE)
     async with start() as proxied:
@@ -275,10 +280,45 @@ async def test_coded_answers_are_metered(
         for at in range(0, len(coded), 40):
             await exchange.send(coded[at : at + 40])
         await exchange.finish()
-        received = await asked.whole()
-        assert received == (b"".join(events[:-2]) + DONE if stream else plain)
-        assert "Content-Encoding" not in asked.answer.headers
+        taken_out = stream and coding == "identity"
+        assert await asked.whole() == (b"".join(events[:-2]) + DONE if taken_out else coded)
+        assert asked.answer.headers.get("Content-Encoding") == (None if coding == "identity" else coding.lower())
         assert (await proxied.until_settled()).spent == COST
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+async def test_coded_stream_is_cut_where_the_budget_ends(upstream: ScriptedUpstream, start: Start, size: int) -> None:
+    """Whole chunks pass as far as the hold covers what they say, then the connection is broken off; nothing is overspent."""
+    events = chat_events([f"{number} " for number in range(50)], usage=USAGE)
+    coded = b"".join(gzip.compress(event) for event in events)
+    async with start(credits_nanocredits=100) as proxied:
+        asked = Asked(proxied, chat(stream=True))
+        exchange = await upstream.next_request()
+        await exchange.start(200, {**EVENT_STREAM, "Content-Encoding": "gzip"})
+        with contextlib.suppress(ConnectionError):
+            for at in range(0, len(coded), size):
+                await exchange.send(coded[at : at + size])
+        await exchange.client_gone()
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await asked.whole()
+        totals = await proxied.until_settled()
+        assert totals.spent <= 100
+        assert proxied.outcomes() == {"cut": 1}
+
+
+async def test_coded_stream_that_is_broken_is_told_as_broken(upstream: ScriptedUpstream, start: Start) -> None:
+    """Half of a coded stream, or one that is not what its coding says, never ends as if it were whole."""
+    for coded in (gzip.compress(b"".join(chat_events(["a "])))[:-9], b"not gzip at all"):
+        async with start() as proxied:
+            asked = Asked(proxied, chat(stream=True))
+            exchange = await upstream.next_request()
+            await exchange.start(200, {**EVENT_STREAM, "Content-Encoding": "gzip"})
+            await exchange.send(coded)
+            await exchange.finish()
+            with pytest.raises(aiohttp.ClientPayloadError):
+                await asked.whole()
+            await proxied.until_settled()
+            assert proxied.outcomes() == {"upstream_gone": 1}
 
 
 async def test_decompression_bomb_is_refused(upstream: ScriptedUpstream, start: Start) -> None:

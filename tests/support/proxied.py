@@ -195,7 +195,7 @@ async def proxied(
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         stack.push_async_callback(runner.cleanup)
-        client = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None)))
+        client = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False))
         jobs = asyncio.ensure_future(_jobs(proxy))
         try:
             yield Proxied(proxy, runner.addresses[0][1], ledger, model, book, metrics, client)
