@@ -174,6 +174,8 @@ class Upstream(Section):
     queue_timeout_s: float = Field(default=30.0, ge=0, le=3600)
     queue_depth_per_account: int = Field(default=64, ge=0, le=100_000)
     missing_usage: Literal["count", "estimate"] = "count"
+    tokenizer_file: Path | None = None
+    """The model's tokenizer.json, which then counts the input that is charged where usage never comes; omitted: its bytes do."""
     cut: Literal["error", "length"] = "error"
     connect_timeout_s: float = Field(default=10.0, gt=0, le=300)
     first_byte_timeout_s: float = Field(default=600.0, gt=0, le=86_400)
@@ -188,6 +190,9 @@ class Upstream(Section):
     stored_tokens: int | None = Field(default=None, ge=0, le=10_000_000)
     """At most so many tokens stand behind a reference to input that the upstream keeps (an earlier response, a file by its id);
     omitted: such references are refused."""
+    tool_use_tokens: int | None = Field(default=None, ge=0, le=10_000_000)
+    """At most so many tokens of input come back from each use of the upstream's own tools (a web search, a page fetched); omitted: such
+    tools are refused."""
     continuous_usage: bool = False
     """Whether it reports usage in every chunk of a stream when asked to, as vLLM does."""
     connections_max: int = Field(default=4096, ge=1, le=100_000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -10,10 +11,12 @@ import pytest
 from pydantic import BaseModel
 
 from proxy import config
+from proxy.domain import Price, Tier
 from proxy.errors import SetupError
 
 ROOT = Path(__file__).parent.parent
 EXAMPLE = ROOT / "config.example.toml"
+PRICE = {"model": "m", "input": "1"}
 
 
 def load(file: Path) -> config.Config:
@@ -91,7 +94,13 @@ def test_every_problem_is_told_at_once_with_its_place() -> None:
         ({"plan": [{"name": "p"}], "account": [{"id": "a", "parent": "b"}, {"id": "b"}]}, "must stand before it"),
         ({"account": [{"id": "a"}]}, "at least one [[plan]]"),
         ({"price": [{"model": "m"}]}, "prices nothing"),
+        ({"price": [{"model": "m", "tool_use": "1", "cache_write": "1"}]}, "prices nothing"),
         ({"price": [{"model": "a*b", "input": "1"}]}, "one trailing *"),
+        ({"price": [{**PRICE, "effective": dt.date(2026, 1, 1)}, {**PRICE, "effective": "2026-01-01T01:00:00+01:00"}]}, "stands twice"),
+        ({"price": [{**PRICE, "tier": [{"above_input_tokens": 9, "input": "2"}, {"above_input_tokens": 9, "input": "3"}]}]}, "must rise"),
+        ({"price": [{**PRICE, "tier": [{"above_input_tokens": 9}]}]}, "the tier above 9 input tokens prices nothing"),
+        ({"price": [{**PRICE, "tier": [{"above_input_tokens": 0, "input": "2"}]}]}, "above_input_tokens"),
+        ({"price": [{**PRICE, "tier": [{"above_input_tokens": 9, "image": "2"}]}]}, "tier[0].image"),
         ({"plan": [{"name": "p", "limits": [{"credits": "1"}, {"credits": "2"}]}]}, "share the window day/UTC"),
         ({"plan": [{"name": "p", "limits": [{"credits": "1", "rollover": "capped"}]}]}, "rollover_max"),
         ({"plan": [{"name": "p", "limits": [{"credits": "1", "window": "ever", "rollover": "full"}]}]}, "nothing to roll over"),
@@ -118,6 +127,13 @@ def test_amounts_are_exact() -> None:
     [row] = config.validate({"price": [{"model": "m", "input": 0.15, "output": "0.000000001"}]}, source="file").price
 
     assert (row.input, row.output) == (150_000_000, 1)
+
+
+def test_a_tier_stands_below_its_row() -> None:
+    """As TOML has it: a table of the row's own."""
+    text = '[[price]]\nmodel = "m"\ninput = "1"\n[[price.tier]]\nabove_input_tokens = 200000\ninput = "2"\ncache_write_1h = "4"\n'
+    [row] = config.validate(config.parse(text, source="file"), source="file").price
+    assert row.to_price() == Price("m", 0, input=1_000_000_000, tiers=(Tier(200_000, input=2_000_000_000, cache_write_1h=4_000_000_000),))
 
 
 def test_a_secret_that_is_missing_or_empty_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

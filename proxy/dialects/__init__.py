@@ -9,10 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from proxy.dialects.anthropic import Anthropic
+from proxy.dialects.cohere import Cohere
 from proxy.dialects.counting import MediaRule
+from proxy.dialects.gemini import Gemini
+from proxy.dialects.kserve import KServe
+from proxy.dialects.llamacpp import LlamaCpp
+from proxy.dialects.ollama import Ollama
 from proxy.dialects.openai import OpenAI
 from proxy.dialects.paths import Found, Paths
 from proxy.dialects.protocol import Changes, Dialect, Operation, Reader, Request, ledger_member, utc_time
+from proxy.dialects.sglang import SGLang
+from proxy.dialects.tei import TEI
+from proxy.dialects.tgi import TGI
+from proxy.dialects.vllm import VLLM
 
 __all__ = [
     "DIALECTS",
@@ -29,7 +39,12 @@ __all__ = [
     "utc_time",
 ]
 
-DIALECTS: Mapping[str, Dialect] = MappingProxyType({dialect.name: dialect for dialect in (OpenAI(),)})
+DIALECTS: Mapping[str, Dialect] = MappingProxyType(
+    {
+        dialect.name: dialect
+        for dialect in (OpenAI(), Cohere(), VLLM(), Anthropic(), Gemini(), Ollama(), LlamaCpp(), TGI(), SGLang(), TEI(), KServe())
+    }
+)
 
 _EVERY_PATH = Paths(DIALECTS.values())
 

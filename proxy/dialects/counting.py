@@ -1,12 +1,13 @@
 """How tokens are counted from bytes, where no upstream has counted them.
 
-No tokenizer: bytes are exact, cheap and the same for every model. An input is counted twice: `bound`, which no byte-level tokenizer can
-exceed and which is held, and `counted`, which is charged when usage never comes. Output is counted from what is forwarded.
+Bytes are exact, cheap and the same for every model. An input is counted twice: `bound`, which no byte-level tokenizer can exceed and which
+is held, and `counted`, which is charged when usage never comes; the model's own tokenizer may count that one, where the operator has given
+it. Output is counted from what is forwarded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -24,6 +25,11 @@ REQUEST_TOKENS_BOUND = 16
 REPLY_TOKENS_COUNTED = 3
 """What a chat template adds to open the answer."""
 
+TOKENIZED_BYTES_MAX = 2**15
+"""Of one request so much at most is given to a tokenizer, which is some ten milliseconds of work; the rest counts by its bytes."""
+TOKENIZER_CALL_BYTES = 64
+"""What one call costs beside its text."""
+
 NOT_WRITTEN = frozenset(
     {"id", "type", "role", "index", "status", "format", "call_id", "item_id", "signature", "thought_signature", "encrypted_content"}
 )
@@ -32,44 +38,63 @@ NOT_WRITTEN = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class MediaRule:
-    """The operator's rule for input that is not text: tokens for each image, recording and file, whatever its size."""
+    """The operator's rule for input that no byte count tells: tokens for each image, recording and file, whatever its size."""
 
     image_tokens: int
     audio_tokens: int
     file_tokens: int
     stored_tokens: int | None = None
     """For all that a request refers to and the upstream keeps; None where such references are refused."""
+    tool_use_tokens: int | None = None
+    """For what one use of the upstream's own tools may add (a search, a page); None where such tools are refused."""
+    count_text: Callable[[str], int] | None = None
+    """Tokens in a text, by the model's own tokenizer; None where there is none, and its bytes count."""
 
     def or_more(self, other: MediaRule) -> MediaRule:
-        """The greater of two rules, number by number; what one of them refuses is refused."""
-        stored = None if None in (self.stored_tokens, other.stored_tokens) else max(self.stored_tokens or 0, other.stored_tokens or 0)
+        """The greater of two rules, number by number; what one of them refuses is refused. Of two tokenizers the first counts."""
         return MediaRule(
             max(self.image_tokens, other.image_tokens),
             max(self.audio_tokens, other.audio_tokens),
             max(self.file_tokens, other.file_tokens),
-            stored,
+            _both(self.stored_tokens, other.stored_tokens),
+            _both(self.tool_use_tokens, other.tool_use_tokens),
+            self.count_text or other.count_text,
         )
+
+
+def _both(one: int | None, other: int | None) -> int | None:
+    return None if one is None or other is None else max(one, other)
 
 
 class InputCount:
     """Adds up a request's input, as a bound and as a fair count, which never exceeds it."""
 
-    __slots__ = ("bound", "counted")
+    __slots__ = ("_count_text", "_tokenized_bytes_left", "bound", "counted")
 
-    def __init__(self) -> None:
+    def __init__(self, media: MediaRule | None = None) -> None:
         self.bound = REQUEST_TOKENS_BOUND
         self.counted = 0
+        self._count_text = None if media is None else media.count_text
+        self._tokenized_bytes_left = TOKENIZED_BYTES_MAX
 
     def add_text(self, text: str) -> None:
         size = size_bytes(text)
         self.bound += size
-        self.counted += tokens_in(size)
+        self.counted += tokens_in(size) if self._count_text is None else self._tokenized(text, size)
 
     def add_json(self, value: object) -> None:
         """Structured input (tools, schemas, tool calls) by its compact JSON, as templates write it into the prompt."""
-        size = len(msgspec.json.encode(value))
+        written = msgspec.json.encode(value)
+        size = len(written)
         self.bound += size
-        self.counted += tokens_in(size)
+        self.counted += tokens_in(size) if self._count_text is None else self._tokenized(written.decode(), size)
+
+    def add_plain(self, value: object) -> None:
+        """A member that may become prompt text: strings as they are, structures by their JSON; numbers and flags count nothing."""
+        if isinstance(value, str):
+            self.add_text(value)
+        elif isinstance(value, (dict, list)) and value:
+            self.add_json(value)
 
     def add_tokens(self, tokens: int) -> None:
         """Input that is known, or ruled, to be so many tokens: token ids, media."""
@@ -85,6 +110,13 @@ class InputCount:
 
     def open_reply(self) -> None:
         self.counted += REPLY_TOKENS_COUNTED
+
+    def _tokenized(self, text: str, size: int) -> int:
+        """What the tokenizer says, never more than the bound and never nothing for something."""
+        if self._count_text is None or not 0 < size <= self._tokenized_bytes_left:
+            return tokens_in(size)
+        self._tokenized_bytes_left -= size + TOKENIZER_CALL_BYTES
+        return min(size, max(1, self._count_text(text)))
 
 
 def size_bytes(text: str) -> int:

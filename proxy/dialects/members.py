@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from proxy.dialects.protocol import MODEL_NAME_LENGTH_MAX
 from proxy.errors import Refusal
 
 
@@ -39,3 +40,21 @@ def whole(document: Mapping[str, Any], name: str, maximum: int) -> int | None:
     if type(value) is not int or not 1 <= value <= maximum:  # by type, for a bool is no number
         raise wrong(name, f"a whole number from 1 to {maximum}")
     return value
+
+
+def flag(document: Mapping[str, Any], name: str) -> bool:
+    """A member that is true or false; absent it is false. Raises Refusal: invalid_request."""
+    value = document.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise wrong(name, "true or false")
+    return bool(value)
+
+
+def model_name(document: Mapping[str, Any]) -> str:
+    """The model that a request names. Raises Refusal: invalid_request."""
+    model = document.get("model")
+    if not isinstance(model, str) or not model:
+        raise wrong("model", "a model's name")
+    if len(model) > MODEL_NAME_LENGTH_MAX or not model.isprintable():
+        raise wrong("model", f"of at most {MODEL_NAME_LENGTH_MAX} printable characters")
+    return model

@@ -1,28 +1,50 @@
-"""The OpenAI API: its endpoints, its credentials, and where each part of it is read.
+"""The OpenAI API: its endpoints, its credentials, and which module reads what.
 
-Requests are read in `openai_request` and `openai_input`, whole answers and usage in `openai_usage`, streams in `openai_stream` and
-`openai_responses`; errors are phrased in `openai_errors`.
+Text is read in `openai_text` and those below it, recordings in `openai_audio`, images in `openai_images`, what gives numbers in
+`openai_scoring`; errors are phrased in `openai_errors`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 
-from proxy.dialects import openai_request, openai_usage
+from proxy.dialects import openai_audio, openai_images, openai_realtime, openai_scoring, openai_text
 from proxy.dialects.counting import MediaRule
 from proxy.dialects.openai_errors import error_members
-from proxy.dialects.openai_responses import EventReader
-from proxy.dialects.openai_stream import ChunkReader
 from proxy.dialects.protocol import Changes, Operation, Reader, Request
-from proxy.dialects.sse import EVENT_STREAM
 from proxy.domain import Answer, Call
 from proxy.errors import Expected
 
 NAME = "openai"
 OWNER = "compute-ledger"
+
+
+class _Part(Protocol):
+    """Some of the operations: what of a dialect depends on which one it is."""
+
+    def parse_request(self, request: Request, media: MediaRule) -> Call: ...
+
+    def rewrite(self, call: Call, request: Request, changes: Changes) -> bytes | None: ...
+
+    def read_stream(self, call: Call, media_type: str) -> Reader | None: ...
+
+    def read_answer(self, call: Call, body: bytes, media_type: str) -> Answer: ...
+
+
+def _part(operation: str) -> _Part:
+    return _PARTS.get(operation, openai_text)
+
+
+_PARTS: Mapping[str, _Part] = {
+    **dict.fromkeys(("speech", "transcriptions", "translations"), openai_audio),
+    "realtime": openai_realtime,
+    **dict.fromkeys(("images", "image_edits", "image_variations"), openai_images),
+    **dict.fromkeys(("moderations", "rerank", "score", "classify", "pooling", "tokenize", "detokenize"), openai_scoring),
+}
 
 
 class _Listed(msgspec.Struct):
@@ -40,33 +62,41 @@ class OpenAI:
     """The dialect; it has no state, so one serves all."""
 
     name = NAME
-    operations = (
+    operations: Sequence[Operation] = (
         Operation("chat", NAME, "POST", "/v1/chat/completions"),
         Operation("completions", NAME, "POST", "/v1/completions"),
         Operation("responses", NAME, "POST", "/v1/responses"),
         Operation("embeddings", NAME, "POST", "/v1/embeddings", output="none"),
         Operation("models", NAME, "GET", "/v1/models", output="none", forwarded=False),
         Operation("model", NAME, "GET", "/v1/models/{model}", output="none", forwarded=False),
+        Operation("speech", NAME, "POST", "/v1/audio/speech"),
+        Operation("transcriptions", NAME, "POST", "/v1/audio/transcriptions", passes_content_type=True),
+        Operation("translations", NAME, "POST", "/v1/audio/translations", passes_content_type=True),
+        Operation("images", NAME, "POST", "/v1/images/generations"),
+        Operation("image_edits", NAME, "POST", "/v1/images/edits", passes_content_type=True),
+        Operation("image_variations", NAME, "POST", "/v1/images/variations", passes_content_type=True),
+        Operation("moderations", NAME, "POST", "/v1/moderations", output="none"),
+        Operation("rerank", NAME, "POST", "/v1/rerank", output="none"),
+        Operation("score", NAME, "POST", "/v1/score", output="none"),
+        Operation("realtime", NAME, "GET", "/v1/realtime", query=frozenset({"model"}), socket=True),
     )
     models_path = "/v1/models"
 
     def parse_request(self, request: Request, media: MediaRule) -> Call:
         """What the request asks for. Raises Refusal: invalid_request."""
-        return openai_request.parse_request(request, media)
+        return _part(request.operation.name).parse_request(request, media)
 
     def rewrite(self, call: Call, request: Request, changes: Changes) -> bytes | None:
         """The body to forward instead, or None to forward it as it came."""
-        return openai_request.rewrite(call, request.body, changes)
+        return _part(call.operation).rewrite(call, request, changes)
 
     def read_stream(self, call: Call, media_type: str) -> Reader | None:
         """A reader for one streamed answer; None for any other."""
-        if media_type != EVENT_STREAM:
-            return None
-        return EventReader(call) if call.operation == "responses" else ChunkReader(call)
+        return _part(call.operation).read_stream(call, media_type)
 
     def read_answer(self, call: Call, body: bytes, media_type: str) -> Answer:
         """What a whole answer used and holds."""
-        return openai_usage.read_answer(call, body)
+        return _part(call.operation).read_answer(call, body, media_type)
 
     def refusal_body(self, refusal: Expected, *, status: int) -> bytes:
         """The body of a refused or failed request."""

@@ -6,14 +6,16 @@ Parts and items that stand for input stored elsewhere are refused: nothing here 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from types import NoneType
 from typing import Any, TypeGuard
 
 from proxy.dialects.counting import InputCount, MediaRule
+from proxy.dialects.members import not_priced, objects, wrong
+from proxy.dialects.openai_hosted import ITEMS, item_kind
 from proxy.errors import Refusal
 
-_NOT_PROMPT = frozenset(
+NOT_PROMPT = frozenset(
     {
         *("model", "stream", "stream_options", "user", "metadata", "store", "seed", "stop", "logit_bias", "tool_choice", "function_call"),
         *("modalities", "audio", "reasoning_effort", "reasoning", "verbosity", "service_tier", "safety_identifier", "truncation"),
@@ -32,44 +34,25 @@ def add_input(count: InputCount, operation: str, document: Mapping[str, Any], me
     """Count all input of a request; how many prompts it holds. Raises Refusal: invalid_request."""
     prompts = 1
     if operation == "chat":
-        _add_messages(count, document, media)
+        add_messages(count, document, media)
         main = "messages"
     elif operation == "responses":
         _add_items(count, document, media)
         main = "input"
     else:
         main = "input" if operation == "embeddings" else "prompt"
-        prompts = _add_prompts(count, document.get(main), main)
+        prompts = add_prompts(count, document.get(main), main)
     for name in ("instructions", "suffix"):
         if not isinstance(document.get(name, ""), (str, NoneType)):
             raise wrong(name, "a string")
     for name, value in document.items():
-        if name != main and name not in _NOT_PROMPT:
-            _add_plain(count, value)
+        if name != main and name not in NOT_PROMPT:
+            add_plain(count, value)
     return prompts if operation == "completions" else 1
 
 
-def objects(document: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:
-    """A member that is a list of objects, or absent. Raises Refusal: invalid_request."""
-    value = document.get(name)
-    if value is None:
-        return ()
-    if not isinstance(value, list) or not all(isinstance(element, dict) for element in value):
-        raise wrong(name, "a list of objects")
-    return value
-
-
-def wrong(name: str, expected: str) -> Refusal:
-    """The refusal of a member that is missing or of another kind than expected."""
-    return Refusal("invalid_request", f"{name!r} must be {expected}.")
-
-
-def not_priced(message: str) -> Refusal:
-    """The refusal of what would cost in a way that no price here covers."""
-    return Refusal("invalid_request", message, hint="It is not priced here; leave it out.")
-
-
-def _add_messages(count: InputCount, document: Mapping[str, Any], media: MediaRule) -> None:
+def add_messages(count: InputCount, document: Mapping[str, Any], media: MediaRule) -> None:
+    """Count the messages of a chat. Raises Refusal: invalid_request."""
     messages = objects(document, "messages")
     if not messages:
         raise wrong("messages", "a list of at least one message")
@@ -82,14 +65,15 @@ def _add_message(count: InputCount, message: Mapping[str, Any], media: MediaRule
     count.open_message()
     for name, value in message.items():
         if name == "content":
-            _add_content(count, value, media)
+            add_content(count, value, media)
         elif name == "audio" and value is not None:
             count.add_tokens(media.audio_tokens)  # an earlier spoken answer, by reference
         elif name not in _NOT_PROMPT_IN_ITEM:
-            _add_plain(count, value)
+            add_plain(count, value)
 
 
-def _add_content(count: InputCount, content: object, media: MediaRule) -> None:
+def add_content(count: InputCount, content: object, media: MediaRule) -> None:
+    """Count a text, or a list of parts. Raises Refusal: invalid_request."""
     if isinstance(content, str):
         count.add_text(content)
     elif isinstance(content, list):
@@ -119,7 +103,7 @@ def _add_part(count: InputCount, part: object, media: MediaRule) -> None:
     elif "text" in kind or kind in ("refusal", "thinking", "reasoning"):
         for name, value in part.items():
             if name != "type":
-                _add_plain(count, value)
+                add_plain(count, value)
     else:
         raise not_priced(f"Content of type {kind[:64]!r} cannot be used.")
 
@@ -136,25 +120,30 @@ def _add_items(count: InputCount, document: Mapping[str, Any], media: MediaRule)
 
 
 def _add_item(count: InputCount, item: Mapping[str, Any], media: MediaRule) -> None:
-    kind = item.get("type") or ("message" if "role" in item else "item_reference")
+    kind = item_kind(item)
     if kind == "message":
         _add_message(count, item, media)
     elif kind in _ITEM_TYPES:
         count.open_message()
         for name, value in item.items():
             if name == "output":
-                _add_content(count, value, media)
+                add_content(count, value, media)
             elif name not in _NOT_PROMPT_IN_ITEM:
-                _add_plain(count, value)
+                add_plain(count, value)
+    elif kind in ITEMS and media.stored_tokens is not None:
+        count.open_message()
+        add_plain(count, item)
     else:
         raise Refusal(
             "invalid_request",
-            f"Items of type {str(kind)[:64]!r} cannot be used: what they stand for is stored elsewhere or has a cost of its own.",
-            hint="Send the messages, tool calls and tool results themselves.",
+            f"Items of type {kind[:64]!r} cannot be used: what they stand for is stored elsewhere or has a cost of its own.",
+            hint="Send the messages, tool calls and tool results themselves"
+            + ("; or the operator sets stored_tokens, a bound for what is stored, on the [[upstream]]." if kind in ITEMS else "."),
         )
 
 
-def _add_prompts(count: InputCount, value: object, name: str) -> int:
+def add_prompts(count: InputCount, value: object, name: str) -> int:
+    """Count one or several prompts, in text or token ids; how many they are. Raises Refusal: invalid_request."""
     if isinstance(value, str):
         _add_prompt(count, value, name)
         return 1
@@ -182,7 +171,8 @@ def _is_token_ids(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and set(map(type, value)) == {int}  # by type, for a bool is no token
 
 
-def _add_plain(count: InputCount, value: object) -> None:
+def add_plain(count: InputCount, value: object) -> None:
+    """Count a member of which nothing is known but that it may end up in the prompt."""
     if isinstance(value, str):
         count.add_text(value)
     elif isinstance(value, (dict, list)) and value:

@@ -7,14 +7,16 @@ upstream's to judge. Fields: github.com/openai/openai-openapi; `n_predict` and `
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from proxy.dialects.counting import InputCount, MediaRule
 from proxy.dialects.document import edit_members, encode, members_of, read_object
-from proxy.dialects.openai_input import add_input, not_priced, objects, wrong
-from proxy.dialects.protocol import MODEL_NAME_LENGTH_MAX, Changes, Operation, Request
-from proxy.domain import Call
+from proxy.dialects.members import flag, model_name, not_priced, objects, whole, wrong
+from proxy.dialects.openai_hosted import add_hosted, is_hosted
+from proxy.dialects.openai_input import add_input
+from proxy.dialects.protocol import Changes, Operation, Request
+from proxy.domain import NO_USAGE, Call, Usage
 from proxy.errors import Refusal
 
 CHOICES_MAX = 128
@@ -46,13 +48,11 @@ _REFUSED_EVERYWHERE = {
     "chat_template": _HIDDEN_INPUT,
 }
 _REFUSED_IN_RESPONSES = {
-    "previous_response_id": _HIDDEN_INPUT,
-    "conversation": _HIDDEN_INPUT,
-    "prompt": _HIDDEN_INPUT,
     "context_management": _EXTRA_COST,
     "background": "its answer comes after the request has ended",
 }
 _NEEDS = (("input", "output"),)
+_NEEDS_TOOL_USE = (("input", "output", "tool_use"),)
 _NEEDS_INPUT = (("input",),)
 _STANDARD_TIERS = (None, "auto", "default")
 _TOOL_TYPES = ("function", "custom")
@@ -62,103 +62,91 @@ def parse_request(request: Request, media: MediaRule) -> Call:
     """What a request asks for. Raises Refusal: invalid_request."""
     operation = request.operation
     document = read_object(request.body)
-    model = _model(document)
-    _check_bounded(operation, document)
-    count = InputCount()
+    model = model_name(document)
+    check_bounded(operation.name, document)
+    count = InputCount(media)
     prompts = add_input(count, operation.name, document, media)
+    tool_uses = add_hosted(count, document, media) if operation.name == "responses" else 0
     if prompts > PROMPTS_MAX:
         raise Refusal("invalid_request", f"{prompts} prompts are more than {PROMPTS_MAX}.", hint="Send them in several requests.")
-    stream = operation.output == "tokens" and _flag(document, "stream")
+    stream = operation.output == "tokens" and flag(document, "stream")
+    wants_usage = _asks_for(document, "include_usage")
     return Call(
         operation=operation.name,
         model=model,
         stream=stream,
-        choices=prompts * max(_whole(document, name, CHOICES_MAX) or 1 for name in _CHOICE_COUNTS),
+        choices=prompts * max(whole(document, name, CHOICES_MAX) or 1 for name in _CHOICE_COUNTS),
         output_tokens_max=_output_tokens_max(operation, document),
         input_tokens_bound=count.bound,
         input_tokens_counted=count.counted,
-        wants_usage=_asks_for_usage(document) and stream,
-        needs=_NEEDS if operation.output == "tokens" else _NEEDS_INPUT,
+        wants_usage=wants_usage and stream,
+        wants_continuous_usage=_asks_for(document, "continuous_usage_stats") and wants_usage and stream,
+        units=Usage(tool_use=tool_uses) if tool_uses else NO_USAGE,
+        needs=(_NEEDS_TOOL_USE if tool_uses else _NEEDS) if operation.output == "tokens" else _NEEDS_INPUT,
     )
 
 
-def rewrite(call: Call, body: bytes, changes: Changes) -> bytes | None:
+def rewrite(call: Call, request: Request, changes: Changes) -> bytes | None:
     """The body to forward instead, or None where nothing changes."""
+    body = request.body
     output_tokens_max = changes.output_tokens_max
-    add_usage = call.stream and not call.wants_usage and call.operation in ("chat", "completions")
     lower = output_tokens_max is not None and (call.output_tokens_max is None or call.output_tokens_max > output_tokens_max)
-    if not add_usage and not lower and changes.model is None:
+    options = _usage_options(call, changes)
+    if not options and not lower and changes.model is None:
         return None
     members = members_of(body)
     edits: dict[str, bytes] = {}
     if output_tokens_max is not None and lower:
         named = ((name, bytes(members.get(name, b"null"))) for name in _MAXIMA[call.operation])
         above = [name for name, value in named if value != b"null" and int(value) > output_tokens_max]
-        edits = dict.fromkeys(above or _own_maximum(call), b"%d" % output_tokens_max)
-    if add_usage:
-        options = bytes(members.get("stream_options", b"null"))
-        edits["stream_options"] = edit_members(b"{}" if options == b"null" else options, {"include_usage": b"true"})
+        edits = dict.fromkeys(above or _own_maximum(call.operation, changes.model or call.model), b"%d" % output_tokens_max)
+    if options:
+        asked = bytes(members.get("stream_options", b"null"))
+        edits["stream_options"] = edit_members(b"{}" if asked == b"null" else asked, dict.fromkeys(options, b"true"))
     if changes.model is not None:
         edits["model"] = encode(changes.model)
     return edit_members(body, edits) if edits else None
 
 
-def _own_maximum(call: Call) -> tuple[str, ...]:
+def _usage_options(call: Call, changes: Changes) -> Sequence[str]:
+    """The options to add so that usage comes in a stream; in every chunk only of a single answer, for vLLM reports each by itself."""
+    if not call.stream or call.operation not in ("chat", "completions"):
+        return ()
+    continuous = changes.continuous_usage and call.choices == 1 and not call.wants_continuous_usage
+    return (*(() if call.wants_usage else ("include_usage",)), *(("continuous_usage_stats",) if continuous else ()))
+
+
+def _own_maximum(operation: str, model: str) -> tuple[str, ...]:
     """The maximum to add where the request names none."""
-    if call.operation == "chat":
-        return ("max_completion_tokens" if _WITHOUT_MAX_TOKENS.match(call.model) else "max_tokens",)
-    return ("max_tokens",) if call.operation == "completions" else _MAXIMA[call.operation]
+    if operation == "chat":
+        return ("max_completion_tokens" if _WITHOUT_MAX_TOKENS.match(model) else "max_tokens",)
+    return ("max_tokens",) if operation == "completions" else _MAXIMA[operation]
 
 
-def _model(document: Mapping[str, Any]) -> str:
-    model = document.get("model")
-    if not isinstance(model, str) or not model:
-        raise wrong("model", "a model's name")
-    if len(model) > MODEL_NAME_LENGTH_MAX or not model.isprintable():
-        raise wrong("model", f"of at most {MODEL_NAME_LENGTH_MAX} printable characters")
-    return model
-
-
-def _check_bounded(operation: Operation, document: Mapping[str, Any]) -> None:
-    """Refuse what would cost more than the request lets us see."""
-    refused = _REFUSED_EVERYWHERE if operation.name != "responses" else _REFUSED_EVERYWHERE | _REFUSED_IN_RESPONSES
+def check_bounded(operation: str, document: Mapping[str, Any]) -> None:
+    """See that a request costs no more than it lets us see. Raises Refusal: invalid_request."""
+    refused = _REFUSED_EVERYWHERE if operation != "responses" else _REFUSED_EVERYWHERE | _REFUSED_IN_RESPONSES
     for name in refused.keys() & document.keys():
         if document[name] is not None and document[name] is not False:
             raise not_priced(f"{name!r} cannot be used: {refused[name]}.")
     if document.get("service_tier") not in _STANDARD_TIERS:
         raise not_priced("A 'service_tier' other than auto or default cannot be used: it has prices of its own.")
     for tool in objects(document, "tools"):
-        if tool.get("type", "function") not in _TOOL_TYPES:
+        if tool.get("type", "function") not in _TOOL_TYPES and not (operation == "responses" and is_hosted(tool)):
             raise not_priced("Only tools of type function or custom can be used: the others have a cost of their own.")
 
 
 def _output_tokens_max(operation: Operation, document: Mapping[str, Any]) -> int | None:
     if operation.output == "none":
         return 0
-    maxima = [_whole(document, name, OUTPUT_TOKENS_MAX) for name in _MAXIMA[operation.name]]
+    maxima = [whole(document, name, OUTPUT_TOKENS_MAX) for name in _MAXIMA[operation.name]]
     return max((maximum for maximum in maxima if maximum is not None), default=None)
 
 
-def _asks_for_usage(document: Mapping[str, Any]) -> bool:
+def _asks_for(document: Mapping[str, Any], option: str) -> bool:
     options = document.get("stream_options")
     if options is None:
         return False
     if not isinstance(options, dict):
         raise wrong("stream_options", "an object")
-    return _flag(options, "include_usage")
-
-
-def _flag(document: Mapping[str, Any], name: str) -> bool:
-    value = document.get(name)
-    if value is not None and not isinstance(value, bool):
-        raise wrong(name, "true or false")
-    return bool(value)
-
-
-def _whole(document: Mapping[str, Any], name: str, maximum: int) -> int | None:
-    value = document.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= maximum:
-        raise wrong(name, f"a whole number from 1 to {maximum}")
-    return value
+    return flag(options, option)

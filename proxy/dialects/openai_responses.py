@@ -6,6 +6,7 @@ The model's words are in the events that end in `.delta`. There is no end marker
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -13,12 +14,14 @@ import msgspec
 from proxy.dialects.counting import AUDIO_BYTES_PER_TEXT_BYTE, tokens_in, tokens_in_delta, written_bytes
 from proxy.dialects.document import lenient_decoder
 from proxy.dialects.openai_errors import error_members
+from proxy.dialects.openai_hosted import is_tool_use, tool_uses
 from proxy.dialects.openai_usage import item_bytes, read_usage, responses_usage
 from proxy.dialects.sse import FRAME_MAX_BYTES, Frame, event_of
 from proxy.dialects.sse_reader import FrameReader
 from proxy.domain import Call, Piece, Usage
 from proxy.errors import Expected
 
+PARTIAL_IMAGE_OUTPUT_TOKENS = 100
 ENDS = ("response.completed", "response.incomplete", "response.failed")
 ESCAPED_BYTES_PER_BYTE = 3
 
@@ -38,13 +41,14 @@ _decode_event = lenient_decoder(_Event)
 class EventReader(FrameReader):
     """Reads the events of one response."""
 
-    __slots__ = ("_created", "_sequence_number", "_written_bytes")
+    __slots__ = ("_created", "_sequence_number", "_tool_uses", "_written_bytes")
 
     def __init__(self, call: Call) -> None:
         # The first and last events repeat the request's instructions and tools, and the last one all that was written.
         super().__init__(call, frame_max_bytes=4 * FRAME_MAX_BYTES + ESCAPED_BYTES_PER_BYTE * call.input_tokens_bound)
         self._written_bytes = 0
         self._sequence_number = 0
+        self._tool_uses = 0
         self._created = b""
 
     def _read_data(self, frame: Frame, data: bytes) -> Piece:
@@ -62,7 +66,10 @@ class EventReader(FrameReader):
         if kind.endswith(".delta"):
             return Piece(frame.raw, self._count(_delta_bytes(kind, event.delta)))
         if kind == "response.output_item.added":
+            self._tool_uses += is_tool_use(event.item)
             return Piece(frame.raw, self._count(item_bytes(event.item)))
+        if kind.endswith(".partial_image"):
+            return Piece(frame.raw, PARTIAL_IMAGE_OUTPUT_TOKENS)
         if kind in ENDS:
             return self._read_end(frame, kind, event.response if isinstance(event.response, dict) else {})
         if kind == "error" or event.error:
@@ -85,6 +92,8 @@ class EventReader(FrameReader):
         usage = None if reported is None else read_usage(reported)
         self.usage_rejected |= usage is None and reported is not None
         output = response.get("output")
+        if usage is not None and (uses := max(self._tool_uses, tool_uses(output))):
+            usage = replace(usage, tool_use=uses)
         unseen = 0 if usage else sum(map(item_bytes, output if isinstance(output, list) else ())) - self._written_bytes
         return Piece(frame.raw, tokens_in(max(0, unseen)), usage, last=True)
 

@@ -12,10 +12,10 @@ from typing import Any
 import msgspec
 
 from proxy.dialects.counting import tokens_in, tokens_in_delta, written_bytes
-from proxy.dialects.document import lenient_decoder
+from proxy.dialects.document import drop_member, lenient_decoder
 from proxy.dialects.openai_errors import error_members
 from proxy.dialects.openai_usage import chat_usage, cumulative, message_bytes, read_usage
-from proxy.dialects.sse import Frame, event_of
+from proxy.dialects.sse import FRAME_MAX_BYTES, Frame, event_of
 from proxy.dialects.sse_reader import FrameReader
 from proxy.domain import Call, Piece, Usage
 from proxy.errors import Expected
@@ -56,8 +56,8 @@ class ChunkReader(FrameReader):
 
     __slots__ = ("_finished", "_first", "_usage")
 
-    def __init__(self, call: Call) -> None:
-        super().__init__(call)
+    def __init__(self, call: Call, *, frame_max_bytes: int = FRAME_MAX_BYTES) -> None:
+        super().__init__(call, frame_max_bytes=frame_max_bytes)
         self._usage: Usage | None = None
         self._first = b""
         self._finished: dict[int, Piece] = {}
@@ -84,7 +84,8 @@ class ChunkReader(FrameReader):
         if not chunk.choices and chunk.usage is not None and not self._call.wants_usage:
             return Piece(b"", 0, usage)
         choices = chunk.choices or ()
-        piece = Piece(frame.raw, self._count(choices), usage)
+        hidden = self._call.hides_continuous_usage and not self._call.wants_continuous_usage and choices and chunk.usage is not None
+        piece = Piece(_without_usage(frame) if hidden else frame.raw, self._count(choices), usage)
         for choice in choices:
             if choice.finish_reason is not None and type(choice.index) is int:
                 self._finished[choice.index] = piece
@@ -113,7 +114,7 @@ class ChunkReader(FrameReader):
         """The error event and the end marker."""
         return self._separator() + event_of(error_members(refusal)) + DONE
 
-    def cut_by_length(self, usage: Usage, *, unsent: Sequence[Piece] = ()) -> bytes:
+    def cut_by_length(self, usage: Usage, *, unsent: Sequence[Piece] = ()) -> bytes | None:
         """The end that the model's own length limit would make: each open choice closed, usage where it was asked for, the end marker."""
         head = _decode_head(self._first) or _Head()
         chat = self._call.operation == "chat"
@@ -132,6 +133,15 @@ class ChunkReader(FrameReader):
         if self._call.wants_usage:
             chunks.append({**members, "choices": [], "usage": chat_usage(usage)})
         return self._separator() + b"".join(map(event_of, chunks)) + DONE
+
+
+def _without_usage(frame: Frame) -> bytes:
+    """The chunk as it would have come if nobody had asked for usage in it."""
+    assert frame.data is not None
+    data = drop_member(frame.data, "usage")
+    if frame.data in frame.raw:
+        return frame.raw.replace(frame.data, data, 1)
+    return b"".join(b"data: %b\n" % line for line in data.split(b"\n")) + b"\n"  # it came in several lines
 
 
 def _choice_bytes(choice: _Choice) -> int:

@@ -14,10 +14,12 @@ import msgspec
 
 from proxy.dialects.counting import AUDIO_BYTES_PER_TEXT_BYTE, NOT_WRITTEN, size_bytes, tokens_in, written_bytes
 from proxy.dialects.document import lenient_decoder
+from proxy.dialects.openai_hosted import tool_uses
 from proxy.domain import Answer, Call, Usage
 
 USAGE_TOKENS_MAX = 100_000_000
 _INPUT_DETAILS = ("cached_tokens", "cache_write_tokens", "audio_tokens")
+_INPUT_DETAILS_NAMES = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
 _OUTPUT_DETAILS = ("reasoning_tokens", "audio_tokens")
 
 _REASONING = ("reasoning", "reasoning_content", "reasoning_details")
@@ -36,15 +38,17 @@ def read_usage(value: object, *, has_output: bool = True) -> Usage | None:
     try:
         inputs = _greater(_count(value, "prompt_tokens"), _count(value, "input_tokens"))
         outputs = _greater(_count(value, "completion_tokens"), _count(value, "output_tokens"))
-        total = _count(value, "total_tokens") or 0
-        cached, cache_write, audio_input = _details(value, ("prompt_tokens_details", "input_tokens_details"), _INPUT_DETAILS)
+        total = _count(value, "total_tokens")
+        cached, cache_write, audio_input = _details(value, _INPUT_DETAILS_NAMES, _INPUT_DETAILS)
         reasoning, audio_output = _details(value, ("completion_tokens_details", "output_tokens_details"), _OUTPUT_DETAILS)
     except ValueError:
         return None
+    if inputs is None and not has_output:
+        inputs = total  # rerankers report nothing else
     if inputs is None or (outputs is None and has_output):
         return None
     outputs = outputs or 0
-    beside = max(0, total - inputs - outputs)
+    beside = max(0, (total or 0) - inputs - outputs)
     reasoning_inside = max(0, reasoning - beside)
     plain_input = inputs - cached - cache_write - audio_input
     plain_output = outputs - reasoning_inside - audio_output
@@ -169,13 +173,14 @@ class _Body(msgspec.Struct):
 _decode_body = lenient_decoder(_Body)
 
 
-def read_answer(call: Call, body: bytes) -> Answer:
+def read_answer(call: Call, body: bytes, *, has_output: bool) -> Answer:
     """What a whole answer used, where it says so believably, and what the model wrote in it; an unreadable one counts by its bytes."""
-    has_output = call.operation != "embeddings"
     answer = _decode_body(body)
     if answer is None:
         return Answer(None, tokens_in(len(body)) if has_output else 0)
     usage = None if answer.usage is None else read_usage(answer.usage, has_output=has_output)
+    if usage is not None and (uses := tool_uses(answer.output)):
+        usage = replace(usage, tool_use=uses)
     return Answer(usage, _counted(answer, body) if has_output else 0, usage_rejected=usage is None and answer.usage is not None)
 
 

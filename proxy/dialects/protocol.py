@@ -48,6 +48,8 @@ class Operation:
     """A header by which a client says that it means this dialect's operation, where several have the same path."""
     passes_content_type: bool = False
     """Whether the body is forwarded under the client's own Content-Type; else it is JSON."""
+    socket: bool = False
+    """Whether it is a conversation over a WebSocket, which begins with this request."""
     upstream: str = ""
     """The one upstream that serves it, where the operator says so; else any that speaks the dialect."""
 

@@ -26,7 +26,7 @@ _WHY_BY_PREFIX: Mapping[str, str] = {
     "/v1/organization": _OTHERS,
     "/v1/organizations": _OTHERS,
     "/v1/projects": _OTHERS,
-    "/v1/realtime": "its sessions are long talks over a connection of their own",
+    "/v1/realtime": "it lets a client talk to the upstream past this proxy",
     "/v1/responses": _OTHERS,
     "/v1/skills": _STORED,
     "/v1/threads": _LATER,

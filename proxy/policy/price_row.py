@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 from proxy.domain import Price, Tier, credits_from_nanocredits
 from proxy.policy.pricing import TOKEN_KINDS
 
+RATE_KINDS = ("input", "output", *(kind for kind in TOKEN_KINDS if kind not in ("input", "output")))
 UNIT_KINDS = ("image", "character", "tool_use", "second", "megabyte")
 """What a row prices each, beside the request itself."""
-KINDS = TOKEN_KINDS + UNIT_KINDS
+KINDS = RATE_KINDS + UNIT_KINDS
 _DAY_MS = 86_400_000
 
 
@@ -32,7 +33,7 @@ def row_toml(price: Price) -> str:
     if price.level is not None:
         lines.append(f"level = {_quoted(price.level)}")
     for tier in price.tiers:
-        lines += ["[[price.tier]]", f"above_input_tokens = {tier.above_input_tokens}", *_rates(tier, TOKEN_KINDS)]
+        lines += ["[[price.tier]]", f"above_input_tokens = {tier.above_input_tokens}", *_rates(tier, RATE_KINDS)]
     return "\n".join(lines)
 
 

@@ -73,6 +73,13 @@ def _advice(refusal: Expected, now_ms: int) -> dict[str, str]:
     return advice
 
 
+def spare_waiting(headers: CIMultiDict[str]) -> None:
+    """Tell clients not to wait for an upstream that asks for more patience than anyone has; several SDKs would sleep for all of it."""
+    asked = headers.get("Retry-After", "")
+    if asked.isdigit() and int(asked) > WORTH_WAITING_S and "x-should-retry" not in headers:
+        headers["x-should-retry"] = "false"
+
+
 def add_budget(
     headers: CIMultiDict[str], tightest: Tightest | None, *, request_id: str, now_ms: int, settlement: Settlement | None = None
 ) -> None:

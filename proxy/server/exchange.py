@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from types import TracebackType
-from typing import Literal
+from typing import Any, Literal
 
 from proxy import config
 from proxy.errors import Expected, Failure, UpstreamTimeout
@@ -31,7 +31,7 @@ class Exchange:
         *("_waits_for", "hold", "reason", "write_timeout_s"),
     )
 
-    def __init__(self, section: config.Upstream, hold: Reservation, *, write_timeout_s: float) -> None:
+    def __init__(self, section: config.Upstream, hold: Reservation[Any], *, write_timeout_s: float) -> None:
         task = asyncio.current_task()
         assert task is not None, "made in the task of its request"
         self._task = task
@@ -113,16 +113,16 @@ class Exchanges:
     def __len__(self) -> int:
         return len(self._open)
 
-    def opened(self, section: config.Upstream, hold: Reservation, *, write_timeout_s: float) -> Opened:
+    def opened(self, section: config.Upstream, hold: Reservation[Any], *, write_timeout_s: float) -> Opened:
         """A new exchange, watched over as long as this context lasts."""
         exchange = Exchange(section, hold, write_timeout_s=write_timeout_s)
         exchange.reason = self._ended_by
         return Opened(self._open, exchange)
 
-    def watch(self) -> list[Reservation]:
+    def watch(self) -> list[Reservation[Any]]:
         """Interrupt what is overdue; the holds of which the ledger should hear. To be called again and again."""
         now_s = time.monotonic()
-        due: list[Reservation] = []
+        due: list[Reservation[Any]] = []
         for exchange in self._open:
             overdue = exchange.overdue(now_s)
             if overdue is not None:

@@ -20,14 +20,14 @@ from proxy.server import answers
 from proxy.server.decoding import CodedReader, Undecodable
 from proxy.server.exchange import ClientTooSlow, Exchange
 from proxy.server.holding import Reservation
-from proxy.server.metering import NO_CHARGE, Charge
+from proxy.server.metering import NO_CHARGE, Charge, Meter
 from proxy.server.sending import Letter
 from proxy.server.upstream import Endpoint, Reply
 
 ANSWER_MAX_BYTES = 64 * 2**20
 WRITTEN_AT_ONCE_MAX_BYTES = 2**16
 
-_CUT_REASONS: dict[str, CutReason] = {"ledger_unavailable": "ledger", "draining": "drain"}
+CUT_REASONS: dict[str, CutReason] = {"ledger_unavailable": "ledger", "draining": "drain"}
 
 
 @dataclass(slots=True)
@@ -41,6 +41,8 @@ class Visit:
     pool: str = ""
     model: str = ""
     outcome: str = "complete"
+    is_over: bool = False
+    """Whether all has been said, so that a client which leaves now is not one that hung up."""
 
 
 @dataclass(slots=True)
@@ -52,7 +54,7 @@ class Errand:
     dialect: Dialect
     call: domain.Call
     endpoint: Endpoint
-    hold: Reservation
+    hold: Reservation[Meter]
     exchange: Exchange
 
     def turn_to(self, endpoint: Endpoint) -> None:
@@ -72,6 +74,8 @@ class Forwarder:
 
     async def forward(self, errand: Errand, reply: Reply) -> web.StreamResponse:
         """Forward an answer in the form that it has, whichever the request asked for."""
+        if reply.status >= 400:
+            answers.spare_waiting(reply.headers)
         reader = None if reply.status >= 400 else errand.dialect.read_stream(errand.call, reply.media_type)
         if reader is None:
             return await self._forward_whole(errand, reply)
@@ -185,7 +189,7 @@ class Forwarder:
         upstream_is_gone = isinstance(reason, (UpstreamError, UpstreamTimeout))
         errand.visit.outcome = "upstream_gone" if upstream_is_gone else "cut"
         if not upstream_is_gone:
-            self._metrics.stream_cut(_CUT_REASONS.get(reason.code, "budget"))
+            self._metrics.stream_cut(CUT_REASONS.get(reason.code, "budget"))
         if isinstance(reason, Refusal) and errand.endpoint.section.cut == "length":
             farewell = reader.cut_by_length(charge.usage, unsent=meter.refused)
         else:

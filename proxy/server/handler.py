@@ -20,12 +20,15 @@ from multidict import CIMultiDictProxy
 
 from proxy import config, domain
 from proxy.dialects import Dialect, Request, dialect_of
+from proxy.dialects.openai_realtime import Conversation
 from proxy.errors import Expected, Failure, UpstreamError, UpstreamTimeout
 from proxy.ledger.backlog import Backlog
 from proxy.metrics import Metrics
 from proxy.server import answers, headers
 from proxy.server.admission import Admission, Asked
 from proxy.server.catalogue import Catalogue, Prices
+from proxy.server.conversation_meter import ConversationMeter
+from proxy.server.conversing import Talk, check_upgrade, key_in_protocols, passing_protocols
 from proxy.server.exchange import ClientTooSlow, Exchanges
 from proxy.server.forwarding import Errand, Forwarder, Visit, broken_off
 from proxy.server.holding import Reservation
@@ -110,7 +113,7 @@ class Proxy:
         except (ConnectionError, asyncio.CancelledError) as gone:
             if isinstance(gone, ClientTooSlow) and request.transport is not None:
                 request.transport.abort()  # it would not take a farewell either
-            if visit.outcome == "complete":
+            if visit.outcome == "complete" and not visit.is_over:
                 visit.outcome = "client_gone"
             raise
         except Exception as error:  # noqa: BLE001  # the outermost edge: what nobody expected must still end as an answer
@@ -159,7 +162,11 @@ class Proxy:
         check_framing(request, body_max_bytes=self._listen.body_max_bytes)
         if self._draining:
             raise Failure("draining", "This proxy is about to stop.", hint="Try again; another will answer.", retry_after_s=1.0)
-        caller, key = await identify(request.headers, self._directory, in_query=parameters.get(KEY_PARAMETER))
+        elsewhere = parameters.get(KEY_PARAMETER)
+        if operation.socket:
+            check_upgrade(request.headers)
+            elsewhere = key_in_protocols(request.headers)
+        caller, key = await identify(request.headers, self._directory, elsewhere=elsewhere)
         inquiry = Request(operation, await self._read(request, visit), model, parameters, request.headers)
         if not operation.forwarded:
             return await self._list_models(visit, caller, dialect, model)
@@ -172,6 +179,8 @@ class Proxy:
             return await self._forwarder.relay(request, visit, letter, asked.endpoints[0])
 
         price = self.admission.price(caller, asked)
+        if operation.socket:
+            return await self._converse(request, visit, caller, letter, asked.endpoints[0], price)
         wanted = asked.estimate(price, slice_tokens=self._slice_tokens)
         meter = Meter(asked.call, price, slice_tokens=self._slice_tokens)
         async with Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model) as hold:
@@ -183,6 +192,19 @@ class Proxy:
                 del letter, inquiry  # a stream may run for long, and its prompt may be large
                 with reply:
                     return await self._forwarder.forward(errand, reply)
+
+    async def _converse(
+        self, request: web.BaseRequest, visit: Visit, caller: domain.Caller, letter: Letter, endpoint: Endpoint, price: domain.Price
+    ) -> web.StreamResponse:
+        """A conversation over a WebSocket, from its hold to its settlement."""
+        conversation = Conversation(endpoint.media)
+        meter = ConversationMeter(price, slice_tokens=self._slice_tokens)
+        wanted = meter.estimate(conversation.usage_ahead(asking=True))
+        async with Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model) as hold:
+            with self._exchanges.opened(endpoint.section, hold, write_timeout_s=self._listen.body_timeout_s) as exchange:
+                talk = Talk(visit, endpoint, conversation, hold, exchange, self._metrics)
+                async with letter.open_to(endpoint, passing_protocols(request.headers)) as upstream:
+                    return await talk.carry(request, upstream)
 
     async def _read(self, request: web.BaseRequest, visit: Visit) -> bytes:
         asked_s = time.monotonic()

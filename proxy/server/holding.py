@@ -11,20 +11,49 @@ import contextlib
 import logging
 import time
 from dataclasses import replace
-from typing import Literal, Self
+from typing import Generic, Literal, Protocol, Self, TypeVar
 
 from proxy.domain import Path, Settlement, Tightest
 from proxy.errors import LedgerUnavailable, Refusal
 from proxy.ledger.backlog import Record
 from proxy.server.holds import Holds
-from proxy.server.metering import Charge, Estimate, Meter
+from proxy.server.metering import Charge, Estimate
 
 log = logging.getLogger(__name__)
 
 DEBIT_INTERVAL_S = 0.5
 
 
-class Reservation:
+class Metered(Protocol):
+    """What a hold needs to know of what it stands for, in nanocredits."""
+
+    @property
+    def is_timed(self) -> bool: ...
+
+    @property
+    def runs_low(self) -> bool: ...
+
+    def charge(self, *, complete: bool) -> Charge: ...
+
+    def certain_nanocredits(self) -> int: ...
+
+    def hold_is(self, amount_nanocredits: int) -> None: ...
+
+    def hold_is_lost(self) -> None: ...
+
+    def next_slice(self) -> int: ...
+
+    def slice_for(self, tokens: int) -> int: ...
+
+    def covers(self, tokens: int) -> bool: ...
+
+    def keep_time(self) -> bool: ...
+
+
+AnyMeter = TypeVar("AnyMeter", bound=Metered)
+
+
+class Reservation(Generic[AnyMeter]):
     """Credits reserved for one request. Enter it to reserve; `settle` it, or leave it and what the meter says is due is settled.
 
     The journal shows the model beside it.
@@ -36,7 +65,7 @@ class Reservation:
         *("amount_nanocredits", "hold_id", "meter", "model", "path", "tightest"),
     )
 
-    def __init__(self, holds: Holds, path: Path, hold_id: str, estimate: Estimate, meter: Meter, *, model: str) -> None:
+    def __init__(self, holds: Holds, path: Path, hold_id: str, estimate: Estimate, meter: AnyMeter, *, model: str) -> None:
         self._holds = holds
         self._estimate = estimate
         self.path = path
@@ -100,6 +129,11 @@ class Reservation:
         self.amount_nanocredits = amount_nanocredits
         self.tightest = tightest
         self.meter.hold_is(amount_nanocredits)
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has been settled or voided."""
+        return self._ended
 
     # --- while it runs -----------------------------------------------------------------------------------------------------------
 

@@ -30,18 +30,18 @@ class KeyLookup(Protocol):
         ...
 
 
-async def identify(headers: CIMultiDictProxy[str], lookup: KeyLookup, *, in_query: str | None = None) -> tuple[Caller, str]:
+async def identify(headers: CIMultiDictProxy[str], lookup: KeyLookup, *, elsewhere: str | None = None) -> tuple[Caller, str]:
     """The caller, and the key that was shown. Raises Refusal invalid_api_key, invalid_request; LedgerUnavailable."""
-    key = key_of(headers, in_query)
+    key = key_of(headers, elsewhere)
     caller = await lookup.caller(hashlib.sha256(key.encode("ascii")).hexdigest())
     if caller is None:
         raise Refusal("invalid_api_key", "The API key is not known, or was revoked.", hint="Ask whoever runs this proxy for a key.")
     return caller, key
 
 
-def key_of(headers: CIMultiDictProxy[str], in_query: str | None = None) -> str:
+def key_of(headers: CIMultiDictProxy[str], elsewhere: str | None = None) -> str:
     """The one API key of a request. Raises Refusal: invalid_api_key where there is none, invalid_request where there are two."""
-    key = in_query
+    key = elsewhere
     for value in headers.getall("Authorization", ()):
         scheme, _, token = value.partition(" ")
         if scheme.lower() == "bearer":

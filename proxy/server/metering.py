@@ -283,6 +283,8 @@ class Meter:
             if self.missing_usage == "estimate":
                 return Charge(self.amount_nanocredits, 0, NO_USAGE, tuple(flags))
             usage = self._counted(counted_tokens)
+        elif reportable and self.usage_rejected:
+            flags.append("absurd")
         if usage.output_tokens < deltas:
             flags.append("below_deltas")
             usage = replace(usage, output=usage.output + deltas - usage.output_tokens)

@@ -6,13 +6,21 @@ not know budgets.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
+from urllib.parse import urlencode
+
+from aiohttp import ClientWebSocketResponse
 
 from proxy.dialects import Changes, Dialect, Request
 from proxy.domain import Call
 from proxy.server.upstream import Endpoint, Reply
 
+MESSAGE_MAX_BYTES = 16 * 2**20
+"""OpenAI's own bound for one event is 15 MiB of audio."""
+HEARTBEAT_S = 30.0
+"""How often each side of a conversation is asked whether it is still there."""
 FAIL_OVER_STATUSES = frozenset({429, 500, 502, 503, 504, 529})
 """Answers after which another upstream that serves the same model may do better."""
 
@@ -29,6 +37,19 @@ class Letter:
     content_type: str
     passing: str
     """Lines of the head that come from the client."""
+
+    def open_to(self, endpoint: Endpoint, protocols: Sequence[str]) -> AbstractAsyncContextManager[ClientWebSocketResponse]:
+        """Begin the conversation that it asks for. Entering raises UpstreamError, UpstreamTimeout."""
+        own_name = endpoint.aliases.get(self.call.model, self.call.model)
+        return endpoint.converse(
+            self.dialect,
+            self.request.operation.path,
+            query="?" + urlencode({**self.request.query, "model": own_name}),
+            passing=self.passing,
+            protocols=protocols,
+            message_max_bytes=MESSAGE_MAX_BYTES,
+            heartbeat_s=HEARTBEAT_S,
+        )
 
     async def send_to(self, endpoint: Endpoint, *, output_tokens_max: int | None = None, sent: Callable[[], None] = lambda: None) -> Reply:
         """Send it and wait for the head of the answer. `output_tokens_max` lowers the maxima; `sent` is called once it is on its way.

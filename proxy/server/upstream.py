@@ -7,7 +7,8 @@ The address is built from the configuration and a canonical path, never from any
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
@@ -40,12 +41,16 @@ class Endpoint:
         self.aliases = section.aliases
         self.default_model = section.default_model
         self.api_key = api_key
-        self.media = MediaRule(section.image_tokens, section.audio_tokens, section.file_tokens, section.stored_tokens)
+        self.media = MediaRule(
+            section.image_tokens, section.audio_tokens, section.file_tokens, section.stored_tokens, section.tool_use_tokens
+        )
         self.connections = Connections(
             urlsplit(section.base_url), most=section.connections_max, connect_timeout_s=section.connect_timeout_s
         )
         self._secret = None if api_key is None or len(api_key) < headers.SECRET_LENGTH_MIN else api_key.encode()
         self._begun_heads: dict[tuple[str, str, str], str] = {}
+        self._session: aiohttp.ClientSession | None = None
+        """For conversations over WebSockets; made for the first one."""
         self._in_use = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -54,12 +59,17 @@ class Endpoint:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.connections.close()
+        await self._close()
 
     async def retire(self) -> None:
         """Wait until no answer is under way, then close; for an upstream that the configuration no longer names."""
         await self._idle.wait()
+        await self._close()
+
+    async def _close(self) -> None:
         self.connections.close()
+        if self._session is not None:
+            await self._session.close()
 
     async def send(
         self,
@@ -82,8 +92,7 @@ class Endpoint:
         head = f"{begun}Content-Type: {content_type}\r\n{passing}Content-Length: {len(body)}\r\n\r\n"
         if head.count("\n") != head.count("\r\n") or head.count("\r") != head.count("\r\n"):
             raise UpstreamError("The request's head cannot be forwarded.")  # nothing that aiohttp's parser lets through gets here
-        self._in_use += 1
-        self._idle.clear()
+        self._enter()
         try:
             received = await self.connections.send(head.encode(), body, sent=sent)
         except BaseException as error:
@@ -101,6 +110,38 @@ class Endpoint:
             self.give_back(received)
             raise
 
+    @asynccontextmanager
+    async def converse(
+        self, dialect: Dialect, path: str, *, query: str, passing: str, protocols: Sequence[str], message_max_bytes: int, heartbeat_s: float
+    ) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+        """A conversation over a WebSocket, closed when this context ends. Raises UpstreamError, UpstreamTimeout."""
+        base = urlsplit(self.section.base_url)
+        lines = dict(line.split(": ", 1) for line in passing.split("\r\n") if line)
+        if self.api_key is not None:
+            lines.update([dialect.upstream_credential(self.api_key)])
+        if self._session is None:
+            self._session = aiohttp.ClientSession(cookie_jar=aiohttp.DummyCookieJar(), timeout=aiohttp.ClientTimeout(total=None))
+        self._enter()
+        try:
+            async with asyncio.timeout(self.section.connect_timeout_s):
+                socket = await self._session.ws_connect(
+                    f"{base.scheme}://{base.netloc}{_prefix(base.path, path)}{path}{query}",
+                    headers=lines,
+                    protocols=protocols,
+                    max_msg_size=message_max_bytes,
+                    heartbeat=heartbeat_s,
+                )
+            try:
+                yield socket
+            finally:
+                await socket.close()
+        except TimeoutError as error:
+            raise UpstreamTimeout(f"The upstream {self.name} could not be reached in time.") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamError(f"The upstream {self.name} does not take up the conversation.") from error
+        finally:
+            self._leave()
+
     def give_back(self, received: Received) -> None:
         """An answer is no longer needed."""
         self.connections.release(received)
@@ -109,6 +150,10 @@ class Endpoint:
     def is_repeated_in(self, body: bytes) -> bool:
         """Whether an answer gives our key away, as an endpoint that echoes requests would."""
         return self._secret is not None and self._secret in body
+
+    def _enter(self) -> None:
+        self._in_use += 1
+        self._idle.clear()
 
     def _leave(self) -> None:
         self._in_use -= 1
@@ -121,8 +166,7 @@ class Endpoint:
         if known is not None:
             return known
         base = urlsplit(self.section.base_url)
-        prefix = base.path.removesuffix("/" + path.split("/")[1])  # clients' base URLs end in /v1, so operators' may
-        lines = [f"{method} {prefix}{path}{query} HTTP/1.1", f"Host: {base.netloc}", "Accept-Encoding: identity"]
+        lines = [f"{method} {_prefix(base.path, path)}{path}{query} HTTP/1.1", f"Host: {base.netloc}", "Accept-Encoding: identity"]
         if self.api_key is not None:
             lines.append("{}: {}".format(*dialect.upstream_credential(self.api_key)))
         head = "".join(line + "\r\n" for line in lines)
@@ -130,6 +174,11 @@ class Endpoint:
             self._begun_heads.clear()
         self._begun_heads[dialect.name, method, path + query] = head
         return head
+
+
+def _prefix(base_path: str, path: str) -> str:
+    """What stands before a path at the upstream: clients' base URLs end in /v1, so operators' may."""
+    return base_path.removesuffix("/" + path.split("/")[1])
 
 
 class Reply:

@@ -129,9 +129,12 @@ def test_usage_that_does_not_add_up_is_not_believed(reported: object) -> None:
 
 
 def test_an_operation_without_output_needs_no_output_count() -> None:
-    """Embeddings report their input alone."""
+    """Embeddings report their input alone, rerankers its total alone; where there is output, a total says too little."""
     assert read_usage({"prompt_tokens": 8, "total_tokens": 8}, has_output=False) == Usage(input=8)
-    assert read_usage({"total_tokens": 8}, has_output=False) is None
+    assert read_usage({"total_tokens": 8}, has_output=False) == Usage(input=8)
+    assert read_usage({"total_tokens": 0}, has_output=False) == Usage()
+    assert read_usage({}, has_output=False) is None
+    assert read_usage({"total_tokens": 8}) is None
 
 
 @given(st.builds(Usage, **{kind: st.integers(0, 10**7) for kind in KINDS}))

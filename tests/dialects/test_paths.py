@@ -96,7 +96,7 @@ def test_a_path_in_any_but_its_plain_form_is_refused(method: str, path: str) -> 
     ("path", "hint"),
     [
         ("/", "Served here"),
-        ("/v1", "Served here"),
+        ("/v1", "Did you mean /v1/"),
         ("/v1/chat/completions/", "Did you mean /v1/chat/completions?"),
         ("/chat/completions", "Did you mean /v1/chat/completions?"),
         ("/V1/chat/completions", "Did you mean /v1/chat/completions"),

@@ -5,11 +5,15 @@ A token of input costs 3 nanocredits, cached input 2, output 7, as llama.cpp its
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
+from typing import Any
 
+import anthropic
 import openai
 import pytest
 import pytest_asyncio
+from anthropic.types import MessageParam, RawMessageStreamEvent
 
 from tests.support.deployment import Caller, Deployment, serving
 
@@ -137,6 +141,47 @@ async def test_responses(caller: Caller, client: openai.AsyncOpenAI) -> None:
     assert (await caller.settled()).spent_nanocredits == expected
 
 
+async def test_messages(caller: Caller) -> None:
+    """Anthropic Messages, whole and streamed, billed as llama.cpp reports them; it counts the tokens of a prompt for nothing."""
+    expected = 0
+    async with anthropic.AsyncAnthropic(base_url=caller.deployment.proxy_url, api_key=caller.key) as client:
+        for prompt, system, tokens in (("Why is the sky blue?", "Be brief.", 6), ("Count to forty.", anthropic.omit, 40)):
+            told: list[MessageParam] = [{"role": "user", "content": prompt}]
+            counted = await client.messages.count_tokens(model="tiny", messages=told, system=system)
+            whole = await client.messages.create(model="tiny", messages=told, system=system, max_tokens=tokens)
+            async with client.messages.stream(model="tiny", messages=told, system=system, max_tokens=tokens) as stream:
+                texts = [text async for text in stream.text_stream]
+                streamed = await stream.get_final_message()
+            assert len(texts) == tokens
+            for message in (whole, streamed):
+                assert (message.stop_reason, message.usage.output_tokens) == ("max_tokens", tokens)
+                cached = message.usage.cache_read_input_tokens or 0
+                assert message.usage.input_tokens + cached == counted.input_tokens
+                expected += price(counted.input_tokens, cached, tokens)
+    assert (await caller.settled()).spent_nanocredits == expected
+
+
+async def test_messages_cut_by_budget(deployment: Deployment) -> None:
+    """A stream that outlives the budget raises in the official client, and is charged by the input that was reported and what came."""
+    caller = await deployment.open_account("0.000000197")  # 87 for the bound of the input, and 15 tokens at 7
+    events: list[RawMessageStreamEvent] = []
+    async with anthropic.AsyncAnthropic(base_url=deployment.proxy_url, api_key=caller.key) as client:
+        stream = await client.messages.create(model="tiny", messages=[{"role": "user", "content": "hello"}], max_tokens=10_000, stream=True)
+
+        async def read() -> None:
+            async for event in stream:
+                events.append(event)
+
+        with pytest.raises(anthropic.APIStatusError) as cut:
+            await read()
+    assert cut.value.error_code == "insufficient_quota"
+    assert events[0].type == "message_start"
+    assert sum(event.type == "content_block_delta" for event in events) == 15
+    usage = events[0].message.usage
+    cached = usage.cache_read_input_tokens or 0
+    assert (await caller.settled()).spent_nanocredits == price(usage.input_tokens + cached, cached, 15)
+
+
 async def test_embeddings(caller: Caller, client: openai.AsyncOpenAI) -> None:
     """Embeddings cost their input alone."""
     answer = await client.embeddings.create(model="tiny-embedder", input=["one", "another"])
@@ -185,6 +230,76 @@ async def test_budget_ends_mid_stream(deployment: Deployment) -> None:
         await read()
     assert words == 25
     assert (await caller.settled()).spent_nanocredits == 9 * 3 + 25 * 7
+
+
+# --- llama.cpp's own API -------------------------------------------------------------------------------------------------------
+
+
+async def post(caller: Caller, path: str, document: dict[str, object]) -> tuple[int, bytes]:
+    response = await caller.post(path, document, {"Authorization": f"Bearer {caller.key}"})
+    return response.status, await response.read()
+
+
+def own_price(*answers: dict[str, Any]) -> int:
+    """What answers cost by their own counts."""
+    counts = ((answer["tokens_evaluated"], answer["timings"]["cache_n"], answer["tokens_predicted"]) for answer in answers)
+    return sum(price(inputs, cached, outputs) for inputs, cached, outputs in counts)
+
+
+async def test_own_completion(caller: Caller) -> None:
+    """A completion of llama.cpp's own API, and the same again with most of its input cached; an answer to two prompts is a list."""
+    first, again = [json.loads((await post(caller, "/completion", {"prompt": "Twice upon", "n_predict": 9}))[1]) for _ in range(2)]
+    assert first["content"] == again["content"]
+    assert (first["tokens_predicted"], again["timings"]["cache_n"]) == (9, first["tokens_evaluated"] - 1)
+    several = json.loads((await post(caller, "/completions", {"prompt": ["one", [1, "two"]], "n_predict": 3, "n_cmpl": 2}))[1])
+    assert [answer["tokens_predicted"] for answer in several] == [3] * 4
+    assert (await caller.settled()).spent_nanocredits == own_price(first, again, *several)
+
+
+@pytest.mark.parametrize(
+    ("path", "document", "answers"),
+    [
+        ("/completion", {"prompt": "Once more"}, 1),
+        ("/completion", {"prompt": ["Once more", "and again"]}, 2),
+        ("/infill", {"input_prefix": "int ", "input_suffix": "}", "prompt": "ma", "input_extra": [{"filename": "a", "text": "b"}]}, 1),
+    ],
+)
+async def test_own_stream(caller: Caller, path: str, document: dict[str, object], answers: int) -> None:
+    """A stream of llama.cpp's own API, charged by what its last event of each answer says; its end is not lost."""
+    _, body = await post(caller, path, {**document, "n_predict": 7, "stream": True})
+    events = [json.loads(line[6:]) for line in body.split(b"\n") if line.startswith(b"data: ")]
+    stopped = [event for event in events if event and event["stop"]]
+    assert [event["tokens_predicted"] for event in stopped] == [7] * answers
+    assert events[-1]["stop"]
+    assert (await caller.settled()).spent_nanocredits == own_price(*stopped)
+
+
+async def test_own_stream_is_cut(deployment: Deployment) -> None:
+    """Where the budget ends, an error of llama.cpp's own form says so; what was delivered is charged, the input as llama.cpp counts it."""
+    caller = await deployment.open_account(f"0.{(5 + 4 + 16) * 3 + 25 * 7:09}")
+    _, body = await post(caller, "/completion", {"prompt": "hello", "stream": True})
+    *events, error = [json.loads(line[6:]) for line in body.split(b"\n") if line.startswith(b"data: ")]
+    assert error["error"] == {"code": 402, "message": error["error"]["message"], "type": "permission_error"}
+    assert error["compute_ledger"]["code"] == "insufficient_quota"
+    assert events[-1]["tokens_predicted"] == 25
+    assert (await caller.settled()).spent_nanocredits == price(events[-1]["tokens_evaluated"], 0, 25)
+
+
+async def test_own_embedding(caller: Caller) -> None:
+    """An embedding says nothing of what was used, so its input is charged as it was counted: a token for every four bytes of a text."""
+    status, body = await post(caller, "/embedding", {"model": "tiny-embedder", "content": ["one", "another"]})
+    assert (status, len(json.loads(body))) == (200, 2)
+    assert (await caller.settled()).spent_nanocredits == (1 + 2) * 3
+
+
+async def test_own_tokenizer_is_free(caller: Caller) -> None:
+    """Tokens, texts and templates use nothing of the model."""
+    _, body = await post(caller, "/tokenize", {"content": "hello"})
+    tokens = json.loads(body)["tokens"]
+    assert json.loads((await post(caller, "/detokenize", {"tokens": tokens}))[1])["content"].endswith("hello")
+    _, body = await post(caller, "/apply-template", {"messages": [{"role": "user", "content": "hi"}]})
+    assert json.loads(body) == {"prompt": "u:hi\na:"}
+    assert (await caller.settled()).spent_nanocredits == 0
 
 
 async def test_books_balance(deployment: Deployment) -> None:

@@ -126,7 +126,7 @@ CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
         (request(target="/v1/chat/completions/"), 404, "unknown_path"),
         (request(target="/V1/chat/completions"), 404, "unknown_path"),
         (request(target="/v1/files"), 404, "unknown_path"),
-        (request(target="/v1/images/generations"), 404, "unknown_path"),
+        (request(target="/v1/batches"), 404, "unknown_path"),
         (request(target="/nothing"), 404, "unknown_path"),
         (request(target="/admin/v1/accounts"), 404, "unknown_path"),
         # methods

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
 import sys
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from decimal import Decimal
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import aiohttp
+from yarl import URL
 
 START_TIMEOUT_S = 30.0
 STOP_TIMEOUT_S = 30.0
@@ -115,10 +117,14 @@ class Caller:
         self.key = key
         self.base_url = f"{deployment.proxy_url}/v1"
 
-    def post(self, path: str, body: object) -> Any:
-        """A request; use it as aiohttp's: `async with caller.post("/v1/...", {...}) as answer`."""
-        headers = {"Authorization": f"Bearer {self.key}"}
-        return self.deployment.client.post(self.deployment.proxy_url + path, json=body, headers=headers)
+    def post(self, path: str, body: object, headers: Mapping[str, str] | None = None) -> Any:
+        """A request; use it as aiohttp's: `async with caller.post("/v1/...", {...}) as answer`.
+
+        The body is sent as it is where it is bytes, else as JSON; `headers` hold the credential where they are given.
+        """
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", **(headers or {"Authorization": f"Bearer {self.key}"})}
+        return self.deployment.client.post(URL(self.deployment.proxy_url + path, encoded=True), data=data, headers=headers)
 
     async def settled(self) -> Balance:
         """The balance once nothing is held any more; the test's own timeout is the limit."""

@@ -1,7 +1,7 @@
 """One operation of one dialect as the tables of tests speak it: how it is asked, what an upstream answers, what that costs by hand.
 
 To add a dialect, write `speech_<dialect>.py` after the manner of `speech_openai.py`: a `Speech` for each operation, in a tuple that
-`speeches.py` collects. Every charge in it is worked out by hand, from the prices of `tests/e2e/conftest.py`: a token of input costs
+`speeches.py` collects. Every charge in it is worked out by hand, from the prices of `deployments.py`: a token of input costs
 3 nanocredits, cached input 2, output 7, reasoning 11; the models of a `family` have more kinds. The prompt is `HELLO`; the answer is
 WORDS: three tokens as a stream (a delta each), ceil(14/4) = 4 as a whole. Then run `pytest tests/e2e/test_conformance.py -k <dialect>`
 and `pytest tests/dialects/test_every_split.py -k <dialect>`.
@@ -65,7 +65,7 @@ class Speech:
     """`<dialect>-<operation>`: begins the ids of its tests."""
     dialect: str
     family: str = ""
-    """What the names of its models begin with: `""` or a family of the price table in conftest (`"caching-"`, `"hearing-"`)."""
+    """What the names of its models begin with: `""` or a family of the prices in `deployments.py` (`"caching-"`, `"hearing-"`)."""
     names_model: bool = True
     """False where the API has no place for a model, so that each model needs an upstream, and a proxy, of its own."""
     alone: bool = False

@@ -25,11 +25,12 @@ _ABSURD: dict[str, bytes] = {
     "a number": b"17",
     "empty": b"{}",
 }
-_ABSURD_INPUT = ("negative", "a string", "more details than total", "a list", "a number", "empty")
+ABSURD_INPUT = ("negative", "a string", "more details than total", "a list", "a number", "empty")
 """Those whose input is absurd: embeddings have no other."""
 
 
-def _absurd(inputs: bytes, outputs: bytes) -> dict[str, bytes]:
+def absurd_usages(inputs: bytes, outputs: bytes) -> dict[str, bytes]:
+    """Usage that nobody may believe, by what is wrong with it, for an API's two names of tokens."""
     return {kind: usage % {b"in": inputs, b"out": outputs} for kind, usage in _ABSURD.items()}
 
 
@@ -37,7 +38,8 @@ def _ask(path: str, body: Json, streaming: Json) -> Callable[[str, bool], Asked]
     return lambda model, stream: Asked(path, {"model": model, **body, **(streaming if stream else {})})
 
 
-def _refusal_code(document: Any, status: int) -> str:
+def refusal_code(document: Any, status: int) -> str:
+    """The code in a refusal in OpenAI's shape."""
     assert document.keys() == {"error", "compute_ledger"}
     error = document["error"]
     assert error.keys() == {"message", "type", "param", "code"}
@@ -47,7 +49,7 @@ def _refusal_code(document: Any, status: int) -> str:
 
 
 _ERROR = {"type": "error", "code": "overloaded", "message": "busy", "param": None, "sequence_number": 9}
-_openai = partial(Speech, dialect="openai", error=answers.error("no"), refusal_code=_refusal_code)
+_openai = partial(Speech, dialect="openai", error=answers.error("no"), refusal_code=refusal_code)
 
 CHAT = _openai(
     name="openai-chat",
@@ -58,7 +60,7 @@ CHAT = _openai(
     error_event=answers.event({"error": _ERROR}),
     bill=answers.usage,
     usages={"details": answers.usage(12, 5, cached=4, reasoning=2)},
-    absurd=_absurd(b"prompt_tokens", b"completion_tokens"),
+    absurd=absurd_usages(b"prompt_tokens", b"completion_tokens"),
     charges={
         **GENERATED,
         "details": Charge(75, 75),  # 8 x 3 + 4 x 2 + 3 x 7 + 2 x 11
@@ -78,7 +80,7 @@ COMPLETIONS = _openai(
     error_event=answers.event({"error": _ERROR}),
     bill=answers.usage,
     usages={"details": answers.usage(12, 5, cached=4, reasoning=2)},
-    absurd=_absurd(b"prompt_tokens", b"completion_tokens"),
+    absurd=absurd_usages(b"prompt_tokens", b"completion_tokens"),
     charges={
         **GENERATED,
         "details": Charge(75, 75),  # 8 x 3 + 4 x 2 + 3 x 7 + 2 x 11
@@ -98,7 +100,7 @@ RESPONSES = _openai(
     error_event=answers.event(_ERROR),
     bill=answers.responses_usage,
     usages={"details": answers.responses_usage(12, 5, cached=4, reasoning=2)},
-    absurd=_absurd(b"input_tokens", b"output_tokens"),
+    absurd=absurd_usages(b"input_tokens", b"output_tokens"),
     charges={
         **GENERATED,
         "details": Charge(75, 75),  # 8 x 3 + 4 x 2 + 3 x 7 + 2 x 11
@@ -115,7 +117,7 @@ EMBEDDINGS = _openai(
     whole=lambda text, usage: answers.embeddings(1, usage=usage),
     bill=lambda inputs, outputs: answers.embeddings_usage(inputs),
     usages={"details": {**answers.embeddings_usage(12), "prompt_tokens_details": {"cached_tokens": 4}}},
-    absurd={kind: usage for kind, usage in _absurd(b"prompt_tokens", b"completion_tokens").items() if kind in _ABSURD_INPUT},
+    absurd={kind: usage for kind, usage in absurd_usages(b"prompt_tokens", b"completion_tokens").items() if kind in ABSURD_INPUT},
     charges={
         "present": Charge(None, 36),  # 12 x 3
         "details": Charge(None, 32),  # 8 x 3 + 4 x 2

@@ -68,6 +68,8 @@ def write_model(file: Path) -> None:
     writer.add_unk_token_id(0)
     writer.add_add_bos_token(True)
     writer.add_chat_template(CHAT_TEMPLATE)
+    for part, token in zip(("pre", "suf", "mid"), range(len(tokens) - 3, len(tokens)), strict=True):
+        writer.add_uint32(f"tokenizer.ggml.fim_{part}_token_id", token)  # words that mark the parts of what is filled in
 
     output = weights(len(tokens), WIDTH)
     output[[kind != gguf.TokenType.NORMAL for kind in types]] = 0.0

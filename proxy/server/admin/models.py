@@ -217,32 +217,49 @@ class PlanPut(Asked):
         return domain.Plan(name, limits_of(self.limits), self.weight, self.models, self.transfers)
 
 
-class PriceCreate(Asked):
+class TokenRates(Asked):
+    """Credits per million tokens, by kind."""
+
+    input: Amount | None = None
+    output: Amount | None = None
+    cached_input: Amount | None = Field(default=None, description="Default: as input")
+    cache_write: Amount | None = Field(default=None, description="Default: as input")
+    cache_write_1h: Amount | None = Field(default=None, description="Default: as cache_write")
+    audio_input: Amount | None = Field(default=None, description="Default: as input")
+    reasoning: Amount | None = Field(default=None, description="Default: as output")
+    audio_output: Amount | None = Field(default=None, description="Default: as output")
+
+
+class TierBody(TokenRates):
+    """Other rates for all tokens of a request whose whole input is longer; what is left out costs what it does in the row."""
+
+    above_input_tokens: Annotated[int, Field(strict=True, ge=1, le=100_000_000)]
+
+
+class PriceCreate(TokenRates):
     """One dated row, credits per million tokens by kind, or for each piece; rows never change, a later one takes their place."""
 
     model: ModelPattern
     effective: DayOrMoment = Field(description="From when on it applies")
-    input: Amount | None = None
-    output: Amount | None = None
-    cached_input: Amount | None = None
-    cache_write: Amount | None = None
-    audio_input: Amount | None = None
-    reasoning: Amount | None = None
-    audio_output: Amount | None = None
     image: Amount | None = Field(default=None, description="For each image")
+    character: Amount | None = Field(default=None, description="For each character of input")
+    tool_use: Amount | None = Field(default=None, description="For each use of one of the upstream's own tools")
     request: Amount = Field(default=0, description="For each request")
     second: Amount | None = Field(default=None, description="For each second")
-    megabyte: Amount | None = Field(default=None, description="For each megabyte")
+    megabyte: Amount | None = Field(default=None, description="For each megabyte, of 10^6 bytes")
     level: Identifier | None = None
+    tiers: Annotated[
+        tuple[TierBody, ...],
+        Field(max_length=config.PRICE_TIERS_MAX, description="By above_input_tokens, rising; the last that a request exceeds counts"),
+    ] = ()
     reason: Reason = ""
 
     @model_validator(mode="after")
     def _check_priced(self) -> Self:
-        kinds = (self.input, self.output, self.image, self.second, self.megabyte)
-        if all(kind is None for kind in kinds) and self.request == 0:
-            raise ValueError("prices nothing; give at least one of input, output, request, image, second, megabyte")
+        config.check_priced(self.to_price())
         return self
 
     def to_price(self) -> domain.Price:
-        row = self.model_dump(exclude={"effective", "reason"})
-        return domain.Price(effective_at_ms=self.effective, source="api", **row)
+        row = self.model_dump(exclude={"effective", "reason", "tiers"})
+        tiers = tuple(domain.Tier(**tier.model_dump()) for tier in self.tiers)
+        return domain.Price(effective_at_ms=self.effective, source="api", tiers=tiers, **row)

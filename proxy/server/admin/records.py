@@ -11,6 +11,8 @@ from pydantic import Field, JsonValue
 from proxy import domain
 from proxy.dialects.protocol import utc_time
 from proxy.domain import credits_from_nanocredits as credits
+from proxy.policy.price_row import KINDS
+from proxy.policy.pricing import TOKEN_KINDS
 from proxy.server.admin.fields import CreditsText, MomentText
 from proxy.server.admin.views import LimitView, PageView, View, credits_or_none
 
@@ -34,50 +36,64 @@ class PlanPage(PageView[PlanView]):
     pass
 
 
-_KINDS = (
-    "input",
-    "output",
-    "cached_input",
-    "cache_write",
-    "audio_input",
-    "reasoning",
-    "audio_output",
-    "image",
-    "second",
-    "megabyte",
-)
+class TokenRatesView(View):
+    """Credits per million tokens, by kind. Null: not priced apart."""
 
-
-class PriceView(View):
-    """A dated row: credits per million tokens by kind, and for each image, request, second, megabyte. Null: not priced apart."""
-
-    model: str
-    effective: MomentText
     input: CreditsText | None
     output: CreditsText | None
     cached_input: CreditsText | None
     cache_write: CreditsText | None
+    cache_write_1h: CreditsText | None
     audio_input: CreditsText | None
     reasoning: CreditsText | None
     audio_output: CreditsText | None
+
+
+class DatedView(View):
+    """What a row is known by."""
+
+    model: str
+    effective: MomentText
+
+
+class TierView(TokenRatesView):
+    """Other rates for requests with a longer input. Null: as in the row itself."""
+
+    above_input_tokens: int
+
+    @classmethod
+    def of(cls, tier: domain.Tier) -> Self:
+        return cls(above_input_tokens=tier.above_input_tokens, **_rates(tier, TOKEN_KINDS))
+
+
+class PriceView(TokenRatesView, DatedView):
+    """A dated row: credits per million tokens by kind, and for each piece of the units. Null: not priced apart."""
+
     image: CreditsText | None
+    character: CreditsText | None
+    tool_use: CreditsText | None
     request: CreditsText
     second: CreditsText | None
     megabyte: CreditsText | None
     level: str | None
+    tiers: tuple[TierView, ...]
     source: Literal["file", "api"]
 
     @classmethod
     def of(cls, price: domain.Price) -> Self:
-        rates = {kind: credits_or_none(getattr(price, kind)) for kind in _KINDS}
         return cls(
             model=price.model,
             effective=utc_time(price.effective_at_ms),
             request=credits(price.request),
             level=price.level,
+            tiers=tuple(TierView.of(tier) for tier in price.tiers),
             source=price.source,
-            **rates,
+            **_rates(price, KINDS),
         )
+
+
+def _rates(row: domain.Price | domain.Tier, kinds: Sequence[str]) -> dict[str, str | None]:
+    return {kind: credits_or_none(getattr(row, kind)) for kind in kinds}
 
 
 class PricePage(PageView[PriceView]):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tests.server.admin.bench import Client
+from proxy.domain import Tier
+from proxy.ledger import Store, records
+from tests.server.admin.bench import CREDIT, Client
 
 
 async def test_a_plan_is_put_whole_and_applies_to_its_accounts(call: Client) -> None:
@@ -48,6 +50,22 @@ async def test_a_price_is_added_and_never_changed(call: Client) -> None:
     assert (reply.status, reply.json["code"]) == (409, "conflict")
     later = await call.done("POST", "/prices", {**row, "input": "0.16", "effective": "2026-01-01T00:00:00+02:00"})
     assert later["effective"] == "2025-12-31T22:00:00Z"
+
+
+async def test_a_price_has_tiers_and_units(call: Client, store: Store) -> None:
+    """Shown as they were given, and kept so in the ledger."""
+    tiers = [{"above_input_tokens": 200_000, "input": "2.5", "output": "15"}, {"above_input_tokens": 500_000, "cache_write_1h": "9"}]
+    units = {"character": "0.000015", "tool_use": "0.01", "second": "0.0001", "megabyte": "2", "cache_write_1h": "6"}
+    row = {"model": "gemini", "effective": "2026-01-01", "input": "1.25", "output": "10", **units, "tiers": tiers}
+    price = await call.done("POST", "/prices", row)
+    assert {name: price[name] for name in units} == units
+    assert [{name: value for name, value in tier.items() if value is not None} for tier in price["tiers"]] == tiers
+    assert price in (await call.done("GET", "/prices"))["items"]
+    [stored] = [price for price in store.directory.prices() if price.model == "gemini"]
+    assert stored.tiers[1] == Tier(500_000, cache_write_1h=9 * CREDIT)
+    assert records.decode_price(records.encode(stored)) == stored
+    reply = await call("POST", "/admin/v1/prices", {**row, "tiers": tiers[:1]})
+    assert (reply.status, reply.json["code"]) == (409, "conflict")
 
 
 async def test_prices_are_listed_in_pages_and_by_model(call: Client) -> None:

@@ -114,6 +114,15 @@ BAD_BODIES: list[tuple[str, str, Any, str]] = [
     ("POST", "/prices", {**PRICE, "output": "free"}, "output"),
     ("POST", "/prices", {"model": "m", "effective": "2026-01-01"}, "body"),
     ("POST", "/prices", {**PRICE, "source": "file"}, "source"),
+    ("POST", "/prices", {**PRICE, "tiers": None}, "tiers"),
+    ("POST", "/prices", {**PRICE, "tiers": [{"input": 1}]}, "tiers[0].above_input_tokens"),
+    ("POST", "/prices", {**PRICE, "tiers": [{"above_input_tokens": True, "input": 1}]}, "tiers[0].above_input_tokens"),
+    ("POST", "/prices", {**PRICE, "tiers": [{"above_input_tokens": 0, "input": 1}]}, "tiers[0].above_input_tokens"),
+    ("POST", "/prices", {**PRICE, "tiers": [{"above_input_tokens": 9, "input": -1}]}, "tiers[0].input"),
+    ("POST", "/prices", {**PRICE, "tiers": [{"above_input_tokens": 9, "second": 1}]}, "tiers[0].second"),
+    ("POST", "/prices", {**PRICE, "tiers": [{"above_input_tokens": 9}]}, "body"),
+    ("POST", "/prices", {**PRICE, "tiers": [{"above_input_tokens": n, "input": 1} for n in (9, 8)]}, "body"),
+    ("POST", "/prices", {**PRICE, "tiers": [{"above_input_tokens": n, "input": 1} for n in range(1, 18)]}, "tiers"),
     ("POST", "/audit", None, ""),
 ]
 

@@ -75,6 +75,7 @@ async def test_real_answers_fit_their_schemas(call: Client) -> None:
     await check("DELETE", f"/accounts/user:ann/grants/{grant['grant_id']}", template="/accounts/{id}/grants/{grant_id}")
     await check("PUT", "/plans/gold", {"limits": [{"credits": 1}]}, template="/plans/{name}")
     await check("POST", "/prices", {"model": "m", "effective": "2026-01-01", "input": 1})
+    await check("POST", "/prices", {"model": "n", "effective": "2026-01-01", "input": 1, "tiers": [{"above_input_tokens": 9, "input": 2}]})
     for path in ("/accounts", "/plans", "/prices", "/events", "/openapi.json"):
         await check("GET", path)
     for what in ("", "/journal", "/holds", "/grants"):

@@ -1,0 +1,69 @@
+"""What the Responses API does at the upstream: input that is kept there, tools that run there.
+
+Nobody here sees how much of either there is, so both take the operator's word for it: `stored_tokens`, at most so many tokens of input
+behind all that a request refers to, and at most so many that one use of a tool adds. Without it such requests are refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from proxy.dialects.counting import InputCount, MediaRule
+from proxy.dialects.members import objects, whole
+from proxy.errors import Refusal
+
+TOOL_USES_MAX = 128
+TOOLS = ("web_search", "file_search", "code_interpreter")
+"""What their types begin with: the versions of a tool have dates in their names."""
+ITEMS = ("item_reference", "web_search_call", "file_search_call", "code_interpreter_call")
+"""Items of input that stand for what is kept."""
+_STORED = ("previous_response_id", "conversation", "prompt")
+_OF_THE_CLIENT = ("function_call", "custom_tool_call", "computer_call", "local_shell_call", "shell_call", "apply_patch_call")
+
+
+def add_hosted(count: InputCount, document: Mapping[str, Any], media: MediaRule) -> int:
+    """Count, after all other input, what a request makes the upstream add to it; how many uses of tools it allows.
+
+    With tools, all input is read again after each use. Raises Refusal: invalid_request.
+    """
+    referring = [name for name in _STORED if document.get(name) is not None]
+    if isinstance(document.get("input"), list):
+        referring += [kind for item in objects(document, "input") if (kind := item_kind(item)) in ITEMS]
+    tools = [str(tool.get("type")) for tool in objects(document, "tools") if is_hosted(tool)]
+    if not referring and not tools:
+        return 0
+    if media.stored_tokens is None:
+        name = (referring + tools)[0][:64]
+        raise Refusal(
+            "invalid_request",
+            f"{name!r} cannot be used: it adds input that cannot be seen here.",
+            hint="Send all input itself; or the operator sets stored_tokens, its bound, on the [[upstream]].",
+        )
+    uses = whole(document, "max_tool_calls", TOOL_USES_MAX) if tools else 0
+    if uses is None:
+        raise Refusal("invalid_request", f"Tools of type {tools[0][:64]!r} have a cost of their own.", hint="Bound it by max_tool_calls.")
+    count.add_tokens(media.stored_tokens)
+    count.bound *= 1 + uses
+    return uses
+
+
+def item_kind(item: Mapping[str, Any]) -> str:
+    """The type of an item of input: messages may leave it out, and so may references."""
+    return str(item.get("type") or ("message" if "role" in item else ITEMS[0]))
+
+
+def is_hosted(tool: Mapping[str, Any]) -> bool:
+    """Whether a tool runs at the upstream, and is one whose uses can be bounded and priced."""
+    return str(tool.get("type")).startswith(TOOLS)
+
+
+def tool_uses(items: object) -> int:
+    """How many of a response's output items are uses of the upstream's own tools."""
+    return sum(map(is_tool_use, items)) if isinstance(items, list) else 0
+
+
+def is_tool_use(item: object) -> bool:
+    """Whether an output item is a use of one of the upstream's own tools, not of the client's."""
+    kind = item.get("type") if isinstance(item, dict) else None
+    return isinstance(kind, str) and kind.endswith("_call") and kind not in _OF_THE_CLIENT

@@ -1,0 +1,95 @@
+"""The proxies that the end-to-end tests ask, their prices and their upstreams.
+
+Prices are small primes in nanocredits for each token (input 3, output 7, cached input 2, reasoning 11) and for each piece, so that every
+charge in a test can be worked out by hand and no two mistakes look alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.support.deployment import Deployment, serving
+from tests.support.scripted_upstream import ScriptedUpstream
+from tests.support.speech import Speech
+
+TOKENS = """input = "0.003"
+cached_input = "0.002"
+output = "0.007"
+reasoning = "0.011"
+"""
+PRICES = f"""
+[[price]]
+model = "*"
+{TOKENS}
+tool_use = "0.000000029"
+image = "0.000000023"
+second = "0.000000031"
+megabyte = "0.000000037"
+character = "0.000000041"
+
+[[price]]
+model = "caching-*"
+{TOKENS}
+cache_write = "0.005"
+cache_write_1h = "0.013"
+tool_use = "0.000000029"
+
+[[price]]
+model = "hearing-*"
+{TOKENS}
+audio_input = "0.017"
+audio_output = "0.019"
+
+[[plan]]
+name = "everyone"
+limits = [ {{ credits = "1000", window = "day" }} ]
+"""
+FAMILIES = ("", "caching-", "hearing-")
+"""What the names of models begin with. A family that has kinds of its own is held for by the dearest of them: `caching-` 13 for each
+token of input, `hearing-` 17, and 19 for each of output."""
+MODELS = {
+    "tiny": "",
+    "short": 'cut = "length"',
+    "impatient": "first_byte_timeout_s = 0.3\nidle_timeout_s = 0.3",
+    "closed": "",
+}
+"""Each model is an upstream of its own, named after it, with these settings."""
+
+
+def upstreams(scripted: ScriptedUpstream, *, closed: int, dialect: str | None = None, models: Sequence[str] = tuple(MODELS)) -> str:
+    """The upstreams of these models, speaking every dialect or one; what names no model means the first."""
+    tables = []
+    for name in models:
+        served = ", ".join(f'"{family}{name}"' for family in FAMILIES)
+        address = f"http://127.0.0.1:{closed}" if name == "closed" else scripted.base_url
+        slash = "/" if name == "impatient" else ""  # operators write it or not
+        table = ["[[upstream]]", f'name = "{name}"', f'base_url = "{address}{slash}"', f"models = [{served}]", MODELS[name]]
+        table += ([f'dialects = ["{dialect}"]'] if dialect else []) + ([f'default_model = "{name}"'] if name == models[0] else [])
+        tables.append("\n".join(table))
+    return "\n\n".join(tables)
+
+
+class Deployments:
+    """The proxies of a session: one for all, and others where a dialect must be alone or cannot name a model, each started when needed."""
+
+    def __init__(self, directory: Path, scripted: ScriptedUpstream, *, closed: int, started: contextlib.AsyncExitStack) -> None:
+        self.running: dict[tuple[str | None, Sequence[str]], Deployment] = {}
+        self._directory = directory
+        self._scripted = scripted
+        self._closed = closed
+        self._started = started
+
+    async def serving(self, speech: Speech | None = None, model: str = "tiny") -> Deployment:
+        """The proxy in which this operation reaches this model."""
+        dialect = speech.dialect if speech and speech.alone else None
+        models = (model,) if speech and not speech.names_model and model != "tiny" else tuple(MODELS)
+        running = self.running.get((dialect, models))
+        if running is None:
+            directory = self._directory / str(len(self.running))
+            directory.mkdir()
+            tables = upstreams(self._scripted, closed=self._closed, dialect=dialect, models=models)
+            proxy = serving(directory, f"{tables}\n{PRICES}", workers=1 if self.running else 2)
+            running = self.running[dialect, models] = await self._started.enter_async_context(proxy)
+        return running
