@@ -25,7 +25,7 @@ Dialect = Literal["openai", "anthropic", "gemini", "ollama", "cohere", "vllm", "
 LEDGER_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
 WINDOW_SECONDS_MAX = 366 * 86_400
 PRICE_TIERS_MAX = 16
-PRICED_ALONE = ("input", "output", "image", "character", "second", "megabyte")
+PRICED_ALONE = ("input", "output", "audio_input", "audio_output", "image", "character", "tool_use", "second", "megabyte")
 """Kinds of which a price row needs one, unless it prices the request; the others only go with them."""
 
 
@@ -224,6 +224,8 @@ class PriceRow(TokenRates):
     request: Amount = 0
     second: Amount | None = None
     megabyte: Amount | None = None
+    batch_percent: int | None = Field(default=None, ge=1, le=100)
+    """What a request of a batch costs of all these rates; without it, the model is not served in batches."""
     level: Identifier | None = None
     tier: tuple[PriceTier, ...] = Field(default=(), max_length=PRICE_TIERS_MAX)
     """Other rates, for requests whose whole input is longer; the last tier that a request exceeds counts for all of its tokens."""

@@ -286,7 +286,10 @@ NO_USAGE = Usage()
 
 @dataclass(frozen=True, slots=True)
 class Tier:
-    """Other rates for requests whose input is longer than so many tokens; a kind that is None costs what it does in the row itself."""
+    """Other rates for requests whose input is longer than so many tokens.
+
+    A kind that is None costs what it does in the row itself; one that both leave out falls back within the tier.
+    """
 
     above_input_tokens: int
     input: int | None = None
@@ -323,6 +326,8 @@ class Price:
     request: int = 0
     second: int | None = None
     megabyte: int | None = None
+    batch_percent: int | None = None
+    """What a request of a batch costs of all these rates, in percent; None where the model is not served in batches."""
     level: str | None = None
     tiers: tuple[Tier, ...] = ()
     """By `above_input_tokens`, rising; the last one that a request exceeds counts for all of it."""

@@ -94,7 +94,7 @@ def test_every_problem_is_told_at_once_with_its_place() -> None:
         ({"plan": [{"name": "p"}], "account": [{"id": "a", "parent": "b"}, {"id": "b"}]}, "must stand before it"),
         ({"account": [{"id": "a"}]}, "at least one [[plan]]"),
         ({"price": [{"model": "m"}]}, "prices nothing"),
-        ({"price": [{"model": "m", "tool_use": "1", "cache_write": "1"}]}, "prices nothing"),
+        ({"price": [{"model": "m", "reasoning": "1", "cache_write": "1"}]}, "prices nothing"),
         ({"price": [{"model": "a*b", "input": "1"}]}, "one trailing *"),
         ({"price": [{**PRICE, "effective": dt.date(2026, 1, 1)}, {**PRICE, "effective": "2026-01-01T01:00:00+01:00"}]}, "stands twice"),
         ({"price": [{**PRICE, "tier": [{"above_input_tokens": 9, "input": "2"}, {"above_input_tokens": 9, "input": "3"}]}]}, "must rise"),

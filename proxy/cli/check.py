@@ -10,10 +10,11 @@ import argparse
 import asyncio
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
 from proxy.app.settings import Source
+from proxy.cli.check_prices import price_warnings
 from proxy.cli.serve import overrides
 from proxy.config import Config, LedgerSection, Upstream, default_document
 from proxy.errors import LedgerUnavailable, SetupError
@@ -22,6 +23,7 @@ from proxy.ledger.data_dir import running_url
 from proxy.ledger.embedded import find_binary
 from proxy.processes import logs
 from proxy.server.admin import Tokens, configured_tokens
+from proxy.server.tokenizer import text_counter
 
 CONNECT_DEADLINE_S = 3.0
 
@@ -38,8 +40,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 async def _check(settings: Config) -> int:
-    problems = [*_token_problems(settings), *[line async for line in _ledger_problems(settings.ledger)]]
-    warnings = [*_price_warnings(settings), *await asyncio.gather(*map(_reach, settings.upstream))]
+    problems = [*_token_problems(settings), *_tokenizer_problems(settings), *[line async for line in _ledger_problems(settings.ledger)]]
+    prices = price_warnings(settings, round(time.time() * 1000))
+    warnings = [*prices, *_missing_tables(settings), *await asyncio.gather(*map(_reach, settings.upstream))]
     return _tell(problems, [line for line in warnings if line])
 
 
@@ -63,6 +66,15 @@ def _token_problems(settings: Config) -> list[str]:
     return []
 
 
+def _tokenizer_problems(settings: Config) -> Iterator[str]:
+    for upstream in settings.upstream:
+        if upstream.tokenizer_file is not None:
+            try:
+                text_counter(upstream.tokenizer_file)
+            except SetupError as error:
+                yield f"upstream {upstream.name!r}: {error}"
+
+
 async def _ledger_problems(section: LedgerSection) -> AsyncIterator[str]:
     """What keeps the ledger from being opened, or makes it unsafe."""
     url: str | None = section.url
@@ -82,33 +94,13 @@ async def _ledger_problems(section: LedgerSection) -> AsyncIterator[str]:
         yield f"[ledger] {error}"
 
 
-def _price_warnings(settings: Config) -> list[str]:
-    """Models that would be refused for want of a price, and rows that no upstream uses."""
-    priced = [row.model for row in settings.price]
-    served = [(upstream.name, pattern) for upstream in settings.upstream for pattern in upstream.models]
-    lines = [
-        f"upstream {name!r}: no price covers all of {pattern!r}; models without a price are refused"
-        for name, pattern in served
-        if not any(_covers(row, pattern) for row in priced)
-    ]
-    lines += [
-        f"price {row!r}: no upstream serves such a model"
-        for row in dict.fromkeys(priced)
-        if not any(_covers(pattern, row) or _covers(row, pattern) for _, pattern in served)
-    ]
-    now = time.time() * 1000
-    later = [row.model for row in settings.price if row.to_price().effective_at_ms > now]
-    lines += [f"price {model!r}: takes effect later" for model in later]
+def _missing_tables(settings: Config) -> list[str]:
+    lines = []
     if not settings.upstream:
         lines.append("there is no [[upstream]]: every model request is refused")
     if not settings.plan:
         lines.append("there is no [[plan]]: accounts must be given one when they are created")
     return lines
-
-
-def _covers(pattern: str, other: str) -> bool:
-    """Whether every model that `other` matches is matched by `pattern`."""
-    return other.startswith(pattern[:-1]) if pattern.endswith("*") else pattern == other
 
 
 async def _reach(upstream: Upstream) -> str:

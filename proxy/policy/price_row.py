@@ -16,10 +16,11 @@ KINDS = RATE_KINDS + UNIT_KINDS
 _DAY_MS = 86_400_000
 
 
-def row_to_add(model: str, needs: Sequence[Sequence[str]]) -> str:
+def row_to_add(model: str, needs: Sequence[Sequence[str]], *, in_batch: bool = False) -> str:
     """The row that a model lacks, with the rates left open: all the kinds of the first set of its needs."""
     kinds = needs[0] if needs else ("request",)
-    return "\n".join(["[[price]]", f"model = {_quoted(model)}", *(f'{kind} = "..."' for kind in kinds)])
+    batch = ["batch_percent = 50"] if in_batch else []
+    return "\n".join(["[[price]]", f"model = {_quoted(model)}", *(f'{kind} = "..."' for kind in kinds), *batch])
 
 
 def row_toml(price: Price) -> str:
@@ -30,6 +31,8 @@ def row_toml(price: Price) -> str:
     lines += _rates(price, KINDS)
     if price.request:
         lines.append(f'request = "{credits_from_nanocredits(price.request)}"')
+    if price.batch_percent is not None:
+        lines.append(f"batch_percent = {price.batch_percent}")
     if price.level is not None:
         lines.append(f"level = {_quoted(price.level)}")
     for tier in price.tiers:

@@ -55,12 +55,16 @@ def cost_nanocredits(price: Price, usage: Usage) -> int:
 
     Give cumulative usage and charge the difference between two costs; the sum of the differences is then the cost of the whole.
     """
+    return _round_up(_cost_millionths(price, usage)) + price.request
+
+
+def _cost_millionths(price: Price, usage: Usage) -> int:
     bands = _bands(price)
     band = bands[0]
     if len(bands) > 1:
         input_tokens = usage.input_tokens
         band = next(band for band in reversed(bands) if input_tokens > band.above_input_tokens)
-    return _round_up(sum(map(mul, _counts(usage), band.each_millionths))) + price.request
+    return sum(map(mul, _counts(usage), band.each_millionths))
 
 
 def estimate_nanocredits(
@@ -70,13 +74,16 @@ def estimate_nanocredits(
 
     `output_tokens` are those of all choices together, or what else the output is measured in; `units` is what is priced by the piece.
     """
-    bands = _bands(price)
+    return _round_up(_estimate_millionths(price, input_tokens, output_tokens, units, measure)) + price.request
+
+
+def _estimate_millionths(price: Price, input_tokens: int, output_tokens: int, units: Usage, measure: Measure) -> int:
     millionths = 0
-    for band in bands:
+    for band in _bands(price):
         if input_tokens > band.above_input_tokens:
             of_band = band.input_millionths(input_tokens, units) + output_tokens * band.dearest_output(measure)
             millionths = max(millionths, of_band)
-    return _round_up(millionths) + price.request
+    return millionths
 
 
 def affordable_output_tokens(
@@ -98,9 +105,9 @@ def affordable_output_tokens(
     return most
 
 
-def output_rate(price: Price, measure: Measure) -> int:
-    """Nanocredits, at least, per million of what a call's output is measured in, whatever kind and tier it turns out to be."""
-    return min(band.cheapest_output(measure) for band in _bands(price))
+def least_output_rate(price: Price) -> int:
+    """Nanocredits per million output tokens that are due at least, whichever kind and tier they turn out to be of."""
+    return min(band.cheapest_output for band in _bands(price))
 
 
 def is_priced(price: Price, needs: Sequence[Sequence[str]]) -> bool:
@@ -108,6 +115,38 @@ def is_priced(price: Price, needs: Sequence[Sequence[str]]) -> bool:
     if price.request > 0:
         return True
     return any("request" not in kinds and all(getattr(price, kind) is not None for kind in kinds) for kinds in needs)
+
+
+# --- many requests at once -----------------------------------------------------------------------------------------------------------
+
+
+class BatchBill:
+    """What the requests of a batch cost together, at the row's percentage for batches: rounded once, for all of them.
+
+    Each request is priced by itself, for a tier counts by the input of one request.
+    """
+
+    __slots__ = ("_millionths", "_price")
+
+    def __init__(self, price: Price) -> None:
+        """Of a row that has a `batch_percent`."""
+        self._price = price
+        self._millionths = 0
+
+    def add(self, usage: Usage) -> None:
+        """One more request, by its usage."""
+        self._millionths += _cost_millionths(self._price, usage) + self._price.request * TOKENS_PER_RATE
+
+    def add_at_most(self, *, input_tokens: int, output_tokens: int) -> None:
+        """One more request, by the most that it may use."""
+        most = _estimate_millionths(self._price, input_tokens, output_tokens, NO_USAGE, "output")
+        self._millionths += most + self._price.request * TOKENS_PER_RATE
+
+    @property
+    def nanocredits(self) -> int:
+        percent = self._price.batch_percent
+        assert percent is not None, "the row is priced for batches"
+        return -(-self._millionths * percent // (100 * TOKENS_PER_RATE))
 
 
 # --- a row's rates, worked out once ------------------------------------------------------------------------------------------------
@@ -123,7 +162,7 @@ class _Band:
     """Millionths of a nanocredit for one of each kind of usage."""
     dearest_input: int
     dearest_output_token: int
-    cheapest_output_token: int
+    cheapest_output: int
     byte_millionths: int
 
     def input_millionths(self, input_tokens: int, units: Usage) -> int:
@@ -135,9 +174,6 @@ class _Band:
 
     def dearest_output(self, measure: Measure) -> int:
         return self.dearest_output_token if measure == "output" else self.byte_millionths
-
-    def cheapest_output(self, measure: Measure) -> int:
-        return self.cheapest_output_token if measure == "output" else self.byte_millionths
 
 
 _remembered_bands: dict[int, tuple[Price, Sequence[_Band]]] = {}
@@ -172,7 +208,7 @@ def _band(row: Price, above_input_tokens: int, to_input_tokens: int | None) -> _
         each_millionths=tuple(each[kind] for kind in USAGE_KINDS),
         dearest_input=max(tokens[kind] for kind in INPUT_KINDS),
         dearest_output_token=max(tokens[kind] for kind in OUTPUT_KINDS),
-        cheapest_output_token=min(tokens[kind] for kind in OUTPUT_KINDS),
+        cheapest_output=min(tokens[kind] for kind in OUTPUT_KINDS),
         byte_millionths=units["bytes"],
     )
 

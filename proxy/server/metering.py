@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from proxy.domain import NO_USAGE, USAGE_KINDS, Answer, Call, Piece, Price, Usage
-from proxy.policy.pricing import OUTPUT_KINDS, affordable_output_tokens, cost_nanocredits, estimate_nanocredits, rate
+from proxy.policy.pricing import affordable_output_tokens, cost_nanocredits, estimate_nanocredits, least_output_rate
 
 Flag = Literal["missing", "absurd", "below_deltas", "above_maximum"]
 
@@ -244,8 +244,8 @@ class Meter:
         if self.forwarded_tokens == 0:
             return 0
         tokens = min(self.deltas, self.forwarded_tokens)
-        cheapest = min(rate(self._price, kind) for kind in OUTPUT_KINDS)
-        return min(self.amount_nanocredits, self._price.request + -(-tokens * cheapest // 1_000_000))
+        certain = -(-tokens * least_output_rate(self._price) // 1_000_000)
+        return min(self.amount_nanocredits, self._price.request + certain)
 
     def charge(self, *, complete: bool) -> Charge:
         """What a streamed answer costs, as far as it came; `complete` when the upstream itself ended it."""

@@ -22,6 +22,7 @@ from proxy.errors import SetupError, UpstreamError, UpstreamTimeout
 from proxy.server import headers
 from proxy.server.connections import Connections, Received
 from proxy.server.decoding import Decoder, Undecodable, can_decode
+from proxy.server.tokenizer import text_counter
 
 JSON = "application/json"
 REMEMBERED_MAX = 1024
@@ -42,7 +43,12 @@ class Endpoint:
         self.default_model = section.default_model
         self.api_key = api_key
         self.media = MediaRule(
-            section.image_tokens, section.audio_tokens, section.file_tokens, section.stored_tokens, section.tool_use_tokens
+            section.image_tokens,
+            section.audio_tokens,
+            section.file_tokens,
+            section.stored_tokens,
+            section.tool_use_tokens,
+            count_text=None if section.tokenizer_file is None else text_counter(section.tokenizer_file),
         )
         self.connections = Connections(
             urlsplit(section.base_url), most=section.connections_max, connect_timeout_s=section.connect_timeout_s

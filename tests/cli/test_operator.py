@@ -19,9 +19,11 @@ import pytest
 from proxy.cli.operator import add_operator_commands, limit
 from proxy.cli.operator.client import TOKEN_VARIABLE, URL_VARIABLE
 from proxy.cli.operator.limits import written
+from proxy.cli.operator.prices import KINDS
 from proxy.cli.operator.tables import table
 from proxy.domain import AccountId
 from proxy.ledger import Store
+from proxy.policy.price_row import KINDS as ROW_KINDS
 from tests.server.admin.bench import CREDIT, SECRETS, Health, listen, open_store
 from tests.support.ledger_server import LedgerServer
 
@@ -171,6 +173,38 @@ async def test_prices_are_added_and_listed(command: Command) -> None:
     now = (await command("price add flux --image 0.04 --json")).json
     assert now["effective"] > "2026-01-01"
     assert len((await command("price list --model flux --json")).json["items"]) == 2
+
+
+async def test_a_price_with_tiers_is_added_and_listed_as_it_is_written(command: Command) -> None:
+    """Every kind has its option, and tiers a column where some row has them."""
+    assert set(KINDS) == {*ROW_KINDS, "request"}
+    await command(
+        "price add gemini-pro --input 1.25 --output 10 --tier 200000:input=2.5,output=15 --tier 500000:cached_input=0.3 --tool-use 0.01"
+    )
+    listed = await command("price list --model gemini-pro")
+    assert listed.table[0] == ["MODEL", "FROM", "INPUT", "OUTPUT", "TOOL_USE", "LEVEL", "TIERS", "SOURCE"]
+    assert listed.table[2][-2:] == ["200000:input=2.5,output=15 500000:cached_input=0.3", "api"]
+    for odd in ("200000", "x:input=1", "1:input", "1:image=2", "1:input=1,input=2"):
+        await command(f"price add m --input 1 --tier {odd}", code=2)
+    refused = await command("price add m --input 1 --tier 2:input=1 --tier 1:input=2", code=1)
+    assert "the tiers must rise" in refused.err
+
+
+async def test_imported_prices_are_added_once(command: Command) -> None:
+    """A repeat adds nothing; what is there with another price stays, and is told."""
+    await command("price add gpt-4o-mini --input 9 --output 9 --effective 1970-01-01")
+    line = "price import --apply --model o3 --model gemini-2.5-pro --model gpt-4o-mini --model gpt-4"
+    done = await command(line)
+    assert done.out == "4 added, 0 there already, 1 there with another price\n"
+    assert "gpt-4o-mini from 1970-01-01T00:00:00Z: has another price already, which stays" in done.err
+    prices = (await command("price list --json")).json["items"]
+    assert [(price["model"], price["input"]) for price in prices if price["model"] in ("o3", "gpt-4o-mini")] == [
+        ("gpt-4o-mini", "9"), ("o3", "10"), ("o3", "2"),
+    ]  # fmt: skip
+    [tiered] = [price for price in prices if price["tiers"]]
+    assert (tiered["model"], tiered["tiers"][0]["above_input_tokens"], tiered["tiers"][0]["output"]) == ("gemini-2.5-pro", 200_000, "15")
+    assert (await command(line)).out == "0 added, 4 there already, 1 there with another price\n"
+    assert (await command("price list --json")).json["items"] == prices
 
 
 async def test_the_journal_tells_what_each_entry_came_to(command: Command, store: Store) -> None:

@@ -26,6 +26,7 @@ def priced_rows(draw: st.DrawFn) -> Price:
         draw(NAMES) + draw(st.sampled_from(["", "*"])),
         draw(MOMENTS_MS),
         request=draw(st.integers(1, 10**12)),
+        batch_percent=draw(st.none() | st.integers(1, 100)),
         level=draw(st.none() | st.just("small")),
         tiers=tuple(tiers),
         **{kind: draw(AMOUNTS) for kind in KINDS},

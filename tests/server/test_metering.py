@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.domain import Answer, Call, Piece, Price, Usage
+from proxy.domain import Answer, Call, Piece, Price, Tier, Usage
 from proxy.policy.pricing import cost_nanocredits, estimate_nanocredits
 from proxy.server.metering import NO_CHARGE, Charge, Meter, estimate
 
@@ -202,6 +202,7 @@ RATES = st.integers(0, 50_000_000)
 PRICES = st.builds(
     Price, model=st.just("m"), effective_at_ms=st.just(0), input=RATES, output=RATES, cached_input=st.none() | RATES,
     reasoning=st.none() | RATES, audio_output=st.none() | RATES, request=st.integers(0, 1000),
+    tiers=st.just(()) | st.tuples(st.builds(Tier, st.integers(0, 300), input=st.none() | RATES, output=st.none() | RATES)),
 )  # fmt: skip
 USAGES = st.builds(
     Usage, input=st.integers(0, 500), cached_input=st.integers(0, 500), output=st.integers(0, 200), reasoning=st.integers(0, 200),

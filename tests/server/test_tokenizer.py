@@ -11,8 +11,16 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from proxy.dialects.counting import MESSAGE_TOKENS_COUNTED, REPLY_TOKENS_COUNTED
+from proxy.domain import Usage
 from proxy.errors import SetupError
+from proxy.policy.pricing import cost_nanocredits
 from proxy.server.tokenizer import text_counter
+from tests.server.conftest import Start
+from tests.server.test_handler import Asked
+from tests.support import openai_answers
+from tests.support.proxied import price
+from tests.support.scripted_upstream import ScriptedUpstream
 
 
 def words(**members: Any) -> str:
@@ -68,3 +76,17 @@ def test_a_missing_file_and_a_missing_extra_are_told(tmp_path: Path, monkeypatch
     monkeypatch.setitem(sys.modules, "tokenizers", None)
     with pytest.raises(SetupError, match=r"pip install 'compute-ledger\[tokenizers\]'"):
         text_counter(file)
+
+
+async def test_input_without_usage_is_charged_by_the_tokenizer(start: Start, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """Four words are four tokens, beside what the template adds; without the tokenizer their 19 bytes were five."""
+    file = tmp_path / "tokenizer.json"
+    file.write_text(words())
+    body = {"model": "tiny", "messages": [{"role": "user", "content": "one two two unknown"}]}
+    for more, tokens in (({}, 5), ({"tokenizer_file": str(file)}, 4)):
+        async with start(upstream=more) as proxied:
+            asked = Asked(proxied, body)
+            await (await upstream.next_request()).answer(openai_answers.chat("x"))
+            await asked.whole()
+            around = MESSAGE_TOKENS_COUNTED + REPLY_TOKENS_COUNTED
+            assert await proxied.spent() == cost_nanocredits(price(), Usage(input=tokens + around, output=1))

@@ -5,6 +5,7 @@ No redirects and no proxies from the environment, for the token must reach nobod
 
 from __future__ import annotations
 
+import copy
 import http.client
 import json
 import os
@@ -46,6 +47,12 @@ class AdminClient:
         self._host, self._port, self._prefix = parts.hostname, port, parts.path.rstrip("/")
         self._token = token
         self._idempotency_key = idempotency_key or uuid.uuid4().hex
+
+    def with_key(self, idempotency_key: str) -> AdminClient:
+        """The same, for a call that has a key of its own."""
+        keyed = copy.copy(self)
+        keyed._idempotency_key = idempotency_key
+        return keyed
 
     def call(self, method: str, path: str, *, query: dict[str, Any] | None = None, body: dict[str, Any] | None = None) -> Any:
         """The answer to one call, parsed. Raises CommandFailed."""

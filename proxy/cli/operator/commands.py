@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.cli.operator import accounts, book, credits, history
+from proxy.cli.operator import accounts, book, credits, history, price_import, prices
 from proxy.cli.operator.client import AdminClient, CommandFailed, client_from_environment
 from proxy.cli.operator.limits import FORM, label, limit
 from proxy.cli.operator.shown import Shown
@@ -178,12 +178,20 @@ def _add_book(subparsers: Subparsers) -> None:
     change.add_argument("--weight", type=int, metavar="N")
     change.add_argument("--model", action="append", metavar="PATTERN", help="what its accounts may use; may be repeated")
     change.add_argument("--transfers", action=argparse.BooleanOptionalAction, help="whether its accounts may give credits away")
-    noun = _noun(subparsers, "price", "The price book: credits per million tokens")
-    listing = noun.verb("list", book.list_prices, "List prices, all dates", many=True)
+    _add_prices(_noun(subparsers, "price", "The price book: credits per million tokens"))
+
+
+def _add_prices(noun: Noun) -> None:
+    listing = noun.verb("list", prices.list_prices, "List prices, all dates", many=True)
     listing.add_argument("--model", metavar="NAME", help="only what matches this model")
-    add = noun.verb("add", book.add_price, "Add a dated price; rows never change", changes=True)
+    add = noun.verb("add", prices.add_price, "Add a dated price; rows never change", changes=True)
     add.add_argument("model", metavar="MODEL", help="a model's exact name, or a prefix with one trailing *")
     add.add_argument("--effective", metavar="TIME", help="from when on: a date or an RFC 3339 time (default now)")
-    for kind in book.KINDS:
-        add.add_argument(f"--{kind.replace('_', '-')}", dest=kind, metavar="CREDITS", help=book.KINDS[kind])
+    for kind, what in prices.KINDS.items():
+        add.add_argument(f"--{kind.replace('_', '-')}", dest=kind, metavar="CREDITS", help=what)
+    help = "what a request of a batch costs of all these; without it, there are no batches of the model"
+    add.add_argument("--batch-percent", type=int, metavar="PERCENT", help=help)
+    help = "other rates where the whole input is longer, such as 200000:input=2.5,output=15; may be repeated"
+    add.add_argument("--tier", type=prices.tier, action="append", metavar=prices.TIER_FORM, help=help)
     add.add_argument("--level", metavar="NAME", help="the level of AI that the model stands for")
+    price_import.add_to(noun.verbs)

@@ -243,10 +243,13 @@ class PriceCreate(TokenRates):
     effective: DayOrMoment = Field(description="From when on it applies")
     image: Amount | None = Field(default=None, description="For each image")
     character: Amount | None = Field(default=None, description="For each character of input")
-    tool_use: Amount | None = Field(default=None, description="For each use of one of the upstream's own tools")
+    tool_use: Amount | None = Field(default=None, description="For each use of one of the upstream's own tools, or search unit")
     request: Amount = Field(default=0, description="For each request")
     second: Amount | None = Field(default=None, description="For each second")
     megabyte: Amount | None = Field(default=None, description="For each megabyte, of 10^6 bytes")
+    batch_percent: Annotated[int, Field(strict=True, ge=1, le=100)] | None = Field(
+        default=None, description="What a request of a batch costs of all these; without it, there are no batches of the model"
+    )
     level: Identifier | None = None
     tiers: Annotated[
         tuple[TierBody, ...],

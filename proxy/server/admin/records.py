@@ -75,6 +75,7 @@ class PriceView(TokenRatesView, DatedView):
     request: CreditsText
     second: CreditsText | None
     megabyte: CreditsText | None
+    batch_percent: int | None
     level: str | None
     tiers: tuple[TierView, ...]
     source: Literal["file", "api"]
@@ -85,6 +86,7 @@ class PriceView(TokenRatesView, DatedView):
             model=price.model,
             effective=utc_time(price.effective_at_ms),
             request=credits(price.request),
+            batch_percent=price.batch_percent,
             level=price.level,
             tiers=tuple(TierView.of(tier) for tier in price.tiers),
             source=price.source,
