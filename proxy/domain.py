@@ -368,6 +368,8 @@ class Call:
     """What a stream's pieces are counted in as they are forwarded."""
     divisible: bool = True
     """Whether a maximum in the request can make its output shorter; else all of it is held, or it is refused."""
+    reports_usage: bool = True
+    """Whether the API reports usage at all; where it never does, counting is the rule and nothing to be flagged."""
     timed: bool = False
     """Whether the upstream's time is paid for as well."""
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
-import msgspec
-
 from proxy.dialects import anthropic_request, anthropic_usage
 from proxy.dialects.anthropic_errors import error_members
 from proxy.dialects.anthropic_stream import MessageReader
 from proxy.dialects.counting import MediaRule
+from proxy.dialects.listing import Listing
 from proxy.dialects.protocol import Changes, Operation, Reader, Request, utc_time
 from proxy.dialects.sse import EVENT_STREAM
 from proxy.domain import Answer, Call
@@ -27,17 +26,6 @@ _BETA = frozenset({"beta"})
 _PAGED = frozenset({"beta", "limit", "before_id", "after_id"})
 
 
-class _Listed(msgspec.Struct):
-    id: str
-
-
-class _Models(msgspec.Struct):
-    data: list[_Listed]
-
-
-_decode_models = msgspec.json.Decoder(_Models).decode
-
-
 class Anthropic:
     """The dialect; it has no state, so one serves all."""
 
@@ -48,7 +36,7 @@ class Anthropic:
         Operation("models", NAME, "GET", "/v1/models", output="none", forwarded=False, query=_PAGED, marker=MARKER),
         Operation("model", NAME, "GET", "/v1/models/{model}", output="none", forwarded=False, query=_BETA, marker=MARKER),
     )
-    models_path = "/v1/models"
+    listing = Listing("/v1/models", member="data", name="id", query="?limit=1000", headers=f"{MARKER}: 2023-06-01\r\n")
 
     def parse_request(self, request: Request, media: MediaRule) -> Call:
         """What the request asks for. Raises Refusal: invalid_request."""
@@ -73,13 +61,6 @@ class Anthropic:
     def upstream_credential(self, api_key: str) -> tuple[str, str]:
         """Name and value of the header that carries the upstream's key."""
         return "x-api-key", api_key
-
-    def read_models(self, body: bytes) -> Sequence[str]:
-        """The names in an upstream's list of models; none where it cannot be read."""
-        try:
-            return [model.id for model in _decode_models(body).data]
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return ()
 
     def models_body(self, models: Sequence[str], *, created_s: int) -> bytes:
         """The list of models that a caller may use, all on one page."""

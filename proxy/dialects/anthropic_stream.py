@@ -143,7 +143,7 @@ class MessageReader(FrameReader):
 
     # --- ending ----------------------------------------------------------------------------------------------------------------
 
-    def cut_by_error(self, refusal: Expected) -> bytes:
+    def cut_by_error(self, refusal: Expected, *, unsent: Sequence[Piece] = ()) -> bytes:
         """The error event, for which the official clients raise; nothing comes after it."""
         return self._separator() + event_of(error_members(refusal, refusal.status), name="error")
 

@@ -41,7 +41,7 @@ class BytesReader:
         self.ended = True
         return ()
 
-    def cut_by_error(self, refusal: Expected) -> None:
+    def cut_by_error(self, refusal: Expected, *, unsent: Sequence[Piece] = ()) -> None:
         """There are no words for it."""
 
     def cut_by_length(self, usage: Usage, *, unsent: Sequence[Piece] = ()) -> None:

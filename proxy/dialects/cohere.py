@@ -10,29 +10,17 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
-
 from proxy.dialects import cohere_answers, cohere_request
 from proxy.dialects.cohere_errors import error_members
 from proxy.dialects.cohere_stream import EventReader
 from proxy.dialects.counting import MediaRule
+from proxy.dialects.listing import Listing
 from proxy.dialects.protocol import Changes, Operation, Reader, Request
 from proxy.dialects.sse import EVENT_STREAM
 from proxy.domain import Answer, Call
 from proxy.errors import Expected
 
 NAME = "cohere"
-
-
-class _Listed(msgspec.Struct):
-    name: str
-
-
-class _Models(msgspec.Struct):
-    models: list[_Listed]
-
-
-_decode_models = msgspec.json.Decoder(_Models).decode
 
 
 class Cohere:
@@ -46,7 +34,7 @@ class Cohere:
         Operation("models", NAME, "GET", "/v1/models", output="none", forwarded=False),
         Operation("model", NAME, "GET", "/v1/models/{model}", output="none", forwarded=False),
     )
-    models_path = "/v1/models"
+    listing = Listing("/v1/models", member="models", name="name", query="?page_size=1000")
 
     def parse_request(self, request: Request, media: MediaRule) -> Call:
         """What the request asks for. Raises Refusal: invalid_request."""
@@ -71,13 +59,6 @@ class Cohere:
     def upstream_credential(self, api_key: str) -> tuple[str, str]:
         """Name and value of the header that carries the upstream's key."""
         return "Authorization", f"Bearer {api_key}"
-
-    def read_models(self, body: bytes) -> Sequence[str]:
-        """The names in an upstream's list of models; none where it cannot be read."""
-        try:
-            return [model.name for model in _decode_models(body).models]
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return ()
 
     def models_body(self, models: Sequence[str], *, created_s: int) -> bytes:
         """The list of models that a caller may use."""

@@ -104,7 +104,7 @@ class EventReader(FrameReader):
                 self.usage_rejected = True
         return Piece(frame.raw, 0, usage, last=True)
 
-    def cut_by_error(self, refusal: Expected) -> None:
+    def cut_by_error(self, refusal: Expected, *, unsent: Sequence[Piece] = ()) -> None:
         """Nothing: no event makes clients raise, but a connection that breaks does."""
 
     def cut_by_length(self, usage: Usage, *, unsent: Sequence[Piece] = ()) -> bytes:

@@ -10,13 +10,12 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import msgspec
-
 from proxy.dialects import gemini_request, gemini_usage
 from proxy.dialects.counting import MediaRule
 from proxy.dialects.gemini_errors import error_members
 from proxy.dialects.gemini_request import MODEL_PREFIX
 from proxy.dialects.gemini_stream import ArrayReader, ChunkReader
+from proxy.dialects.listing import Listing
 from proxy.dialects.protocol import Changes, Operation, Reader, Request
 from proxy.dialects.sse import EVENT_STREAM
 from proxy.domain import Answer, Call
@@ -50,7 +49,7 @@ class Gemini:
 
     name = NAME
     operations = tuple(operation for version in VERSIONS for operation in _operations(version))
-    models_path = f"/v1beta/models?pageSize={MODELS_PER_PAGE}"
+    listing = Listing("/v1beta/models", member="models", name="name", query=f"?pageSize={MODELS_PER_PAGE}", prefix=MODEL_PREFIX)
 
     def parse_request(self, request: Request, media: MediaRule) -> Call:
         """What the request asks for. Raises Refusal: invalid_request."""
@@ -80,13 +79,6 @@ class Gemini:
         """Name and value of the header that carries the upstream's key."""
         return KEY_HEADER, api_key
 
-    def read_models(self, body: bytes) -> Sequence[str]:
-        """The names in an upstream's list of models; none where it cannot be read."""
-        try:
-            return [model.name.removeprefix(MODEL_PREFIX) for model in _decode_models(body).models]
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return ()
-
     def models_body(self, models: Sequence[str], *, created_s: int) -> bytes:
         """The list of models that a caller may use, all on one page."""
         return json.dumps({"models": [_model(model) for model in models]}).encode()
@@ -94,17 +86,6 @@ class Gemini:
     def model_body(self, model: str, *, created_s: int) -> bytes:
         """One model that a caller may use."""
         return json.dumps(_model(model)).encode()
-
-
-class _Listed(msgspec.Struct):
-    name: str
-
-
-class _Models(msgspec.Struct):
-    models: list[_Listed]
-
-
-_decode_models = msgspec.json.Decoder(_Models).decode
 
 
 def _model(model: str) -> dict[str, Any]:

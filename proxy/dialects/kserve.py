@@ -67,6 +67,7 @@ class KServe(Native):
             output_tokens_max=most,
             input_tokens_bound=count.bound,
             input_tokens_counted=count.counted,
+            reports_usage=False,
         )
 
     def rewrite(self, call: Call, request: Request, changes: Changes) -> bytes | None:

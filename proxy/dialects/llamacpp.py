@@ -38,12 +38,13 @@ NAME = "llamacpp"
 CLOSED_ANSWERS_MAX = 4096
 
 _GENERATING = ("completion", "infill")
+_UNREPORTED = ("embedding",)
 _MAXIMA = ("n_predict", "max_tokens", "max_completion_tokens")
 _CHOICE_COUNTS = ("n_cmpl", "n")
 _NOT_PROMPT = frozenset(
     {
         *("model", "grammar", "json_schema", "stop", "samplers", "dry_sequence_breakers", "logit_bias", "lora", "stream_options"),
-        *("grammar_triggers", "preserved_tokens", "encoding_format", "reasoning_format", "speculative.types", "cache_type"),
+        *("grammar_triggers", "preserved_tokens", "encoding_format", "reasoning_format", "speculative.types"),
     }
 )
 """Members that never become prompt text."""
@@ -88,7 +89,7 @@ class LlamaCpp(Native):
         count = InputCount(media)
         prompts = _add_input(count, operation.name, document, media)
         if operation.name not in _GENERATING:
-            return call_without_output(request, model, count)
+            return call_without_output(request, model, count, reports_usage=operation.name not in _UNREPORTED)
         if document.get("response_fields"):
             raise not_priced("'response_fields' cannot be used: it hides what was used.")
         completions = max(whole(document, name, CHOICES_MAX) or 1 for name in _CHOICE_COUNTS)

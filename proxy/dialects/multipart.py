@@ -17,9 +17,14 @@ FORM = "multipart/form-data"
 PARTS_MAX = 128
 PART_HEAD_MAX_BYTES = 4096
 _CONTENT_TYPE = re.compile(rf"""{FORM}[ \t]*;[ \t]*boundary=(?:"([A-Za-z0-9'()+_,./:=?-]{{1,70}})"|([A-Za-z0-9'+_.-]{{1,70}}))""", re.I)
-_DISPOSITION = re.compile(r"""form-data;[ ]?name="([^"\\]+)"(?:;[ ]?filename="([^"\\]*)")?(?:;[ ]?filename\*=[A-Za-z0-9'%._~!-]+)?""", re.I)
+_DISPOSITION = re.compile(
+    r"""form-data;[ ]?name=(?:"([A-Za-z0-9_.\[\]-]+)"|([A-Za-z0-9_.-]+))"""
+    r"""((?:;[ ]?filename=(?:"[^"\\]*"|[A-Za-z0-9_.-]+))?(?:;[ ]?filename\*=[A-Za-z0-9'%._~!-]+)?)""",
+    re.I,
+)
+"""The name, quoted or (by .NET's client) not, and of a file what it was called."""
 _HEADER = re.compile(r"([A-Za-z-]+):[ \t]*([^\x00-\x08\x0a-\x1f\x7f]*)")
-_IN_UTF_8 = re.compile(r"(?!.*charset).*|.*charset=\"?utf-8\"?", re.I)
+_IN_UTF_8 = re.compile(r"(?:(?!charset).)*(?:charset=\"?utf-8\"?)?", re.I)
 _PLAIN_ENCODINGS = ("binary", "8bit", "7bit")
 _SPELT_TRUE = frozenset({"true", "1", "on", "yes", "t", "y"})
 _SPELT_FALSE = frozenset({"false", "0", "off", "no", "f", "n", ""})
@@ -164,7 +169,7 @@ def _read_part(body: bytes, start: int, end: int) -> Part:
     named = _DISPOSITION.fullmatch(headers.get("content-disposition", ""))
     if named is None:
         raise _unreadable("a part has no plain name")
-    return Part(named[1], "filename" in headers["content-disposition"][named.end(1) :].lower(), head_end + 4, end)
+    return Part(named[1] or named[2], bool(named[3]), head_end + 4, end)
 
 
 def _check_names(parts: Sequence[Part]) -> None:

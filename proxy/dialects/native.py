@@ -15,6 +15,7 @@ import msgspec
 
 from proxy.dialects.counting import InputCount, MediaRule
 from proxy.dialects.document import edit_members, members_of
+from proxy.dialects.listing import Listing
 from proxy.dialects.members import wrong
 from proxy.dialects.protocol import Changes, Operation, Reader, Request
 from proxy.domain import Answer, Call
@@ -33,7 +34,7 @@ class Native(ABC):
 
     name: str
     operations: Sequence[Operation]
-    models_path: str | None = None
+    listing: Listing | None = None
 
     @abstractmethod
     def parse_request(self, request: Request, media: MediaRule) -> Call:
@@ -71,10 +72,6 @@ class Native(ABC):
         """Name and value of the header that carries the upstream's key."""
         return "Authorization", f"Bearer {api_key}"
 
-    def read_models(self, body: bytes) -> Sequence[str]:
-        """None: the API has no list of models."""
-        return ()
-
     def models_body(self, models: Sequence[str], *, created_s: int) -> bytes:
         """The models that a caller may use, for the sake of completeness: no operation asks for them."""
         return json.dumps({"models": list(models)}).encode()
@@ -89,7 +86,7 @@ def free_call(request: Request, model: str = "") -> Call:
     return call_without_output(request, model, InputCount())
 
 
-def call_without_output(request: Request, model: str, count: InputCount) -> Call:
+def call_without_output(request: Request, model: str, count: InputCount, *, reports_usage: bool = True) -> Call:
     """What an operation asks for that reads and does not write: vectors, scores."""
     return Call(
         operation=request.operation.name,
@@ -100,6 +97,7 @@ def call_without_output(request: Request, model: str, count: InputCount) -> Call
         input_tokens_bound=count.bound,
         input_tokens_counted=count.counted,
         needs=_NEEDS_INPUT,
+        reports_usage=reports_usage,
     )
 
 

@@ -146,6 +146,6 @@ class NativeReader(FrameReader):
         tokens = self._tally.add(index, tokens, usage, least=least)
         return tokens, None if usage is None else self._tally.total
 
-    def cut_by_error(self, refusal: Expected) -> bytes | None:
+    def cut_by_error(self, refusal: Expected, *, unsent: Sequence[Piece] = ()) -> bytes | None:
         """The error event, and the end marker where there is one."""
         return self._separator() + event_of(self._error_members(refusal, status=refusal.status)) + self.end

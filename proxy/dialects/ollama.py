@@ -10,10 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import msgspec
-
 from proxy.dialects import ollama_answers, ollama_request
 from proxy.dialects.counting import MediaRule
+from proxy.dialects.listing import Listing
 from proxy.dialects.ndjson import NDJSON
 from proxy.dialects.ollama_errors import error_members
 from proxy.dialects.ollama_stream import PartReader
@@ -33,17 +32,6 @@ _NO_DETAILS: Mapping[str, Any] = {
 """What a list of models says of each, and a proxy cannot know; clients expect the members."""
 
 
-class _Listed(msgspec.Struct):
-    name: str
-
-
-class _Models(msgspec.Struct):
-    models: list[_Listed]
-
-
-_decode_models = msgspec.json.Decoder(_Models).decode
-
-
 class Ollama:
     """The dialect; it has no state, so one serves all."""
 
@@ -57,7 +45,7 @@ class Ollama:
         Operation("show", NAME, "POST", "/api/show", output="none", free=True),
         Operation("version", NAME, "GET", "/api/version", output="none", free=True),
     )
-    models_path = "/api/tags"
+    listing = Listing("/api/tags", member="models", name="name")
 
     def parse_request(self, request: Request, media: MediaRule) -> Call:
         """What the request asks for. Raises Refusal: invalid_request."""
@@ -82,13 +70,6 @@ class Ollama:
     def upstream_credential(self, api_key: str) -> tuple[str, str]:
         """Name and value of the header that carries the upstream's key."""
         return "Authorization", f"Bearer {api_key}"
-
-    def read_models(self, body: bytes) -> Sequence[str]:
-        """The names in an upstream's list of models; none where it cannot be read."""
-        try:
-            return [model.name for model in _decode_models(body).models]
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return ()
 
     def models_body(self, models: Sequence[str], *, created_s: int) -> bytes:
         """The list of models that a caller may use."""

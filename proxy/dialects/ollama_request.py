@@ -66,6 +66,7 @@ def parse_request(request: Request, media: MediaRule) -> Call:
         input_tokens_bound=count.bound,
         input_tokens_counted=count.counted,
         needs=_NEEDS if generates else _NEEDS_INPUT,
+        reports_usage=operation.name != "embeddings",
     )
 
 

@@ -65,7 +65,7 @@ class PartReader(LineReader):
             self._usage = cumulative(self._usage, usage)
         return usage and self._usage
 
-    def cut_by_error(self, refusal: Expected) -> bytes:
+    def cut_by_error(self, refusal: Expected, *, unsent: Sequence[Piece] = ()) -> bytes:
         """The error line; clients raise at it and read no further."""
         return self._line(error_members(refusal))
 

@@ -38,7 +38,7 @@ class Opaque:
     """The dialect of an operator's rules."""
 
     name = NAME
-    models_path = None
+    listing = None
 
     def __init__(self, rules: Iterable[OpaqueRule]) -> None:
         self._phrasing = OpenAI()
@@ -76,6 +76,7 @@ class Opaque:
             units=Usage(bytes=len(request.body)),
             needs=NEEDS,
             measure="bytes",
+            reports_usage=False,
             timed=True,
         )
 
@@ -98,10 +99,6 @@ class Opaque:
     def upstream_credential(self, api_key: str) -> tuple[str, str]:
         """Name and value of the header that carries the upstream's key."""
         return self._phrasing.upstream_credential(api_key)
-
-    def read_models(self, body: bytes) -> Sequence[str]:
-        """None: nothing is known of such an upstream."""
-        return ()
 
     def models_body(self, models: Sequence[str], *, created_s: int) -> bytes:
         """Never asked for: no rule has a list of models."""

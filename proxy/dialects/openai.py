@@ -1,7 +1,7 @@
 """The OpenAI API: its endpoints, its credentials, and which module reads what.
 
 Text is read in `openai_text` and those below it, recordings in `openai_audio`, images in `openai_images`, what gives numbers in
-`openai_scoring`; errors are phrased in `openai_errors`.
+`openai_scoring`, files and batches in `openai_batches`; errors are phrased in `openai_errors`.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-import msgspec
-
 from proxy.dialects import openai_audio, openai_images, openai_realtime, openai_scoring, openai_text
 from proxy.dialects.counting import MediaRule
+from proxy.dialects.listing import Listing
 from proxy.dialects.openai_errors import error_members
 from proxy.dialects.protocol import Changes, Operation, Reader, Request
 from proxy.domain import Answer, Call
@@ -47,17 +46,6 @@ _PARTS: Mapping[str, _Part] = {
 }
 
 
-class _Listed(msgspec.Struct):
-    id: str
-
-
-class _Models(msgspec.Struct):
-    data: list[_Listed]
-
-
-_decode_models = msgspec.json.Decoder(_Models).decode
-
-
 class OpenAI:
     """The dialect; it has no state, so one serves all."""
 
@@ -79,8 +67,15 @@ class OpenAI:
         Operation("rerank", NAME, "POST", "/v1/rerank", output="none"),
         Operation("score", NAME, "POST", "/v1/score", output="none"),
         Operation("realtime", NAME, "GET", "/v1/realtime", query=frozenset({"model"}), socket=True),
+        Operation("file_upload", NAME, "POST", "/v1/files", passes_content_type=True, kept=True),
+        Operation("file", NAME, "GET", "/v1/files/{id}", kept=True),
+        Operation("file_deletion", NAME, "DELETE", "/v1/files/{id}", kept=True),
+        Operation("file_content", NAME, "GET", "/v1/files/{id}/content", kept=True),
+        Operation("batch_creation", NAME, "POST", "/v1/batches", kept=True),
+        Operation("batch", NAME, "GET", "/v1/batches/{id}", kept=True),
+        Operation("batch_cancellation", NAME, "POST", "/v1/batches/{id}/cancel", kept=True),
     )
-    models_path = "/v1/models"
+    listing = Listing("/v1/models", member="data", name="id")
 
     def parse_request(self, request: Request, media: MediaRule) -> Call:
         """What the request asks for. Raises Refusal: invalid_request."""
@@ -105,13 +100,6 @@ class OpenAI:
     def upstream_credential(self, api_key: str) -> tuple[str, str]:
         """Name and value of the header that carries the upstream's key."""
         return "Authorization", f"Bearer {api_key}"
-
-    def read_models(self, body: bytes) -> Sequence[str]:
-        """The names in an upstream's list of models; none where it cannot be read."""
-        try:
-            return [model.id for model in _decode_models(body).data]
-        except (msgspec.MsgspecError, UnicodeDecodeError):
-            return ()
 
     def models_body(self, models: Sequence[str], *, created_s: int) -> bytes:
         """The list of models that a caller may use."""

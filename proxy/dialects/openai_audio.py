@@ -20,7 +20,6 @@ from proxy.dialects.document import edit_members, encode, lenient_decoder, read_
 from proxy.dialects.members import flag, model_name, not_priced, whole, wrong
 from proxy.dialects.multipart import Form, read_fields, read_form
 from proxy.dialects.openai_events import TypedReader
-from proxy.dialects.openai_input import add_plain
 from proxy.dialects.openai_usage import read_usage
 from proxy.dialects.protocol import Changes, Reader, Request
 from proxy.dialects.sse import EVENT_STREAM, Frame
@@ -32,6 +31,9 @@ OUTPUT_TOKENS_MAX = 100_000_000
 SECONDS_MAX = 10_000_000
 AUDIO_TOKENS_PER_S = 32
 """Gemini's, the most that any model documents."""
+WINDOW_MS = 30_000
+WINDOW_OUTPUT_TOKENS_MAX = 448
+"""What Whisper writes at most of each half minute; nobody speaks a quarter as fast."""
 MILLISECONDS_PER_AUDIO_TOKEN = 100
 """OpenAI's transcribing models: 10 tokens to the second."""
 AUDIO_BYTES_PER_TOKEN = {
@@ -54,7 +56,7 @@ _NOT_PROMPT_OF_TRANSCRIPT = frozenset({"model", "language", "to_language", "resp
 
 def parse_request(request: Request, media: MediaRule) -> Call:
     """What a request asks for. Raises Refusal: invalid_request."""
-    return _parse_speech(request) if request.operation.name == SPEECH else _parse_transcript(request, media)
+    return _parse_speech(request, media) if request.operation.name == SPEECH else _parse_transcript(request, media)
 
 
 def rewrite(call: Call, request: Request, changes: Changes) -> bytes | None:
@@ -65,21 +67,21 @@ def rewrite(call: Call, request: Request, changes: Changes) -> bytes | None:
     if call.stream and changes.continuous_usage and not call.wants_continuous_usage:
         edits |= {"stream_include_usage": "true", "stream_continuous_usage_stats": "true"}
     maximum = changes.output_tokens_max
-    if maximum is not None and call.output_tokens_max is not None and call.output_tokens_max > maximum:
+    if maximum is not None and call.divisible and call.output_tokens_max is not None and call.output_tokens_max > maximum:
         edits["max_completion_tokens"] = str(maximum)
     return read_form(request.body, request.headers).with_texts(edits) if edits else None
 
 
-def _parse_speech(request: Request) -> Call:
+def _parse_speech(request: Request, media: MediaRule) -> Call:
     document = read_object(request.body)
     text = document.get("input")
     if not isinstance(text, str):
         raise wrong("input", "a string")
-    count = InputCount()
+    count = InputCount(media)
     count.open_message()
     for name, value in document.items():
         if name not in _NOT_PROMPT_OF_SPEECH:
-            add_plain(count, value)
+            count.add_plain(value)
     return Call(
         operation=SPEECH,
         model=model_name(document),
@@ -102,7 +104,7 @@ def _parse_transcript(request: Request, media: MediaRule) -> Call:
     count = InputCount(media)
     for name, value in document.items():
         if name not in _NOT_PROMPT_OF_TRANSCRIPT:
-            add_plain(count, value)
+            count.add_plain(value)
     milliseconds = _recording_milliseconds(form)
     count.add_tokens(min(media.audio_tokens, -(-milliseconds * AUDIO_TOKENS_PER_S // 1000)))
     stream = flag(document, "stream")
@@ -113,7 +115,7 @@ def _parse_transcript(request: Request, media: MediaRule) -> Call:
         model=model_name(document),
         stream=stream,
         choices=1,
-        output_tokens_max=maximum,
+        output_tokens_max=maximum or WINDOW_OUTPUT_TOKENS_MAX * max(1, -(-milliseconds // WINDOW_MS)),
         input_tokens_bound=count.bound,
         input_tokens_counted=count.counted,
         wants_usage=wants_usage,
@@ -204,6 +206,7 @@ class AudioReader(TypedReader):
             return Piece(frame.raw, self._add(self._unseen_tokens(self._listed_bytes)))
         if kind == "speech.audio.delta":
             recorded = _size(event.get("audio")) * 3 // 4  # in Base64
+            self.deltas += 1 if recorded else 0
             return Piece(frame.raw, self._add(-(-recorded // AUDIO_BYTES_PER_TOKEN["audio/mpeg"])))
         if kind in ("transcript.text.done", "speech.audio.done"):
             reported = event.get("usage")

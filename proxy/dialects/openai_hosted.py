@@ -1,7 +1,7 @@
 """What the Responses API does at the upstream: input that is kept there, tools that run there.
 
-Nobody here sees how much of either there is, so both take the operator's word for it: `stored_tokens`, at most so many tokens of input
-behind all that a request refers to, and at most so many that one use of a tool adds. Without it such requests are refused.
+Nobody here sees how much of either there is, so both take the operator's word: `stored_tokens` for all that a request refers to,
+`tool_use_tokens` for what one use of a tool adds. Without it such requests are refused.
 """
 
 from __future__ import annotations
@@ -25,27 +25,34 @@ _OF_THE_CLIENT = ("function_call", "custom_tool_call", "computer_call", "local_s
 def add_hosted(count: InputCount, document: Mapping[str, Any], media: MediaRule) -> int:
     """Count, after all other input, what a request makes the upstream add to it; how many uses of tools it allows.
 
-    With tools, all input is read again after each use. Raises Refusal: invalid_request.
+    Raises Refusal: invalid_request.
     """
     referring = [name for name in _STORED if document.get(name) is not None]
     if isinstance(document.get("input"), list):
         referring += [kind for item in objects(document, "input") if (kind := item_kind(item)) in ITEMS]
+    if referring:
+        if media.stored_tokens is None:
+            raise _unseen(referring[0], "stored_tokens")
+        count.add_tokens(media.stored_tokens)
     tools = [str(tool.get("type")) for tool in objects(document, "tools") if is_hosted(tool)]
-    if not referring and not tools:
+    if not tools:
         return 0
-    if media.stored_tokens is None:
-        name = (referring + tools)[0][:64]
-        raise Refusal(
-            "invalid_request",
-            f"{name!r} cannot be used: it adds input that cannot be seen here.",
-            hint="Send all input itself; or the operator sets stored_tokens, its bound, on the [[upstream]].",
-        )
-    uses = whole(document, "max_tool_calls", TOOL_USES_MAX) if tools else 0
+    if media.tool_use_tokens is None:
+        raise _unseen(tools[0], "tool_use_tokens")
+    uses = whole(document, "max_tool_calls", TOOL_USES_MAX)
     if uses is None:
-        raise Refusal("invalid_request", f"Tools of type {tools[0][:64]!r} have a cost of their own.", hint="Bound it by max_tool_calls.")
-    count.add_tokens(media.stored_tokens)
-    count.bound *= 1 + uses
+        raise Refusal("invalid_request", f"A tool of type {tools[0][:64]!r} needs a limit.", hint="Set 'max_tool_calls'; each has a price.")
+    # After each use everything is read again, with what all uses before have added.
+    count.bound = (uses + 1) * count.bound + uses * (uses + 1) // 2 * media.tool_use_tokens
     return uses
+
+
+def _unseen(name: str, key: str) -> Refusal:
+    return Refusal(
+        "invalid_request",
+        f"{name[:64]!r} cannot be used: it adds input that cannot be seen here.",
+        hint=f"Send all input itself; or the operator bounds it by {key} of the [[upstream]].",
+    )
 
 
 def item_kind(item: Mapping[str, Any]) -> str:

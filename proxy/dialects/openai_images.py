@@ -18,7 +18,6 @@ from proxy.dialects.document import edit_members, encode, lenient_decoder, read_
 from proxy.dialects.members import flag, model_name, not_priced, whole, wrong
 from proxy.dialects.multipart import read_fields, read_form
 from proxy.dialects.openai_events import TypedReader
-from proxy.dialects.openai_input import add_plain
 from proxy.dialects.openai_responses import PARTIAL_IMAGE_OUTPUT_TOKENS
 from proxy.dialects.openai_usage import read_usage
 from proxy.dialects.protocol import Changes, Reader, Request
@@ -62,7 +61,7 @@ def parse_request(request: Request, media: MediaRule) -> Call:
         if name.removesuffix("[]") in _IMAGES:
             count.add_tokens(media.image_tokens * (len(value) if isinstance(value, list) else 1))  # by reference, or in Base64
         elif name not in _NOT_PROMPT:
-            add_plain(count, value)
+            count.add_plain(value)
     stream = flag(document, "stream")
     images = whole(document, "n", IMAGES_MAX) or 1
     if stream and images > 1:

@@ -47,7 +47,7 @@ def add_input(count: InputCount, operation: str, document: Mapping[str, Any], me
             raise wrong(name, "a string")
     for name, value in document.items():
         if name != main and name not in NOT_PROMPT:
-            add_plain(count, value)
+            count.add_plain(value)
     return prompts if operation == "completions" else 1
 
 
@@ -69,7 +69,7 @@ def _add_message(count: InputCount, message: Mapping[str, Any], media: MediaRule
         elif name == "audio" and value is not None:
             count.add_tokens(media.audio_tokens)  # an earlier spoken answer, by reference
         elif name not in _NOT_PROMPT_IN_ITEM:
-            add_plain(count, value)
+            count.add_plain(value)
 
 
 def add_content(count: InputCount, content: object, media: MediaRule) -> None:
@@ -103,7 +103,7 @@ def _add_part(count: InputCount, part: object, media: MediaRule) -> None:
     elif "text" in kind or kind in ("refusal", "thinking", "reasoning"):
         for name, value in part.items():
             if name != "type":
-                add_plain(count, value)
+                count.add_plain(value)
     else:
         raise not_priced(f"Content of type {kind[:64]!r} cannot be used.")
 
@@ -129,10 +129,10 @@ def _add_item(count: InputCount, item: Mapping[str, Any], media: MediaRule) -> N
             if name == "output":
                 add_content(count, value, media)
             elif name not in _NOT_PROMPT_IN_ITEM:
-                add_plain(count, value)
+                count.add_plain(value)
     elif kind in ITEMS and media.stored_tokens is not None:
         count.open_message()
-        add_plain(count, item)
+        count.add_plain(item)
     else:
         raise Refusal(
             "invalid_request",
@@ -169,11 +169,3 @@ def _add_prompt(count: InputCount, prompt: object, name: str) -> None:
 
 def _is_token_ids(value: object) -> TypeGuard[list[int]]:
     return isinstance(value, list) and set(map(type, value)) == {int}  # by type, for a bool is no token
-
-
-def add_plain(count: InputCount, value: object) -> None:
-    """Count a member of which nothing is known but that it may end up in the prompt."""
-    if isinstance(value, str):
-        count.add_text(value)
-    elif isinstance(value, (dict, list)) and value:
-        count.add_json(value)

@@ -97,7 +97,7 @@ class EventReader(FrameReader):
         unseen = 0 if usage else sum(map(item_bytes, output if isinstance(output, list) else ())) - self._written_bytes
         return Piece(frame.raw, tokens_in(max(0, unseen)), usage, last=True)
 
-    def cut_by_error(self, refusal: Expected) -> bytes:
+    def cut_by_error(self, refusal: Expected, *, unsent: Sequence[Piece] = ()) -> bytes:
         """The error event, which official clients raise for its `error` member, and a failed response."""
         members = error_members(refusal)
         error = {**members["error"], **members, "type": "error"}

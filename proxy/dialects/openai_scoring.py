@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from proxy.dialects import openai_usage
 from proxy.dialects.counting import InputCount, MediaRule
 from proxy.dialects.document import edit_members, encode, read_object
 from proxy.dialects.members import model_name, wrong
-from proxy.dialects.openai_input import NOT_PROMPT, add_content, add_messages, add_plain, add_prompts
+from proxy.dialects.openai_input import NOT_PROMPT, add_content, add_messages, add_prompts
 from proxy.dialects.openai_request import check_bounded
-from proxy.dialects.openai_usage import read_answer as read_usage_of
 from proxy.dialects.protocol import Changes, Reader, Request
 from proxy.domain import Answer, Call
 
@@ -41,7 +41,7 @@ def parse_request(request: Request, media: MediaRule) -> Call:
     counted = _add_main(count, operation.name, document, media)
     for name, value in document.items():
         if name not in counted and name not in NOT_PROMPT:
-            add_plain(count, value)
+            count.add_plain(value)
     return _call(operation.name, model, count)
 
 
@@ -57,7 +57,7 @@ def read_stream(call: Call, media_type: str) -> Reader | None:
 
 def read_answer(call: Call, body: bytes, media_type: str) -> Answer:
     """What a whole answer used, where it says so."""
-    return read_usage_of(call, body, has_output=False)
+    return openai_usage.read_answer(call, body, has_output=False)
 
 
 def _call(operation: str, model: str, count: InputCount) -> Call:
@@ -108,13 +108,12 @@ def _listed(value: object) -> Sequence[object]:
 
 def _add_times(count: InputCount, value: object, times: int, media: MediaRule) -> None:
     """Count a text, or what stands for one, so many times."""
-    one = InputCount(media)
-    opening = one.bound
-    if isinstance(value, dict):
-        add_content(one, [value], media) if "type" in value else add_plain(one, value)
-    elif isinstance(value, (str, list)):
-        add_content(one, value, media)
+    bound, counted = count.bound, count.counted
+    if isinstance(value, dict) and "type" not in value:
+        count.add_plain(value)
+    elif isinstance(value, (str, list, dict)):
+        add_content(count, [value] if isinstance(value, dict) else value, media)
     else:
         raise wrong("documents", "texts or parts of media")
-    count.bound += times * (one.bound - opening)
-    count.counted += times * one.counted
+    count.bound += (times - 1) * (count.bound - bound)
+    count.counted += (times - 1) * (count.counted - counted)

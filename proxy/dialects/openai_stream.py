@@ -110,7 +110,7 @@ class ChunkReader(FrameReader):
         self._usage = cumulative(self._usage, usage)
         return self._usage
 
-    def cut_by_error(self, refusal: Expected) -> bytes:
+    def cut_by_error(self, refusal: Expected, *, unsent: Sequence[Piece] = ()) -> bytes:
         """The error event and the end marker."""
         return self._separator() + event_of(error_members(refusal)) + DONE
 

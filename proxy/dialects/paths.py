@@ -14,7 +14,7 @@ from itertools import takewhile
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from proxy.dialects.protocol import MODEL_IN_PATH, MODEL_NAME_LENGTH_MAX, REST_OF_PATH, Dialect, Operation
+from proxy.dialects.protocol import ID_IN_PATH, MODEL_IN_PATH, MODEL_NAME_LENGTH_MAX, REST_OF_PATH, Dialect, Operation
 from proxy.dialects.unpriced import why_unpriced
 from proxy.errors import Refusal
 
@@ -31,7 +31,7 @@ _PLAIN_SEGMENT = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._~:@+-]+")
 
 
 class Found(NamedTuple):
-    """What a path means, and the model that it names, where it does."""
+    """What a path means, and the model that it names, or the id of what is kept, where it does."""
 
     dialect: Dialect
     operation: Operation
@@ -39,7 +39,7 @@ class Found(NamedTuple):
 
 
 class _Template(NamedTuple):
-    """A path with a model's name in it: what stands before and after, and what it means by method."""
+    """A path with a name in it: what stands before and after, and what it means by method."""
 
     before: str
     after: str
@@ -57,7 +57,7 @@ class Paths:
         for dialect in dialects:
             for operation in dialect.operations:
                 self._dialects.setdefault(operation.path, dialect)
-                before, is_template, after = operation.path.partition(MODEL_IN_PATH)
+                before, is_template, after = operation.path.partition(ID_IN_PATH if operation.kept else MODEL_IN_PATH)
                 if is_template:
                     by_method = templates.setdefault(operation.path, _Template(before, after, {})).by_method
                 else:

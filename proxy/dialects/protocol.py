@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from urllib.parse import quote
 
 from proxy.dialects.counting import MediaRule
+from proxy.dialects.listing import Listing
 from proxy.domain import Answer, Call, Piece, StreamReader, Usage, credits_from_nanocredits
 from proxy.errors import Expected
 
@@ -20,6 +21,7 @@ MODEL_NAME_LENGTH_MAX = 256
 
 
 MODEL_IN_PATH = "{model}"
+ID_IN_PATH = "{id}"
 REST_OF_PATH = "/*"
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -35,7 +37,8 @@ class Operation:
     path: str
     """Canonical, and what is appended to the upstream's base URL.
 
-    `{model}` in it stands for a model's name, `/*` at its end for all that begin so; whoever finds the latter gets the path itself.
+    `{model}` in it stands for a model's name, `{id}` for the id of what is kept, `/*` at its end for all that begin so; whoever finds
+    the latter gets the path itself.
     """
     output: Literal["tokens", "none"] = "tokens"
     forwarded: bool = True
@@ -52,10 +55,12 @@ class Operation:
     """Whether it is a conversation over a WebSocket, which begins with this request."""
     upstream: str = ""
     """The one upstream that serves it, where the operator says so; else any that speaks the dialect."""
+    kept: bool = False
+    """Whether it is about what outlives a request: files and batches, of which the proxy keeps whose they are."""
 
-    def path_to(self, model: str) -> str:
-        """The path at the upstream for a model by this name."""
-        return self.path.replace(MODEL_IN_PATH, quote(model, safe="@:+~"))
+    def path_to(self, name: str) -> str:
+        """The path at the upstream for a model by this name, or for what is kept by this id."""
+        return self.path.replace(ID_IN_PATH if self.kept else MODEL_IN_PATH, quote(name, safe="@:+~"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +70,7 @@ class Request:
     operation: Operation
     body: bytes
     model: str | None = None
-    """The model that the path names, where it does."""
+    """The model that the path names, or the id of what is kept, where it does."""
     query: Mapping[str, str] = field(default_factory=dict)
     """What the operation lets through of the query."""
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -90,19 +95,16 @@ NO_CHANGES = Changes()
 class Reader(StreamReader, Protocol):
     """A stream reader that can also end the stream in the dialect's own words.
 
-    What it returns may follow any piece that was forwarded whole, instead of the pieces after it. None where the form of the answer has no
-    words for it; then the connection is broken off.
+    What it returns may follow any piece that was forwarded whole, instead of the pieces after it; `unsent` are those that were read
+    and will not be forwarded. None where the form of the answer has no words for it; then the connection is broken off.
     """
 
-    def cut_by_error(self, refusal: Expected) -> bytes | None:
+    def cut_by_error(self, refusal: Expected, *, unsent: Sequence[Piece] = ()) -> bytes | None:
         """The error event and the end marker, so that the official clients raise."""
         ...
 
     def cut_by_length(self, usage: Usage, *, unsent: Sequence[Piece] = ()) -> bytes | None:
-        """The end that the model's own length limit would make, with the usage that is charged.
-
-        `unsent` are the pieces that were read and will not be forwarded, so that what they closed is closed here instead.
-        """
+        """The end that the model's own length limit would make, with the usage that is charged. What `unsent` closed is closed here."""
         ...
 
 
@@ -118,8 +120,8 @@ class Dialect(Protocol):
         ...
 
     @property
-    def models_path(self) -> str | None:
-        """Where an upstream lists its models (by GET); None where the API has no such list."""
+    def listing(self) -> Listing | None:
+        """Where an upstream lists its models; None where the API has no such list."""
         ...
 
     def parse_request(self, request: Request, media: MediaRule) -> Call:
@@ -147,10 +149,6 @@ class Dialect(Protocol):
 
     def upstream_credential(self, api_key: str) -> tuple[str, str]:
         """Name and value of the header that carries the upstream's key."""
-        ...
-
-    def read_models(self, body: bytes) -> Sequence[str]:
-        """The names in an upstream's list of models; none where it cannot be read."""
         ...
 
     def models_body(self, models: Sequence[str], *, created_s: int) -> bytes:

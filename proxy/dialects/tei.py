@@ -56,7 +56,7 @@ class TEI(Native):
         for members in (document, settings(document, "parameters")):
             _add_stored_prompt(count, members, prompts, media)
         add_others(count, document, but=_NOT_PROMPT)
-        return call_without_output(request, "", count)
+        return call_without_output(request, "", count, reports_usage=False)
 
     def read_stream(self, call: Call, media_type: str) -> Reader | None:
         """None: no answer is streamed."""

@@ -95,9 +95,9 @@ def _add_inputs(count: InputCount, inputs: object, media: MediaRule) -> None:
     if not isinstance(inputs, str):
         raise wrong("inputs", "text")
     count.open_prompt()
-    images, size = _images_in(inputs)
+    images, address_bytes = _images_in(inputs)
     count.add_tokens(media.image_tokens * images)
-    size = size_bytes(inputs) - size
+    size = size_bytes(inputs) - address_bytes
     count.bound += size
     count.counted += tokens_in(size)
 
@@ -133,9 +133,11 @@ def _usage_of(call: Call, answer: Json) -> Usage | None:
     details = answer.get("details")
     if details is None:
         return None
-    attempts = [details, *(details.get("best_of_sequences") or ())] if isinstance(details, dict) else [None]
+    others = details.get("best_of_sequences") or [] if isinstance(details, dict) else None
+    if not isinstance(others, list):
+        raise ValueError("details")
     outputs = 0
-    for attempt in attempts:
+    for attempt in (details, *others):
         generated = count_of(attempt, "generated_tokens") if isinstance(attempt, dict) else None
         if generated is None:
             raise ValueError("details")

@@ -11,7 +11,18 @@ _LATER = "what it starts goes on, and costs, after the request has ended"
 _STORED = "it keeps input at the upstream that later requests use unseen, and all callers share the upstream's account"
 _OTHERS = "all callers share the upstream's account, so it would show or change what is others'"
 
+_OPERATORS = "it manages the upstream's models, which is the operator's; a rule of [[opaque]] would open it"
+
 _WHY_BY_PREFIX: Mapping[str, str] = {
+    "/api/blobs": _OPERATORS,
+    "/api/copy": _OPERATORS,
+    "/api/create": _OPERATORS,
+    "/api/delete": _OPERATORS,
+    "/api/ps": _OPERATORS,
+    "/api/pull": _OPERATORS,
+    "/api/push": _OPERATORS,
+    "/api/web_fetch": "it has a cost of its own",
+    "/api/web_search": "it has a cost of its own",
     "/v1/assistants": _LATER,
     "/v1/batches": _LATER,
     "/v1/chat/completions": _OTHERS,

@@ -25,4 +25,3 @@ class VLLM(OpenAI):
         Operation("tokenize", NAME, "POST", "/tokenize", output="none", free=True),
         Operation("detokenize", NAME, "POST", "/detokenize", output="none", free=True),
     )
-    models_path = "/v1/models"

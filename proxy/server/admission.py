@@ -14,6 +14,7 @@ from proxy import config
 from proxy.dialects import DIALECTS, Dialect, MediaRule, Paths, Request
 from proxy.dialects.opaque import Opaque, OpaqueRule
 from proxy.domain import Call, Caller, Price
+from proxy.errors import Refusal, UpstreamError
 from proxy.server.catalogue import Prices, check_allowed
 from proxy.server.metering import Estimate, estimate
 from proxy.server.routing import Routes
@@ -53,6 +54,8 @@ class Admission:
 
         Raises Refusal: invalid_request, model_not_found, unknown_path.
         """
+        if request.operation.kept:
+            raise Refusal("invalid_request", "What is kept has no cost of its own.", hint="Ask about one of the batch's requests.")
         if request.operation.upstream:
             endpoint = self._by_name[request.operation.upstream]
             return Asked(dialect.parse_request(request, endpoint.media), (endpoint,))
@@ -74,9 +77,27 @@ class Admission:
 
     def price(self, caller: Caller, asked: Asked) -> Price:
         """The price of what is asked for. Raises Refusal: model_not_allowed, model_not_priced."""
+        return self._price(caller, asked, in_batch=False)
+
+    def price_in_batch(self, caller: Caller, asked: Asked) -> Price:
+        """The price of what is asked for as one request of a batch; the same refusals."""
+        return self._price(caller, asked, in_batch=True)
+
+    def _price(self, caller: Caller, asked: Asked, *, in_batch: bool) -> Price:
         call = asked.call
         check_allowed(caller, call.model)
-        return self._prices.price_of(call.model, call.needs, real_name=asked.endpoints[0].aliases.get(call.model))
+        return self._prices.price_of(call.model, call.needs, real_name=asked.endpoints[0].aliases.get(call.model), in_batch=in_batch)
+
+    def is_price_of(self, price: Price, model: str) -> bool:
+        """Whether a model still has this price."""
+        return self._prices.find(model) == price
+
+    def endpoint(self, name: str) -> Endpoint:
+        """The upstream of a name. Raises UpstreamError where the configuration no longer has it."""
+        endpoint = self._by_name.get(name)
+        if endpoint is None:
+            raise UpstreamError(f"The upstream {name} is no longer served here.")
+        return endpoint
 
 
 def _opaque_rule(section: config.Opaque) -> OpaqueRule:

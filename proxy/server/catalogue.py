@@ -44,21 +44,25 @@ class Prices:
             self._rows, self._book = rows, PriceBook(rows)
         return self._book.find(model, self._now_ms())
 
-    def price_of(self, model: str, needs: Sequence[Sequence[str]], *, real_name: str | None = None) -> Price:
+    def price_of(self, model: str, needs: Sequence[Sequence[str]], *, real_name: str | None = None, in_batch: bool = False) -> Price:
         """The price of a model now, by its name or, where that is an alias without a row of its own, by what it stands for.
 
-        Raises Refusal model_not_priced, whose hint is the row to add.
+        `in_batch`: its row must say what a batch costs. Raises Refusal model_not_priced, whose hint is the row to add.
         """
         price = self.find(model)
         if real_name is not None and (price is None or price.model != model):
             price = self.find(real_name)
         if price is None or not is_priced(price, needs):
-            raise Refusal(
-                "model_not_priced",
-                f"The model {model!r} has no price here" + ("." if price is None else f" for its {' and '.join(needs[0])}."),
-                hint=f"Whoever runs this proxy: add a row such as\n{row_to_add(real_name or model, needs)}",
-            )
-        return price
+            lacks = "." if price is None else f" for its {' and '.join(needs[0])}."
+        elif in_batch and price.batch_percent is None:
+            lacks = " for batches."
+        else:
+            return price
+        raise Refusal(
+            "model_not_priced",
+            f"The model {model!r} has no price here{lacks}",
+            hint=f"Whoever runs this proxy: add a row such as\n{row_to_add(real_name or model, needs, in_batch=in_batch)}",
+        )
 
 
 def check_allowed(caller: Caller, model: str) -> None:
@@ -120,13 +124,14 @@ class Catalogue:
 
 async def _ask(endpoint: Endpoint, dialect: Dialect) -> frozenset[str]:
     """The models that an upstream lists; none where it does not say."""
-    if dialect.models_path is None:
+    listing = dialect.listing
+    if listing is None:
         return frozenset()
     try:
         async with asyncio.timeout(LIST_TIMEOUT_S):
-            with await endpoint.send(dialect, "GET", dialect.models_path) as reply:
+            with await endpoint.send(dialect, "GET", listing.path, query=listing.query, passing=listing.headers) as reply:
                 body = await reply.read(max_bytes=LIST_MAX_BYTES, heard=lambda: None)
-                listed = reply.meaning(body, max_bytes=LIST_MAX_BYTES)
+                told = reply.meaning(body, max_bytes=LIST_MAX_BYTES)
     except (Failure, TimeoutError):
         return frozenset()
-    return frozenset(name for name in dialect.read_models(listed) if name.isprintable())
+    return frozenset(name for name in listing.read(told) if name.isprintable())

@@ -99,7 +99,7 @@ class CodedReader:
         """What only the end of the stream tells."""
         return (_one_piece(b"", self._reader.close()),)
 
-    def cut_by_error(self, refusal: Expected) -> bytes | None:
+    def cut_by_error(self, refusal: Expected, *, unsent: Sequence[Piece] = ()) -> bytes | None:
         """None: nothing can be said within a coded stream."""
         return None
 

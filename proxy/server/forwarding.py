@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from aiohttp import HttpVersion11, web
 
@@ -60,6 +60,7 @@ class Errand:
     def turn_to(self, endpoint: Endpoint) -> None:
         """From now on this upstream serves it."""
         self.endpoint = endpoint
+        self.call = replace(self.call, hides_continuous_usage=endpoint.section.continuous_usage)
         self.visit.pool = endpoint.name
         self.hold.meter.missing_usage = endpoint.section.missing_usage
         self.exchange.turn_to(endpoint.section)
@@ -193,7 +194,7 @@ class Forwarder:
         if isinstance(reason, Refusal) and errand.endpoint.section.cut == "length":
             farewell = reader.cut_by_length(charge.usage, unsent=meter.refused)
         else:
-            farewell = reader.cut_by_error(reason)
+            farewell = reader.cut_by_error(reason, unsent=meter.refused)
         breaks_off = upstream_is_gone or farewell is None
         await _written(errand, response, farewell or b"", ends=not breaks_off)
         if breaks_off:

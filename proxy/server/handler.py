@@ -23,9 +23,12 @@ from proxy.dialects import Dialect, Request, dialect_of
 from proxy.dialects.openai_realtime import Conversation
 from proxy.errors import Expected, Failure, UpstreamError, UpstreamTimeout
 from proxy.ledger.backlog import Backlog
+from proxy.ledger.batches import BatchRecords
 from proxy.metrics import Metrics
 from proxy.server import answers, headers
 from proxy.server.admission import Admission, Asked
+from proxy.server.batch_settling import BatchSettler
+from proxy.server.batching import Batching, Concern
 from proxy.server.catalogue import Catalogue, Prices
 from proxy.server.conversation_meter import ConversationMeter
 from proxy.server.conversing import Talk, check_upgrade, key_in_protocols, passing_protocols
@@ -72,6 +75,7 @@ class Proxy:
         ledger: domain.Ledger,
         directory: Book,
         backlog: Backlog,
+        batches: BatchRecords,
         metrics: Metrics,
         now_ms: Callable[[], int],
     ) -> None:
@@ -84,6 +88,14 @@ class Proxy:
         self._exchanges = Exchanges()
         self._forwarder = Forwarder(metrics, now_ms)
         self._prices = Prices(lambda: directory.price_book, now_ms)
+        self.settler = BatchSettler(batches, self._holds, admission=lambda: self.admission, now_ms=now_ms)
+        """Its jobs are to be called again and again, too."""
+        self._batching = Batching(
+            *(batches, self._holds, self.settler),
+            admission=lambda: self.admission,
+            write_timeout_s=lambda: self._listen.body_timeout_s,
+            now_ms=now_ms,
+        )
         self._open_requests = 0
         self._draining = False
         self._idle = asyncio.Event()
@@ -170,6 +182,9 @@ class Proxy:
         inquiry = Request(operation, await self._read(request, visit), model, parameters, request.headers)
         if not operation.forwarded:
             return await self._list_models(visit, caller, dialect, model)
+        if operation.kept:
+            passing = headers.for_upstream(request.headers, caller_key=key)
+            return await self._batching.serve(Concern(request, visit, caller, inquiry, passing))
 
         asked = self.admission.read(dialect, inquiry)
         letter = _letter(dialect, inquiry, asked, request.headers, caller_key=key)

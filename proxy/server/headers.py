@@ -21,13 +21,9 @@ _REQUEST_DROPPED = _HOP_BY_HOP | {
     *("authorization", "x-api-key", "x-goog-api-key", "api-key", "cookie"),  # credentials
     *("host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"),  # written anew
     *("forwarded", "via", "from", "remote-user", "true-client-ip", "origin", "referer"),  # who and where the caller is
-    *(
-        "openai-organization",
-        "openai-project",
-        "x-goog-user-project",
-        "anthropic-workspace-id",
-        "anthropic-user-profile-id",
-    ),  # whom the upstream would bill
+    *("openai-organization", "openai-project", "x-goog-user-project"),  # whom the upstream would bill
+    *("anthropic-workspace-id", "anthropic-user-profile-id"),  # the same
+    *("x-http-method-override", "x-goog-fieldmask"),  # what would make another request of it, or hide what it used
 }
 _REQUEST_DROPPED_PREFIXES = (
     *("x-forwarded-", "x-real-", "x-client-ip", "x-cluster-client-", "x-original-", "x-rewrite-", "x-envoy-", "cf-"),

@@ -58,14 +58,15 @@ def slice_size(call: Call, slice_tokens: int) -> int:
 def estimate(call: Call, price: Price, *, slice_tokens: int, output_tokens_max: int) -> Estimate:
     """The bound of the input and, of output: a slice for a stream; else all that the request may write, for it cannot be cut.
 
-    `output_tokens_max` stands in where the request names no maximum. `least` covers one output token (of each answer, unless streamed).
+    `output_tokens_max` stands in where the request names no maximum. `least` covers one output token (of each answer, unless streamed), or
+    all of it where no maximum in the request could make it shorter.
     """
     if call.stream:
         size = slice_size(call, slice_tokens)
         per_choice = size if call.output_tokens_max is None else min(size, call.output_tokens_max)
     else:
         per_choice = output_tokens_max if call.output_tokens_max is None else call.output_tokens_max
-    least = min(1, per_choice) * (1 if call.stream else call.choices)
+    least = min(1, per_choice) if call.stream else (min(1, per_choice) if call.divisible else per_choice) * call.choices
     units = _units_for(call, SLICE_MS)
     return Estimate(
         want_nanocredits=bound_nanocredits(call, price, output_tokens=per_choice * call.choices, units=units),
@@ -93,7 +94,18 @@ class Meter:
     """What one request has been held for, what of its answer was forwarded, and what it costs in the end."""
 
     __slots__ = (
-        *("_began_s", "_begun", "_call", "_covered_ms", "_ended_s", "_price", "_slice_tokens", "_tokens_since_usage", "_usage"),
+        *(
+            "_began_s",
+            "_begun",
+            "_call",
+            "_covered_ms",
+            "_ended_s",
+            "_price",
+            "_slice_tokens",
+            "_reported_tokens",
+            "_tokens_since_usage",
+            "_usage",
+        ),
         *("amount_nanocredits", "covered_tokens", "deltas", "forwarded_tokens", "last", "missing_usage", "output_tokens_max"),
         *("refused", "usage_rejected"),
     )
@@ -111,6 +123,8 @@ class Meter:
         """How much of the upstream's time is to be covered, where that is paid for."""
         self._usage: Usage | None = None
         self._tokens_since_usage = 0
+        self._reported_tokens = 0
+        """Output by the upstream's own word so far: more than was forwarded where it thinks unseen."""
         self.amount_nanocredits = 0
         self.covered_tokens = 0
         """Output tokens, over all choices, that the hold covers beside the input."""
@@ -189,13 +203,13 @@ class Meter:
     def runs_low(self) -> bool:
         """Whether less than half a slice is left, so that it is time to ask for the next; never beyond the request's own maximum."""
         covered = self.covered_tokens
-        if 2 * (covered - self.forwarded_tokens) >= self._slice_tokens:
+        if 2 * (covered - max(self.forwarded_tokens, self._reported_tokens)) >= self._slice_tokens:
             return False
         return self.output_tokens_max is None or covered < self.output_tokens_max * self._call.choices
 
     def next_slice(self) -> int:
         """Nanocredits to ask for so that another slice is covered."""
-        return self._lacking(self.covered_tokens + self._slice_tokens)
+        return self._lacking(max(self.covered_tokens, self._reported_tokens) + self._slice_tokens)
 
     def slice_for(self, tokens: int) -> int:
         """Nanocredits to ask for so that the next so many tokens are covered, and a slice after them."""
@@ -223,6 +237,7 @@ class Meter:
                 self._tokens_since_usage += tokens
             if piece.usage is not None:
                 self._usage = piece.usage
+                self._reported_tokens = piece.usage.output_tokens
                 self._tokens_since_usage = 0
             if self.last is not None:
                 self.last += piece.data
@@ -278,7 +293,7 @@ class Meter:
     def _charged(self, usage: Usage | None, *, counted_tokens: int, deltas: int, reportable: bool) -> Charge:
         flags: list[Flag] = []
         if usage is None:
-            if reportable and self._call.measure == "output":
+            if reportable and self._call.reports_usage:
                 flags.append("absurd" if self.usage_rejected else "missing")
             if self.missing_usage == "estimate":
                 return Charge(self.amount_nanocredits, 0, NO_USAGE, tuple(flags))

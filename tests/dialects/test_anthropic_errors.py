@@ -71,13 +71,13 @@ def test_models_are_listed_on_one_page() -> None:
     }
     assert json.loads(ANTHROPIC.models_body([], created_s=0)) == {"data": [], "has_more": False, "first_id": None, "last_id": None}
     assert json.loads(ANTHROPIC.model_body("b", created_s=1_700_000_000)) == models["data"][1]
-    assert ANTHROPIC.read_models(ANTHROPIC.models_body(["a", "b"], created_s=0)) == ["a", "b"]
+    assert ANTHROPIC.listing.read(ANTHROPIC.models_body(["a", "b"], created_s=0)) == ["a", "b"]
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'{"data":[{"name":"a"}]}', b"\xff"])
 def test_a_list_that_cannot_be_read_names_no_model(body: bytes) -> None:
     """A listing is worth no failure."""
-    assert ANTHROPIC.read_models(body) == ()
+    assert ANTHROPIC.listing.read(body) == []
 
 
 def test_its_clients_get_its_own_list_where_another_dialect_has_the_path() -> None:

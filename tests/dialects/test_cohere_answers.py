@@ -11,7 +11,7 @@ from proxy.dialects import DIALECTS, Reader
 from proxy.domain import Answer, Call, Piece, Usage
 from proxy.errors import Refusal
 from tests.support.speech import WORDS
-from tests.support.speech_cohere import chat, chat_events, event, usage
+from tests.support.speech_cohere import CHAT, chat, chat_events, event, usage
 
 COHERE = DIALECTS["cohere"]
 CUT = Refusal("insufficient_quota", "The budget of user:ann is spent.")
@@ -85,6 +85,15 @@ def test_usage_of_a_chat(reported: bytes, expected: Usage) -> None:
     assert [piece.usage for piece in pieces if piece.usage] == [expected]
     assert (reader.deltas, reader.ended, reader.failed, reader.usage_rejected) == (3, True, False, False)
     assert whole(chat("x" * 17, reported), call_of()) == Answer(expected, 5)
+
+
+@pytest.mark.parametrize("kind", CHAT.absurd)
+def test_absurd_usage_of_a_chat_is_flagged(kind: str) -> None:
+    """And nothing of it is believed, not even what is plausible beside it."""
+    reported = CHAT.usage(kind)
+    pieces, reader = read(*chat_events(WORDS, reported))
+    assert ([piece.usage for piece in pieces if piece.usage], reader.usage_rejected) == ([], True)
+    assert whole(chat("x" * 17, reported), call_of()) == Answer(None, 5, usage_rejected=True)
 
 
 def test_usage_never_falls() -> None:
@@ -229,9 +238,9 @@ def test_a_refusal_has_coheres_shape() -> None:
 def test_models_are_listed_and_read_back() -> None:
     """In Cohere's shape, which this dialect reads of upstreams too."""
     body = COHERE.models_body(["command-a", "rerank-v3.5"], created_s=0)
-    assert COHERE.read_models(body) == ["command-a", "rerank-v3.5"]
+    assert COHERE.listing.read(body) == ["command-a", "rerank-v3.5"]
     assert json.loads(COHERE.model_body("command-a", created_s=0)) == json.loads(body)["models"][0]
-    assert list(COHERE.read_models(b'{"data":[{"id":"m"}]}')) == []
+    assert list(COHERE.listing.read(b'{"data":[{"id":"m"}]}')) == []
 
 
 def test_the_upstreams_key_is_a_bearers() -> None:

@@ -158,7 +158,7 @@ def test_a_cut_after_any_event_can_be_read(speech: Speech) -> None:
             break
         forwarded = b"".join(piece.data for piece in pieces)
         unsent = [piece for event in events[place:] for piece in reader.feed(event)]
-        error, length = reader.cut_by_error(CUT), reader.cut_by_length(charged, unsent=unsent)
+        error, length = reader.cut_by_error(CUT, unsent=unsent), reader.cut_by_length(charged, unsent=unsent)
         assert (error is None) == (speech.error_cut is None)
         assert (length is None) == (speech.length_cut is None)
         if error is not None:

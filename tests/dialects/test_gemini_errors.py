@@ -62,7 +62,7 @@ def test_the_upstreams_key_has_a_header_of_its_own() -> None:
 def test_lists_of_models_are_read_and_written() -> None:
     """Names lose their prefix on the way in and get it on the way out."""
     body = GEMINI.models_body(["gemini-2.5-flash", "m"], created_s=0)
-    assert GEMINI.read_models(body) == ["gemini-2.5-flash", "m"]
+    assert GEMINI.listing.read(body) == ["gemini-2.5-flash", "m"]
     assert json.loads(body)["models"][1] == json.loads(GEMINI.model_body("m", created_s=0))
     assert json.loads(GEMINI.model_body("m", created_s=0))["name"] == "models/m"
 
@@ -70,4 +70,4 @@ def test_lists_of_models_are_read_and_written() -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"models":{}}', b'{"models":[{"id":"m"}]}', b"\xff"])
 def test_a_list_that_cannot_be_read_is_empty(body: bytes) -> None:
     """An upstream of another kind lists nothing."""
-    assert GEMINI.read_models(body) == ()
+    assert GEMINI.listing.read(body) == []

@@ -303,6 +303,7 @@ BASE = parse()
         ({"contents": [{"parts": [{"text": "hi"}, {"functionResponse": {"name": "f"}}]}]}, len('{"name":"f"}')),
         ({"contents": [{"parts": [{"text": "hi", "thought": True, "thoughtSignature": "c2ln"}]}]}, 4),
         ({"contents": [{"parts": [{"text": "hi", "newKind": {"a": "b"}}]}]}, len('{"a":"b"}')),
+        ({"contents": [{"parts": [{"text": "hi", "inlineData": None, "functionCall": None}]}], "tools": None}, 0),
         ({"newMember": "text"}, 4),
         ({"generationConfig": {"newMember": "text"}}, 4),
         ({"safetySettings": [{"category": "HARM_CATEGORY_HARASSMENT", "threshold": "BLOCK_NONE"}], "labels": {"team": "red"}}, 0),

@@ -6,9 +6,12 @@ import json
 from typing import Any, NamedTuple
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from proxy.dialects import Changes
-from proxy.domain import Call
+from proxy.dialects import Changes, Request
+from proxy.domain import Call, Usage
+from proxy.errors import Refusal
 from tests.dialects.native_wire import USED_UP, Wire, call_of, data_of, events, forwarded, state
 
 LLAMACPP, TGI, SGLANG, TEI, KSERVE = map(Wire, ("llamacpp", "tgi", "sglang", "tei", "kserve"))
@@ -138,8 +141,7 @@ def test_the_credential_is_a_bearer_token(wire: Wire) -> None:
 @BY_NAME
 def test_no_models_are_listed(wire: Wire) -> None:
     """None of these APIs has a list of models to ask for."""
-    assert wire.dialect.models_path is None
-    assert wire.dialect.read_models(b'{"data":[{"id":"m"}]}') == ()
+    assert wire.dialect.listing is None
 
 
 @BY_NAME
@@ -171,3 +173,68 @@ def test_a_whole_answer_that_cannot_be_read(wire: Wire, operation: str, body: by
     answer = wire.answer(call_of(operation, stream=False), body)
     assert (answer.usage, answer.usage_rejected) == (None, False)
     assert answer.output_tokens_counted == -(-len(body) // 4)
+
+
+# --- anything at all -----------------------------------------------------------------------------------------------------------------
+
+ASKED = """prompt text inputs text_input input_ids input_embeds content input query documents texts source_sentence sentences inputs outputs
+parameters sampling_params n_predict max_tokens max_new_tokens n best_of n_cmpl stream image_data multimodal_data prompt_string data
+input_extra model image prompt_name details"""
+SAID = """content text generated_text text_output outputs data token id index stop tokens_predicted tokens_evaluated timings cache_n usage
+prompt_tokens meta_info completion_tokens cached_tokens finish_reason details generated_tokens prefill input_length best_of_sequences
+error"""
+
+
+def documents(names: str) -> st.SearchStrategy[Any]:
+    """JSON objects whose members have names that mean something, and values that may not."""
+    name = st.sampled_from(names.split())
+    leaves = st.none() | st.booleans() | st.integers(-3, 5) | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=6)
+    values = st.recursive(leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(name, inner, max_size=4))
+    return st.dictionaries(name, values, max_size=6)
+
+
+def read_or_refuse(wire: Wire, request: Request) -> Call | None:
+    try:
+        return wire.dialect.parse_request(request, wire.media)
+    except Refusal as refused:
+        if refused.code != "invalid_request":
+            raise
+        return None
+
+
+@given(wire=st.sampled_from(NATIVES), document=documents(ASKED))
+def test_any_request_is_read_or_refused(wire: Wire, document: dict[str, Any]) -> None:
+    """Nothing that a caller makes up is an error of ours; what is read is bounded, and can be lowered to one token."""
+    for operation in wire.dialect.operations:
+        if operation.free:
+            continue
+        request = wire.request(operation.path.replace("{model}", "m"), document)
+        call = read_or_refuse(wire, request)
+        if call is None:
+            continue
+        assert 0 <= call.input_tokens_counted <= call.input_tokens_bound
+        assert call.choices >= 1
+        lowered = wire.dialect.rewrite(call, request, Changes(output_tokens_max=1, model="other"))
+        if lowered is not None and operation.output == "tokens" and operation.name != "infer":
+            again = wire.dialect.parse_request(Request(operation, lowered, request.model), wire.media)
+            assert again.output_tokens_max is not None
+            assert again.output_tokens_max <= 1
+
+
+@given(wire=st.sampled_from(NATIVES), said=st.lists(documents(SAID), max_size=4), choices=st.integers(1, 3))
+def test_any_answer_is_read(wire: Wire, said: list[dict[str, Any]], choices: int) -> None:
+    """Nothing that an upstream makes up is an error of ours; bytes pass unchanged, and no count is below zero."""
+    for operation in wire.dialect.operations:
+        call = call_of(operation.name, choices=choices)
+        for document in (said, *said):
+            answer = wire.answer(call, document)
+            assert answer.output_tokens_counted >= 0
+            assert answer.usage is None or min(answer.usage.input_tokens, answer.usage.output_tokens) >= 0
+        if wire is TEI:
+            continue
+        stream = events(*said)
+        pieces, reader = wire.read(call, stream)
+        assert forwarded(pieces) == stream
+        assert all(piece.output_tokens >= 0 for piece in pieces)
+        for unsent in (pieces, ()):
+            assert reader.cut_by_length(Usage(input=1, output=1), unsent=unsent) is not None

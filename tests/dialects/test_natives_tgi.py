@@ -134,6 +134,7 @@ def test_attempts_that_are_not_shown() -> None:
     "details",
     [
         *([], 7, {}, {"generated_tokens": -1}, {"generated_tokens": "5"}, {"generated_tokens": 5, "best_of_sequences": [{}]}),
+        {"generated_tokens": 5, "best_of_sequences": 7},
         *({"generated_tokens": 5, "input_length": -2}, {"generated_tokens": 100_000_001}),
     ],
 )

@@ -11,7 +11,7 @@ from proxy.dialects import DIALECTS, Reader
 from proxy.domain import Answer, Call, Piece, Usage
 from proxy.errors import Refusal
 from tests.support.speech import WORDS
-from tests.support.speech_ollama import chat_lines, line, message, response, usage
+from tests.support.speech_ollama import CHAT, chat_lines, line, message, response, usage
 
 OLLAMA = DIALECTS["ollama"]
 NDJSON = "application/x-ndjson"
@@ -97,6 +97,15 @@ def test_the_last_line_reports_usage(reported: bytes, expected: Usage | None) ->
     pieces, reader = read(*chat_lines(WORDS, reported))
     assert (pieces[-1].usage, pieces[-1].last) == (expected, True)
     assert (reader.deltas, reader.ended, reader.failed, reader.usage_rejected) == (3, True, False, False)
+
+
+@pytest.mark.parametrize("kind", CHAT.absurd)
+def test_absurd_usage_is_flagged(kind: str) -> None:
+    """And nothing of it is believed, not even what is plausible beside it."""
+    reported = CHAT.usage(kind)
+    pieces, reader = read(*chat_lines(WORDS, reported))
+    assert (pieces[-1].usage, pieces[-1].last, reader.usage_rejected) == (None, True, True)
+    assert whole(line(message("x" * 17), ends="stop", usage=reported)) == Answer(None, 5, usage_rejected=True)
 
 
 def test_usage_never_falls() -> None:
@@ -225,7 +234,7 @@ def test_whole_answers(document: object, call: Call, expected: Answer) -> None:
 def test_models_are_listed_and_read_back() -> None:
     """In Ollama's shape, which this dialect reads of upstreams too."""
     body = OLLAMA.models_body(["llama3:8b", "qwen3"], created_s=1_700_000_000)
-    assert OLLAMA.read_models(body) == ["llama3:8b", "qwen3"]
+    assert OLLAMA.listing.read(body) == ["llama3:8b", "qwen3"]
     listed = json.loads(body)["models"][0]
     assert (listed["name"], listed["model"], listed["modified_at"]) == ("llama3:8b", "llama3:8b", "2023-11-14T22:13:20Z")
     assert json.loads(OLLAMA.model_body("llama3:8b", created_s=1_700_000_000)) == listed
@@ -234,7 +243,7 @@ def test_models_are_listed_and_read_back() -> None:
 @pytest.mark.parametrize("body", [b"", b"{}", b'{"models":[{}]}', b'{"models":[{"name":7}]}', b"\xff"])
 def test_an_unreadable_list_of_models_is_empty(body: bytes) -> None:
     """Whatever an upstream answers there."""
-    assert list(OLLAMA.read_models(body)) == []
+    assert list(OLLAMA.listing.read(body)) == []
 
 
 def test_the_upstreams_key_is_a_bearers() -> None:

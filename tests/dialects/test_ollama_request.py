@@ -62,7 +62,7 @@ def parse_or_refuse(operation: str, members: dict[str, Any]) -> Call | None:
         ("chat", Call("chat", "m", True, 1, None, 16 + 8 + 2, 4 + 1 + 3)),
         ("generate", Call("generate", "m", True, 1, None, 16 + 8 + 2, 4 + 1 + 3)),
         ("embed", Call("embed", "m", False, 1, 0, 16 + 4 + 2, 1, needs=(("input",),))),
-        ("embeddings", Call("embeddings", "m", False, 1, 0, 16 + 4 + 2, 1, needs=(("input",),))),
+        ("embeddings", Call("embeddings", "m", False, 1, 0, 16 + 4 + 2, 1, needs=(("input",),), reports_usage=False)),
         ("show", Call("show", "m", False, 1, 0, 0, 0)),
     ],
 )

@@ -101,7 +101,7 @@ def test_speech_in_events_counts_what_it_reports() -> None:
     pieces, reader = read(speech(), delta, done)
     assert [(piece.output_tokens, piece.last) for piece in pieces] == [(2, False), (0, True)]
     assert pieces[-1].usage == Usage(input=3, output=7, character=5)
-    assert (reader.ended, reader.failed, reader.usage_rejected) == (True, False, False)
+    assert (reader.deltas, reader.ended, reader.failed, reader.usage_rejected) == (1, True, False, False)
     assert b"".join(piece.data for piece in pieces) == delta + done
 
 
@@ -112,16 +112,17 @@ def test_speech_in_events_counts_what_it_reports() -> None:
 def test_a_transcript_is_priced_by_its_seconds_or_by_tokens(operation: str) -> None:
     """A WAV says how long it is; its tokens are the operator's rule, or fewer where the length allows no more."""
     call = parse(transcript(operation=operation, prompt="Names: Ann"))
-    assert (call.operation, call.model, call.stream, call.output_tokens_max, call.divisible) == (operation, "m", False, None, False)
+    assert (call.operation, call.model, call.stream, call.output_tokens_max, call.divisible) == (operation, "m", False, 448, False)
     assert call.units == Usage(milliseconds=2_000)
     assert call.needs == (("second",), ("input", "output"), ("audio_input", "output"))
     assert (call.input_tokens_bound, call.input_tokens_counted) == (16 + 10 + 64, 3 + 64)
 
 
 def test_the_operators_rule_bounds_the_tokens_of_a_long_recording() -> None:
-    """No recording counts more tokens than that; its seconds count all the same."""
+    """No recording counts more tokens than that; its seconds count all the same, and what can be said in them."""
     call = parse(transcript(b"ID3" + bytes(99_997)))
-    assert (call.units.milliseconds, call.input_tokens_bound) == (100_000, 16 + 2_000)
+    assert (call.units.milliseconds, call.input_tokens_bound, call.output_tokens_max) == (100_000, 16 + 2_000, 4 * 448)
+    assert parse(transcript(max_completion_tokens="9")).output_tokens_max == 9
 
 
 @pytest.mark.parametrize(

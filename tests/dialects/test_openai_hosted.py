@@ -14,7 +14,7 @@ from proxy.errors import Refusal
 from tests.dialects.test_openai_request import MEDIA, MINIMAL, OPENAI, parse, refusal, request_of
 from tests.dialects.test_openai_stream import event, read
 
-STORING = replace(MEDIA, stored_tokens=5_000)
+STORING = replace(MEDIA, stored_tokens=5_000, tool_use_tokens=700)
 REFERENCE = {"type": "item_reference", "id": "msg_1"}
 MESSAGE = {"role": "user", "content": "hi"}
 SEARCH = {"type": "web_search_2025_08_26"}
@@ -63,12 +63,13 @@ def test_what_cannot_be_bounded_stays_refused(members: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["web_search", "web_search_preview", "file_search", "code_interpreter"])
 def test_the_upstreams_own_tools_are_bounded_by_their_uses(kind: str) -> None:
-    """Each use may add so much input, with all before it read again; the row must price uses."""
+    """After each, all is read again, with what the uses before have added; the row must price uses."""
     call = parse_storing(tools=[{"type": kind}], max_tool_calls=3)
     without = parse("responses", tools=[{"type": "function", "name": kind}])
     assert (call.units, call.needs) == (Usage(tool_use=3), (("input", "output", "tool_use"),))
-    assert call.input_tokens_bound > 4 * (5_000 + PLAIN_BOUND)
-    assert call.input_tokens_counted < without.input_tokens_counted + 5_000 + 10
+    once = PLAIN_BOUND + len(json.dumps([{"type": kind}], separators=(",", ":")))
+    assert call.input_tokens_bound == 4 * once + (1 + 2 + 3) * 700
+    assert call.input_tokens_counted < without.input_tokens_counted
 
 
 @pytest.mark.parametrize(
@@ -90,7 +91,7 @@ def test_tools_without_a_bound_or_a_price_are_refused(members: dict[str, Any]) -
 
 def test_tools_are_refused_where_nothing_bounds_their_input_and_in_chats() -> None:
     """The operator has not said how much a use may add; a chat has no such tools."""
-    assert "stored_tokens" in (refusal("responses", tools=[SEARCH], max_tool_calls=1).hint or "")
+    assert "tool_use_tokens" in (refusal("responses", tools=[SEARCH], max_tool_calls=1).hint or "")
     refusal("chat", tools=[SEARCH], max_tool_calls=1)
 
 

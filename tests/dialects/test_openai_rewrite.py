@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS, Changes
-from proxy.dialects.document import edit_members
+from proxy.dialects.document import drop_member, edit_members
 from tests.dialects.test_openai_request import MINIMAL, parse_bytes, request_of
 
 OPENAI = DIALECTS["openai"]
@@ -136,3 +136,31 @@ def test_editing_members_changes_those_alone(
             assert json.dumps(value, separators=separators, ensure_ascii=ascii_only).encode() in edited
     if not changes:
         assert edited == body
+
+
+@given(st.dictionaries(st.text(max_size=4), JSON, min_size=1, max_size=6), st.integers(0, 5), SEPARATORS)
+def test_dropping_a_member_leaves_the_others_as_they_were(document: dict[str, Any], place: int, separators: tuple[str, str]) -> None:
+    """What is left is the object without it; a name that it does not have changes nothing."""
+    dropped = list(document)[place % len(document)]
+    body = json.dumps(document, separators=separators).encode()
+    if b"\\ud" in body:
+        return  # half a surrogate pair, which no answer that is edited can hold
+    left = {name: value for name, value in document.items() if name != dropped}
+    after = drop_member(body, dropped)
+    assert json.loads(after) == left
+    assert all(json.dumps(value, separators=separators).encode() in after for value in left.values())
+    assert drop_member(after, dropped) == after
+
+
+@pytest.mark.parametrize("operation", ["chat", "completions", "responses", "embeddings"])
+def test_an_alias_becomes_the_upstreams_own_name(operation: str) -> None:
+    """In its place, and nothing else changes."""
+    body = encoded(operation, model="fast", user="fast")
+    assert rewrite(operation, body, model='a "b"') == body.replace(b'"model": "fast"', b'"model": "a \\"b\\""')
+
+
+def test_the_maximum_that_is_added_is_one_that_the_upstreams_own_model_knows() -> None:
+    """Whatever the alias is called."""
+    body = rewrite("chat", encoded("chat", model="fast"), 7, model="gpt-5-mini")
+    assert body is not None
+    assert json.loads(body) == MINIMAL["chat"] | {"model": "gpt-5-mini", "max_completion_tokens": 7}

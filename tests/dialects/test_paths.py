@@ -117,7 +117,7 @@ def test_an_unknown_path_is_refused_with_a_hint(path: str, hint: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        *("/v1/files", "/v1/files/file-1/content", "/v1/batches", "/v1/fine_tuning/jobs", "/v1/uploads/u/parts", "/v1/assistants"),
+        *("/v1/fine_tuning/jobs", "/v1/uploads/u/parts", "/v1/assistants", "/v1/messages/batches"),
         *("/v1/threads/t/runs", "/v1/vector_stores", "/v1/videos", "/v1/containers", "/v1/evals/e/runs", "/v1/conversations"),
         *("/v1/realtime/client_secrets", "/v1/responses/resp_1", "/v1/chat/completions/c", "/v1/organization/usage"),
     ],

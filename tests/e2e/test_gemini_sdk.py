@@ -241,23 +241,25 @@ async def test_a_key_in_the_query_is_the_callers_and_stays_here(upstream: Script
     assert caller.key not in str(exchange.headers)
 
 
-async def test_an_array_that_is_cut_can_be_read_to_its_end(deployment: Deployment, upstream: ScriptedUpstream) -> None:
+@pytest.mark.parametrize(("words", "delivered"), [([WORD] * 3, 2), ([WORD * 9], 0)], ids=["after two", "before the first"])
+async def test_an_array_that_is_cut_can_be_read_to_its_end(
+    deployment: Deployment, upstream: ScriptedUpstream, words: list[str], delivered: int
+) -> None:
     """Its last element is the error, wherever it was cut."""
-    for words, held_tokens in (([WORD] * 3, 2), ([WORD * 9], 2)):
 
-        async def say(exchange: Exchange, words: list[str] = words) -> None:
-            await exchange.start(headers={"Content-Type": "application/json"})
-            for element in answers.elements(words):
-                await exchange.send(element)
-            await exchange.finish()
+    async def say(exchange: Exchange) -> None:
+        await exchange.start(headers={"Content-Type": "application/json"})
+        for element in answers.elements(words):
+            await exchange.send(element)
+        await exchange.finish()
 
-        upstream.automatic = say
-        caller = await deployment.open_account(f"0.{87 + held_tokens * 11:09}")
-        async with caller.post(STREAM, HELLO) as answer:
-            *elements, last = json.loads(await answer.read())
-        assert len(elements) == (2 if words[0] == WORD else 0)
-        assert last["compute_ledger"]["code"] == "insufficient_quota"
-        await caller.settled()
+    upstream.automatic = say
+    caller = await deployment.open_account("0.000000109")  # 87 for the input and 2 x 11 for as many tokens
+    async with caller.post(STREAM, HELLO) as answer:
+        *elements, last = json.loads(await answer.read())
+    assert len(elements) == delivered
+    assert last["compute_ledger"]["code"] == "insufficient_quota"
+    assert (await caller.settled()).spent_nanocredits == 27 + delivered * 7
 
 
 async def test_a_body_may_not_ask_for_more_than_the_path(upstream: ScriptedUpstream, caller: Caller) -> None:

@@ -16,10 +16,10 @@ import msgspec
 import pytest
 from yarl import URL
 
-from proxy.dialects import DIALECTS
+from proxy.dialects import DIALECTS, Operation
 from tests.support.deployment import Caller, Deployment
 from tests.support.scripted_upstream import Exchange, ScriptedUpstream
-from tests.support.speech import HELLO, Json
+from tests.support.speech import HELLO, Asked, Json, bearer
 from tests.support.speeches import SPEECHES
 
 pytestmark = [pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(60)]
@@ -30,6 +30,9 @@ AT_ONCE = 16
 
 METERED = """
 /v1/chat/completions /v1/completions /v1/responses /v1/embeddings
+/v1/audio/speech /v1/audio/transcriptions /v1/audio/translations
+/v1/images/generations /v1/images/edits /v1/images/variations
+/v1/moderations /v1/rerank /v1/score /score /classify /pooling
 /v1/messages
 /v1beta/models/{id}:generateContent /v1beta/models/{id}:streamGenerateContent
 /v1beta/models/{id}:embedContent /v1beta/models/{id}:batchEmbedContents
@@ -79,6 +82,22 @@ GET /api/tags
 """
 """Answered by the proxy itself: what the caller may use."""
 
+SOCKETS = """
+GET /v1/realtime
+"""
+"""Charged as long as they are open; without an upgrade to a socket they are refused as any other."""
+
+KEPT = """
+POST /v1/files
+GET /v1/files/{id}
+DELETE /v1/files/{id}
+GET /v1/files/{id}/content
+POST /v1/batches
+GET /v1/batches/{id}
+POST /v1/batches/{id}/cancel
+"""
+"""What an account keeps at the upstream: nobody else reaches it, and here nobody owns any; a batch is charged when it has run."""
+
 MESSAGES = [{"role": "user", "content": HELLO}]
 PARTS = {"parts": [{"text": HELLO}]}
 BODIES: Mapping[str, Json] = {
@@ -100,6 +119,9 @@ BODIES: Mapping[str, Json] = {
     "/tokenize": {"content": HELLO},
     "/detokenize": {"tokens": [1]},
     "/apply-template": {"messages": MESSAGES},
+    "/score": {"text_1": HELLO, "text_2": HELLO},
+    "/classify": {"input": HELLO},
+    "/pooling": {"input": HELLO},
     "/": {"inputs": HELLO},
     "/generate": {"inputs": HELLO},
     "/generate_stream": {"inputs": HELLO},
@@ -143,26 +165,28 @@ def listed(names: Path) -> Iterator[Endpoint]:
             yield from (Endpoint(method, line.split()[0]) for method in METHODS)
 
 
-def body_for(endpoint: Endpoint) -> bytes:
+def request_for(endpoint: Endpoint) -> Asked:
     """A request that an upstream would take; for what is not served, one that most of its API would."""
+    if endpoint.method[0] != "P":
+        return Asked(endpoint.named, b"")
     for speech in SPEECHES:
-        path, body, _ = speech.asked(stream=speech.whole is None)
+        path, body, headers = speech.asked(stream=speech.whole is None)
         if path.partition("?")[0] == endpoint.named and not speech.alone:
-            return body if isinstance(body, bytes) else msgspec.json.encode(body)
+            return Asked(endpoint.named, body, headers)
     method = ":" + endpoint.path.rpartition(":")[2]  # of Gemini, whose paths end in one
     document = BODIES.get(endpoint.path) or BODIES.get(method)
-    return msgspec.json.encode(document or {"model": "tiny", "messages": MESSAGES, "input": HELLO, "prompt": HELLO})
+    return Asked(endpoint.named, document or {"model": "tiny", "messages": MESSAGES, "input": HELLO, "prompt": HELLO})
 
 
 async def ask(
-    caller: Caller, method: str, path: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+    caller: Caller, method: str, asked: Asked, credential: Mapping[str, str] | None = None
 ) -> tuple[aiohttp.ClientResponse, bytes]:
     """A request just as it is written, and its answer."""
-    if headers is None:
-        headers = {"Authorization": f"Bearer {caller.key}", "Content-Type": "application/json"}
-    deployment = caller.deployment
-    url = URL(deployment.proxy_url + path, encoded=True)
-    async with deployment.client.request(method, url, data=body or None, headers=headers, allow_redirects=False) as answer:
+    body = asked.body if isinstance(asked.body, bytes) else msgspec.json.encode(asked.body)
+    credential = bearer(caller.key) if credential is None else credential
+    headers = {"Content-Type": "application/json", **credential, **asked.headers}
+    url = URL(caller.deployment.proxy_url + asked.path, encoded=True)
+    async with caller.deployment.client.request(method, url, data=body or None, headers=headers, allow_redirects=False) as answer:
         return answer, await answer.read()
 
 
@@ -191,17 +215,17 @@ async def upstream_that_answers(exchange: Exchange) -> None:
     await exchange.answer(b"[]" if ":stream" in exchange.raw_path else b"{}")
 
 
-async def check_all_refused(deployment: Deployment, upstream: ScriptedUpstream, requests: Iterable[tuple[str, str, bytes]]) -> None:
+async def check_all_refused(deployment: Deployment, upstream: ScriptedUpstream, requests: Iterable[tuple[str, Asked]]) -> None:
     """Each is a 4xx with a reason that its client can read, nothing reaches the upstream, and nothing is spent."""
     upstream.automatic = upstream_that_answers
     caller = await deployment.open_account("1")
     free = asyncio.Semaphore(AT_ONCE)
 
-    async def check(method: str, path: str, body: bytes) -> None:
+    async def check(method: str, asked: Asked) -> None:
         async with free:
-            answer, said = await ask(caller, method, path, body)
-        assert 400 <= answer.status < 500, (method, path, answer.status, said)
-        assert method == "HEAD" or reason_in(path, said), (method, path, said)
+            answer, said = await ask(caller, method, asked)
+        assert 400 <= answer.status < 500, (method, asked.path, answer.status, said)
+        assert method == "HEAD" or reason_in(asked.path, said), (method, asked.path, said)
 
     async with asyncio.TaskGroup() as group:
         for request in requests:
@@ -219,17 +243,29 @@ async def test_what_is_not_served_is_refused(deployment: Deployment, upstream: S
     """By every method, each path of an API that nobody serves here is a 4xx in its dialect's shape, and goes nowhere."""
     refused = [endpoint for endpoint in listed(names) if endpoint not in SERVED]
     assert len(refused) > len(METHODS)
-    await check_all_refused(deployment, upstream, ((e.method, e.named, body_for(e) if e.method[0] == "P" else b"") for e in refused))
+    await check_all_refused(deployment, upstream, ((endpoint.method, request_for(endpoint)) for endpoint in refused))
+
+
+def kind_of(operation: Operation) -> str:
+    if operation.kept or operation.socket:
+        return "kept" if operation.kept else "socket"
+    return "answered" if not operation.forwarded else "free" if operation.free else "metered"
 
 
 async def test_every_operation_is_listed() -> None:
-    """Each operation of each dialect stands above as what it is: charged, free on purpose, or answered by the proxy."""
-    found: dict[str, set[Endpoint]] = {"metered": set(), "free": set(), "answered": set()}
-    for dialect in DIALECTS.values():
-        for operation in dialect.operations:
-            kind = "answered" if not operation.forwarded else "free" if operation.free else "metered"
-            found[kind].add(Endpoint(operation.method, operation.path.replace("{model}", "{id}")))
-    assert found == {"metered": SERVED_METERED, "free": SERVED_FREE, "answered": SERVED_ANSWERED}
+    """Each operation of each dialect stands above as what it is: charged, free on purpose, answered by the proxy, a socket, or kept."""
+    listed: dict[str, set[Endpoint]] = {
+        "metered": SERVED_METERED,
+        "free": SERVED_FREE,
+        "answered": SERVED_ANSWERED,
+        "socket": _endpoints(SOCKETS),
+        "kept": _endpoints(KEPT),
+    }
+    found: dict[str, set[Endpoint]] = {kind: set() for kind in listed}
+    for operation in (operation for dialect in DIALECTS.values() for operation in dialect.operations):
+        found[kind_of(operation)].add(Endpoint(operation.method, operation.path.replace("{model}", "{id}")))
+    for kind, endpoints in listed.items():
+        assert found[kind] == endpoints, kind
 
 
 @rows(SERVED_METERED)
@@ -237,7 +273,7 @@ async def test_metered(deployment: Deployment, upstream: ScriptedUpstream, endpo
     """It reaches the upstream once, under its own path, and costs something even where the upstream says nothing of usage."""
     upstream.automatic = upstream_that_answers
     caller = await deployment.open_account("1")
-    _, said = await ask(caller, endpoint.method, endpoint.named, body_for(endpoint))
+    _, said = await ask(caller, endpoint.method, request_for(endpoint))
     assert [(e.method, e.raw_path.partition("?")[0]) for e in upstream.received] == [(endpoint.method, endpoint.named)], said
     assert (await caller.settled()).spent_nanocredits > 0
 
@@ -247,7 +283,7 @@ async def test_metered_costs_more_than_nothing_is_left(deployment: Deployment, u
     """Without a budget it is refused, in its dialect's shape, and goes nowhere."""
     upstream.automatic = upstream_that_answers
     caller = await deployment.open_account("0")
-    answer, said = await ask(caller, endpoint.method, endpoint.named, body_for(endpoint))
+    answer, said = await ask(caller, endpoint.method, request_for(endpoint))
     assert (answer.status, bool(reason_in(endpoint.path, said))) == (402, True)
     assert upstream.received == []
 
@@ -257,7 +293,7 @@ async def test_free_on_purpose(deployment: Deployment, upstream: ScriptedUpstrea
     """It reaches the upstream once, also of an account that has nothing, and costs nothing."""
     upstream.automatic = upstream_that_answers
     caller = await deployment.open_account("0")
-    answer, said = await ask(caller, endpoint.method, endpoint.named, body_for(endpoint) if endpoint.method == "POST" else b"")
+    answer, said = await ask(caller, endpoint.method, request_for(endpoint))
     assert (answer.status, said) == (200, b"{}")
     assert [(e.method, e.raw_path) for e in upstream.received] == [(endpoint.method, endpoint.named)]
     assert (await caller.settled()).spent_nanocredits == 0
@@ -268,7 +304,7 @@ async def test_answered_by_the_proxy(deployment: Deployment, upstream: ScriptedU
     """It names the models that the caller may use, and the upstream is asked for no more than its own list."""
     upstream.automatic = upstream_that_answers
     caller = await deployment.open_account("0")
-    answer, said = await ask(caller, endpoint.method, endpoint.named)
+    answer, said = await ask(caller, endpoint.method, request_for(endpoint))
     assert (answer.status, b"tiny" in said) == (200, True)
     assert {exchange.method for exchange in upstream.received} <= {"GET"}
 
@@ -279,8 +315,7 @@ async def test_nothing_is_served_without_a_key(deployment: Deployment, upstream:
     upstream.automatic = upstream_that_answers
     caller = await deployment.open_account("1")
     for endpoint in sorted(SERVED):
-        body = body_for(endpoint) if endpoint.method == "POST" else b""
-        answer, said = await ask(caller, endpoint.method, endpoint.named, body, {"Content-Type": "application/json", **credential})
+        answer, said = await ask(caller, endpoint.method, request_for(endpoint), credential)
         assert (answer.status, bool(reason_in(endpoint.path, said))) == (401, True), endpoint
     assert upstream.received == []
 
@@ -306,4 +341,46 @@ async def test_odd_spellings(deployment: Deployment, upstream: ScriptedUpstream)
     """No other spelling of a path that is charged passes it by: each is refused, or is another path that is itself served."""
     served = {endpoint.named for endpoint in SERVED}
     spelt = sorted((e, odd) for e in SERVED_METERED for odd in set(odd_spellings(e.named)) if odd.rstrip("?") not in served)
-    await check_all_refused(deployment, upstream, ((e.method, odd, body_for(e)) for e, odd in spelt))
+    await check_all_refused(deployment, upstream, ((e.method, request_for(e)._replace(path=odd)) for e, odd in spelt))
+
+
+async def test_no_other_socket_opens(deployment: Deployment, upstream: ScriptedUpstream) -> None:
+    """A request to become a socket is refused wherever none is served."""
+    served = {endpoint.path for endpoint in SERVED | _endpoints(SOCKETS) if endpoint.method == "GET"}
+    paths = {endpoint.path for names in LISTS for endpoint in listed(names)} - served
+    upgrade = {"Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13", "Sec-WebSocket-Key": "A" * 22 + "=="}
+    asked = (Asked(Endpoint("GET", path).named, b"", upgrade) for path in sorted(paths))
+    await check_all_refused(deployment, upstream, (("GET", request) for request in asked))
+
+
+TARGETS = (
+    "POST http://elsewhere/v1/chat/completions",
+    "POST {url}/v1/chat/completions",
+    "POST v1/chat/completions",
+    "POST *",
+    "OPTIONS *",
+    "CONNECT elsewhere:443",
+    "TRACE /v1/chat/completions",
+    "PROPFIND /v1/chat/completions",
+    "post /v1/chat/completions",
+    "POST /v1/chat/completions#x",
+    "POST /v1/chat\x00/completions",
+    "POST /v1/chät/completions",
+)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+async def test_odd_targets(deployment: Deployment, upstream: ScriptedUpstream, target: str) -> None:
+    """What no client would send is refused or not answered at all, and the upstream never hears of it."""
+    upstream.automatic = upstream_that_answers
+    caller = await deployment.open_account("1")
+    url = URL(deployment.proxy_url)
+    body = msgspec.json.encode(request_for(Endpoint("POST", "/v1/chat/completions")).body)
+    head = f"Host: {url.authority}\r\nAuthorization: Bearer {caller.key}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    writer.write(f"{target.format(url=url)} HTTP/1.1\r\n{head}".encode() + body)
+    said = await reader.read()
+    writer.close()
+    assert not said or 400 <= int(said.split(b" ", 2)[1]) < 600, said
+    assert upstream.received == []
+    assert (await caller.settled()).spent_nanocredits == 0

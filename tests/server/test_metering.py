@@ -53,10 +53,12 @@ def word(tokens: int = 1, data: bytes = b"w") -> Piece:
         ({"stream": False}, 1000, 1),
         ({"stream": False, "output_tokens_max": 50, "choices": 4}, 200, 4),
         ({"stream": False, "output_tokens_max": 0}, 0, 0),
+        ({"stream": False, "output_tokens_max": 50, "choices": 4, "divisible": False}, 200, 200),
+        ({"stream": True, "output_tokens_max": 50, "divisible": False}, 10, 1),
     ],
 )
 def test_estimates(members: dict[str, Any], want_tokens: int, least_tokens: int) -> None:
-    """A stream wants a slice, a whole answer all that it may become; one token is the least (of each answer, if whole)."""
+    """A stream wants a slice, a whole answer all that it may become; one token is the least (of each answer, if whole), or all of it."""
     made = estimate(call(**members), PRICE, slice_tokens=10, output_tokens_max=1000)
     assert made.want_nanocredits == 100 + 4 * want_tokens
     assert made.least_nanocredits == 100 + 4 * least_tokens

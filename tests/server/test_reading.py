@@ -125,8 +125,8 @@ CHUNKED = b"%x\r\n%s\r\n0\r\n\r\n" % (len(BODY), BODY)
         (request(method="OPTIONS", target="*", body=None), 400, "invalid_request"),
         (request(target="/v1/chat/completions/"), 404, "unknown_path"),
         (request(target="/V1/chat/completions"), 404, "unknown_path"),
-        (request(target="/v1/files"), 404, "unknown_path"),
-        (request(target="/v1/batches"), 404, "unknown_path"),
+        (request(target="/v1/vector_stores"), 404, "unknown_path"),
+        (request(target="/v1/fine_tuning/jobs"), 404, "unknown_path"),
         (request(target="/nothing"), 404, "unknown_path"),
         (request(target="/admin/v1/accounts"), 404, "unknown_path"),
         # methods

@@ -7,12 +7,15 @@ charge in a test can be worked out by hand and no two mistakes look alike.
 from __future__ import annotations
 
 import contextlib
+import json
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.support.deployment import Deployment, serving
 from tests.support.scripted_upstream import ScriptedUpstream
 from tests.support.speech import Speech
+from tests.support.speeches import SPEECHES
 
 TOKENS = """input = "0.003"
 cached_input = "0.002"
@@ -58,24 +61,28 @@ MODELS = {
 """Each model is an upstream of its own, named after it, with these settings."""
 
 
-def upstreams(scripted: ScriptedUpstream, *, closed: int, dialect: str | None = None, models: Sequence[str] = tuple(MODELS)) -> str:
-    """The upstreams of these models, speaking every dialect or one; what names no model means the first."""
+def upstreams(scripted: ScriptedUpstream, *, closed: int, models: Sequence[str], dialects: Sequence[str]) -> str:
+    """The upstreams of these models, speaking these dialects, or every one; what names no model means the first."""
     tables = []
     for name in models:
         served = ", ".join(f'"{family}{name}"' for family in FAMILIES)
         address = f"http://127.0.0.1:{closed}" if name == "closed" else scripted.base_url
         slash = "/" if name == "impatient" else ""  # operators write it or not
         table = ["[[upstream]]", f'name = "{name}"', f'base_url = "{address}{slash}"', f"models = [{served}]", MODELS[name]]
-        table += ([f'dialects = ["{dialect}"]'] if dialect else []) + ([f'default_model = "{name}"'] if name == models[0] else [])
+        table += [f"dialects = {json.dumps(dialects)}"] if dialects else []
+        table += [f'default_model = "{name}"'] if name == models[0] else []
         tables.append("\n".join(table))
     return "\n\n".join(tables)
 
 
 class Deployments:
-    """The proxies of a session: one for all, and others where a dialect must be alone or cannot name a model, each started when needed."""
+    """The proxies of a session: one for all, and others for what cannot be reached in it, each started when it is needed.
+
+    Those are dialects whose paths are also others', and models that an API cannot name.
+    """
 
     def __init__(self, directory: Path, scripted: ScriptedUpstream, *, closed: int, started: contextlib.AsyncExitStack) -> None:
-        self.running: dict[tuple[str | None, Sequence[str]], Deployment] = {}
+        self.running: dict[tuple[bool, Sequence[str]], Deployment] = {}
         self._directory = directory
         self._scripted = scripted
         self._closed = closed
@@ -83,13 +90,13 @@ class Deployments:
 
     async def serving(self, speech: Speech | None = None, model: str = "tiny") -> Deployment:
         """The proxy in which this operation reaches this model."""
-        dialect = speech.dialect if speech and speech.alone else None
+        alone = speech is not None and speech.alone
         models = (model,) if speech and not speech.names_model and model != "tiny" else tuple(MODELS)
-        running = self.running.get((dialect, models))
+        running = self.running.get((alone, models))
         if running is None:
-            directory = self._directory / str(len(self.running))
-            directory.mkdir()
-            tables = upstreams(self._scripted, closed=self._closed, dialect=dialect, models=models)
+            directory = Path(tempfile.mkdtemp(dir=self._directory))
+            dialects = sorted({speech.dialect for speech in SPEECHES if speech.alone}) if alone else []
+            tables = upstreams(self._scripted, closed=self._closed, models=models, dialects=dialects)
             proxy = serving(directory, f"{tables}\n{PRICES}", workers=1 if self.running else 2)
-            running = self.running[dialect, models] = await self._started.enter_async_context(proxy)
+            running = self.running[alone, models] = await self._started.enter_async_context(proxy)
         return running

@@ -38,6 +38,8 @@ class HoldState:
     spent: int = 0
     sequence: int = 0
     sequence_want: int | None = None
+    extended: int = 0
+    """The largest spent that an extension has said."""
     state: Literal["open", "settled", "voided", "expired"] = "open"
     overrun: int = 0
     settled_with: tuple[int, int] | None = None
@@ -101,7 +103,9 @@ class ModelLedger:
             return None
         if sequence == hold.sequence and want_nanocredits != hold.sequence_want:
             raise Conflict(f"extension {sequence} of hold {hold_id} was asked for with another amount")
-        self._debit(hold, spent_nanocredits)
+        is_news = sequence > hold.sequence or spent_nanocredits > hold.extended
+        self._debit(hold, spent_nanocredits if is_news else 0)
+        hold.extended = max(hold.extended, spent_nanocredits)
         if sequence > hold.sequence:
             hold.sequence, hold.sequence_want = sequence, want_nanocredits
             if want_nanocredits > 0 and all(level.status == "active" for level in self._on(hold.path)):

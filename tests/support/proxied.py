@@ -23,6 +23,7 @@ from proxy.metrics import Metrics
 from proxy.server.handler import Proxy
 from proxy.server.listener import Listener
 from proxy.server.upstream import Endpoint
+from tests.support.model_batches import ModelBatches
 from tests.support.model_ledger import ModelLedger
 
 KEY = "cl-" + "k" * 43
@@ -106,12 +107,23 @@ class Proxied:
     """What a test needs at hand."""
 
     def __init__(
-        self, proxy: Proxy, port: int, ledger: Breakable, model: ModelLedger, book: Book, metrics: Metrics, client: aiohttp.ClientSession
+        self,
+        proxy: Proxy,
+        port: int,
+        ledger: Breakable,
+        model: ModelLedger,
+        batches: ModelBatches,
+        clock: Clock,
+        book: Book,
+        metrics: Metrics,
+        client: aiohttp.ClientSession,
     ) -> None:
         self.proxy = proxy
         self.port = port
         self.ledger = ledger
         self.model = model
+        self.batches = batches
+        self.clock = clock
         self.book = book
         self.metrics = metrics
         self.client = client
@@ -189,7 +201,17 @@ async def proxied(
     async with AsyncExitStack() as stack:
         backlog = await stack.enter_async_context(Backlog(directory, observe=metrics.backlog_changed))
         endpoints = [await stack.enter_async_context(Endpoint(section, api_key=UPSTREAM_KEY)) for section in configured.upstream]
-        proxy = Proxy(configured, endpoints=endpoints, ledger=ledger, directory=book, backlog=backlog, metrics=metrics, now_ms=clock)
+        batches = ModelBatches(clock)
+        proxy = Proxy(
+            configured,
+            endpoints=endpoints,
+            ledger=ledger,
+            directory=book,
+            backlog=backlog,
+            batches=batches,
+            metrics=metrics,
+            now_ms=clock,
+        )
         runner = web.ServerRunner(Listener(proxy.handle, configured.listen), shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -198,7 +220,7 @@ async def proxied(
         client = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False))
         jobs = asyncio.ensure_future(_jobs(proxy))
         try:
-            yield Proxied(proxy, runner.addresses[0][1], ledger, model, book, metrics, client)
+            yield Proxied(proxy, runner.addresses[0][1], ledger, model, batches, clock, book, metrics, client)
             await proxy.drain(timeout_s=0)
         finally:
             jobs.cancel()

@@ -69,7 +69,7 @@ class Speech:
     names_model: bool = True
     """False where the API has no place for a model, so that each model needs an upstream, and a proxy, of its own."""
     alone: bool = False
-    """Whether its paths are other dialects' too, so that it needs a proxy whose upstreams speak nothing else."""
+    """Whether its paths are other dialects' too, so that it needs the proxy of such dialects alone."""
 
     # --- asking ------------------------------------------------------------------------------------------------------------
     ask: Callable[[str, bool], Asked]

@@ -25,7 +25,7 @@ _ABSURD: dict[str, bytes] = {
     "a number": b"17",
     "empty": b"{}",
 }
-ABSURD_INPUT = ("negative", "a string", "more details than total", "a list", "a number", "empty")
+_ABSURD_INPUT = ("negative", "a string", "more details than total", "a list", "a number", "empty")
 """Those whose input is absurd: embeddings have no other."""
 
 
@@ -117,7 +117,7 @@ EMBEDDINGS = _openai(
     whole=lambda text, usage: answers.embeddings(1, usage=usage),
     bill=lambda inputs, outputs: answers.embeddings_usage(inputs),
     usages={"details": {**answers.embeddings_usage(12), "prompt_tokens_details": {"cached_tokens": 4}}},
-    absurd={kind: usage for kind, usage in absurd_usages(b"prompt_tokens", b"completion_tokens").items() if kind in ABSURD_INPUT},
+    absurd={kind: usage for kind, usage in absurd_usages(b"prompt_tokens", b"completion_tokens").items() if kind in _ABSURD_INPUT},
     charges={
         "present": Charge(None, 36),  # 12 x 3
         "details": Charge(None, 32),  # 8 x 3 + 4 x 2

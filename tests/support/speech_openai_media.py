@@ -16,9 +16,11 @@ from tests.support.speech import GENERATED, HELLO, MISSING, Asked, Charge, Json,
 from tests.support.speech_openai import absurd_usages, refusal_code
 
 _BOUNDARY: Final = "b0undary"
-_FORM: Final = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
+FORM: Final = {"Content-Type": f"multipart/form-data; boundary={_BOUNDARY}"}
 TWO_SECONDS: Final = struct.pack("<4sI4s4sIHHIIHH4sI", b"RIFF", 0, b"WAVE", b"fmt ", 16, 1, 1, 50, 100, 2, 16, b"data", 200) + bytes(200)
 """A WAV of 50 samples to the second."""
+_ONE_ABSURD: Final = {"negative": absurd_usages(b"input_tokens", b"output_tokens")["negative"]}
+"""For operations that are read like another one that has them all."""
 _ERROR = {"type": "error", "code": "overloaded", "message": "busy"}
 
 
@@ -28,7 +30,7 @@ def form(path: str, file: str, content: bytes, **fields: str) -> Asked:
         f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode() for name, value in fields.items()
     ]
     head = f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="{file}"; filename="a"\r\n\r\n'.encode()
-    return Asked(path, b"".join((*parts, head, content, f"\r\n--{_BOUNDARY}--\r\n".encode())), _FORM)
+    return Asked(path, b"".join((*parts, head, content, f"\r\n--{_BOUNDARY}--\r\n".encode())), FORM)
 
 
 def usage(inputs: int, outputs: int, **details: Json) -> Json:
@@ -117,6 +119,7 @@ TRANSLATIONS = _transcript(
     name="openai-translations",
     ask=_ask_transcript("/v1/audio/translations"),
     events=None,
+    absurd=_ONE_ABSURD,
     charges={kind: Charge(None, whole) for kind, (_, whole) in _more({**GENERATED, MISSING: Charge(None, 220)}, 62).items()},
 )
 
@@ -155,6 +158,7 @@ _DRAWN_AFTER: Final = {kind: Charge(None, whole) for kind, (_, whole) in _DRAWN.
 EDITS = _image(
     name="openai-edits",
     ask=lambda model, stream: form("/v1/images/edits", "image", b"PNG", model=model, prompt=HELLO),
+    absurd=_ONE_ABSURD,
     charges={**_DRAWN_AFTER, MISSING: Charge(None, 68_285)},  # (2 + 8,192) x 3 + 23 + 6,240 x 7
     input_nanocredits=24_605,  # (2 + 8,192) x 3 + 23
     held_nanocredits=24_662,  # (5 + 8,192 + 16) x 3 + 23
@@ -162,6 +166,7 @@ EDITS = _image(
 VARIATIONS = _image(
     name="openai-variations",
     ask=lambda model, stream: form("/v1/images/variations", "image", b"PNG", model=model),
+    absurd=_ONE_ABSURD,
     charges={**_DRAWN_AFTER, MISSING: Charge(None, 68_279)},  # 8,192 x 3 + 23 + 6,240 x 7
     input_nanocredits=24_599,  # 8,192 x 3 + 23
     held_nanocredits=24_647,  # (8,192 + 16) x 3 + 23

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from tests.support import openai_answers as answers
 from tests.support.speech import HELLO, MISSING, Asked, Charge, Json, Speech
-from tests.support.speech_openai import ABSURD_INPUT, absurd_usages, refusal_code
+from tests.support.speech_openai import absurd_usages, refusal_code
 
 _USED: Final = {"present": Charge(None, 36), "none used": Charge(None, 0), "below words": Charge(None, 36)}
 """12 x 3."""
@@ -29,7 +29,7 @@ def _speech(name: str, path: str, body: Json, answer: Json, **members: Any) -> S
         error=answers.error("no"),
         refusal_code=refusal_code,
         bill=_total,
-        absurd={kind: usage for kind, usage in absurd_usages(b"prompt_tokens", b"completion_tokens").items() if kind in ABSURD_INPUT},
+        absurd={"negative": absurd_usages(b"prompt_tokens", b"completion_tokens")["negative"]},
     )(
         name=name,
         ask=lambda model, stream: Asked(path, {"model": model, **body}),
