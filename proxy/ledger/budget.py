@@ -6,11 +6,11 @@ domain types or refusals. Decides nothing about amounts: that is the scripts' al
 
 from __future__ import annotations
 
+from struct import Struct
 from typing import Any
 
 from proxy.domain import (
     AMOUNT_MAX_NANOCREDITS,
-    AccountId,
     Grant,
     Hold,
     Limit,
@@ -31,6 +31,9 @@ GRANTS_MAX = 256
 """Unfinished grants of one account."""
 PRIORITY_MAX = 1_000_000
 
+_two, _three, _four = (Struct(f"<{count}d").pack for count in (2, 3, 4))
+"""The numbers of a verb on a hold, as the scripts take them: exact, because they are whole and below 2^53."""
+
 
 class RedisLedger:
     """One process's way to the budgets."""
@@ -46,48 +49,35 @@ class RedisLedger:
 
     async def hold(self, path: Path, hold_id: str, *, want_nanocredits: int, least_nanocredits: int) -> Hold:
         _check_amounts(least_nanocredits, want_nanocredits, most=want_nanocredits)
-        arguments = {"id": hold_id, "want": want_nanocredits, "least": least_nanocredits, "ttl_ms": self.hold_ttl_ms}
-        reply = await self._verbs.on_hold("hold", path, hold_id, arguments)
+        numbers = _three(want_nanocredits, least_nanocredits, self.hold_ttl_ms)
+        reply = await self._verbs.on_hold("hold", path, hold_id, numbers)
         if reply[0] == "INSUFFICIENT" and reply[8]:  # holds are overdue: what they keep may be what is missing
             await self._sweeper.expire_root(path[0])
-            reply = await self._verbs.on_hold("hold", path, hold_id, arguments)
+            reply = await self._verbs.on_hold("hold", path, hold_id, numbers)
         if reply[0] == "INSUFFICIENT":
             raise _insufficient(path, reply, needed_nanocredits=least_nanocredits)
         return Hold(hold_id, path, reply[2], self._tightest(path, reply[3:]))
 
     async def debit(self, path: Path, hold_id: str, *, spent_nanocredits: int) -> bool:
         _check_amounts(spent_nanocredits)
-        arguments = {"id": hold_id, "spent": spent_nanocredits, "ttl_ms": self.hold_ttl_ms}
-        reply = await self._verbs.on_hold("debit", path, hold_id, arguments)
+        reply = await self._verbs.on_hold("debit", path, hold_id, _two(spent_nanocredits, self.hold_ttl_ms))
         return bool(reply[0] == "OK")
 
     async def extend(self, path: Path, hold_id: str, *, sequence: int, spent_nanocredits: int, want_nanocredits: int) -> Hold | None:
         _check_amounts(spent_nanocredits, want_nanocredits)
         _check_amounts(sequence, least=1)
-        arguments = {
-            "id": hold_id,
-            "sequence": sequence,
-            "spent": spent_nanocredits,
-            "want": want_nanocredits,
-            "ttl_ms": self.hold_ttl_ms,
-        }
-        reply = await self._verbs.on_hold("extend", path, hold_id, arguments)
+        numbers = _four(sequence, spent_nanocredits, want_nanocredits, self.hold_ttl_ms)
+        reply = await self._verbs.on_hold("extend", path, hold_id, numbers)
         return None if reply[0] == "GONE" else Hold(hold_id, path, reply[2], self._tightest(path, reply[3:]))
 
     async def settle(self, path: Path, hold_id: str, *, spent_nanocredits: int, overrun_nanocredits: int = 0, memo: str = "") -> Settlement:
         _check_amounts(spent_nanocredits, overrun_nanocredits)
-        arguments = {
-            "id": hold_id,
-            "spent": spent_nanocredits,
-            "overrun": overrun_nanocredits,
-            "memo": memo,
-            "asked": f"{spent_nanocredits} {overrun_nanocredits}",
-            "keep_ms": ENDED_MS,
-        }
-        return _settlement(hold_id, await self._verbs.on_hold("settle", path, hold_id, arguments))
+        numbers = _three(spent_nanocredits, overrun_nanocredits, ENDED_MS)
+        reply = await self._verbs.on_hold("settle", path, hold_id, numbers, memo)
+        return _settlement(hold_id, reply)
 
     async def void(self, path: Path, hold_id: str) -> Settlement:
-        reply = await self._verbs.on_hold("void", path, hold_id, {"id": hold_id, "keep_ms": ENDED_MS})
+        reply = await self._verbs.on_hold("void", path, hold_id, _two(ENDED_MS, 0))
         return _settlement(hold_id, reply)
 
     # --- credits ---------------------------------------------------------------------------------------------------------------
@@ -193,7 +183,7 @@ class RedisLedger:
             reply = await self._verbs.operate("grant", target, f"{operation_id}:{n // 2}", arguments)
             if reply[0] in ("TOO_MANY", "TOO_MUCH"):
                 raise _too_many_grants(target)
-        await self._verbs.run("deliver", (AccountId(root),), keys.of_operation(root, operation_id), {"id": operation_id})
+        await self._verbs.delivered(root, operation_id)
 
     async def set_limits(self, path: Path, operation_id: str, *, limits: tuple[Limit, ...] | None) -> None:
         await self._verbs.operate("set_limits", path, operation_id, {"limits": records.encode_limits(limits)})

@@ -25,7 +25,7 @@ from proxy.ledger import keys, records
 from proxy.ledger.audit_log import AuditLog
 from proxy.ledger.book import Book
 from proxy.ledger.changes import PAGE_MAX, REMEMBERED_MS, Page, digest
-from proxy.ledger.engine import Engine
+from proxy.ledger.engine import Call, Engine
 
 CACHE_MAX = 100_000
 
@@ -186,18 +186,9 @@ class Directory(Book, AuditLog):
 
     async def _operate(self, verb: str, path: Path, operation_id: str, arguments: dict[str, Any]) -> list[Any]:
         """One settings verb on the last account of a path."""
-        reply = await self._engine.run(
-            verb,
-            [*keys.of_operation(path[0], operation_id), *keys.levels(path)],
-            {
-                "levels": [[account, -1, []] for account in path],
-                "id": operation_id,
-                "digest": digest(verb, path, arguments),
-                "keep_ms": REMEMBERED_MS,
-                **arguments,
-            },
-            durable=True,
-        )
+        values = (operation_id, digest(verb, path, arguments), REMEMBERED_MS, records.pack(arguments))
+        call = Call.on(keys.behind_operation(path), records.pack_levels(path))
+        reply = await self._engine.run(verb, keys.operation(path[0], operation_id), call, values, durable=True)
         if reply[0] == "CONFLICT":
             raise Conflict(f"the id {operation_id!r} was used before with other arguments")
         if reply[0] == "UNKNOWN":
@@ -216,20 +207,16 @@ class Directory(Book, AuditLog):
         reply = await self.raw_snapshot(path)
         levels = []
         for n in range(len(path)):
-            fields = records.pairs(reply[3 + 2 * n])
-            if "status" not in fields:
+            balance, fields, grants = records.read_level(reply, n)
+            if balance is None:
                 raise Refusal("account_not_found", f"there is no account {path[n]!r}", account=path[n])
             plan = await self._known_plan(fields["plan"].decode())
-            levels.append(records.read_account(path[: n + 1], fields, records.pairs(reply[4 + 2 * n]), plan, self._engine.now_ms()))
+            levels.append(records.read_account(path[: n + 1], fields, balance, grants, plan, self._engine.now_ms()))
         return reply[2].decode(), tuple(levels)
 
     async def raw_snapshot(self, path: Path) -> list[Any]:
-        root = path[0]
-        return await self._engine.run(
-            "audit",
-            [keys.of_root(root, "-"), keys.of_root(root, keys.DEADLINES), keys.of_root(root, keys.JOURNAL), *keys.levels(path)],
-            {"levels": [[account, -1, []] for account in path]},
-        )
+        call = Call.on(keys.behind_operation(path), records.pack_levels(path))
+        return await self._engine.run("audit", keys.of_root(path[0], "-"), call, ("-",))
 
     async def accounts(
         self,

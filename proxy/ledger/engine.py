@@ -9,13 +9,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
-
-import msgspec
 
 from proxy.errors import LedgerUnavailable
 from proxy.ledger import scripts
-from proxy.ledger.wire import Connect, ConnectionLost, ServerError, Wire
+from proxy.ledger.wire import Connect, ConnectionLost, ServerError, Wire, packed
 
 NOT_CARRIED_OUT = frozenset({"LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "NOREPLICAS"})
 """Answers that say: not now, nothing was done."""
@@ -25,9 +24,19 @@ FSYNC_WAIT_MS = 2_000
 Observe = Callable[[str, float], None]
 Command = tuple[str | bytes | int, ...]
 Load = tuple[str | bytes, ...]
-"""The command that loads what a call runs; empty where there is nothing to load."""
+"""The command that loads what a call runs."""
 
-_encode = msgspec.msgpack.Encoder().encode
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What a path decides of every call on it: how many keys, and, packed once, the keys behind the first and the levels."""
+
+    keys: int
+    packed: bytes
+
+    @classmethod
+    def on(cls, keys_behind: Sequence[str], levels: bytes) -> Call:
+        return cls(1 + len(keys_behind), packed(*keys_behind, levels))
 
 
 def _ignore(_verb: str, _duration_s: float) -> None:
@@ -46,6 +55,7 @@ class Engine:
         self._clock_known = False
         self._flags = False
         self._functions = False
+        self._heads: dict[tuple[str, int, int], bytes] = {}
         self._can_fsync = False
         self.observe = observe
 
@@ -62,6 +72,7 @@ class Engine:
         numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
         self._flags = numbers >= (7, 0)
         self._functions = self._flags and await self._load_functions()
+        self._heads.clear()
         self._can_fsync = numbers >= (7, 2) and _field(persistence, "aof_enabled") == "1"
         seconds, microseconds = await self.command("TIME")
         self._set_clock(int(seconds) * 1000 + int(microseconds) // 1000)
@@ -94,41 +105,49 @@ class Engine:
             self._clock_known = True
 
     async def run(
-        self, verb: str, keys: Sequence[str], arguments: dict[str, Any], *, then: Command = (), durable: bool = False
+        self,
+        verb: str,
+        first_key: str,
+        call: Call,
+        values: Sequence[str | bytes | int],
+        *,
+        before: Sequence[Command] = (),
+        durable: bool = False,
     ) -> list[Any]:
-        """One verb on the accounts of `keys`: the script's answer, its first word as text.
+        """One verb: the script's answer, its first word as text. `values` begin with the id.
 
-        `then` is a plain command that is sent right behind it, in the same write. With `durable` the answer waits until the server has
-        it on disk, where the server can say so. Raises LedgerUnavailable.
+        `before` are plain commands that are sent right in front of it, in the same write. With `durable` the answer waits until the
+        server has it on disk, where the server can say so. Raises LedgerUnavailable.
         """
-        if self._simulated_now_ms is not None:
-            arguments["now"] = self._simulated_now_ms()
-        reply: list[Any] = await self.script(verb, keys, [_encode(arguments)], then=then, durable=durable)
+        now_ms = "" if self._simulated_now_ms is None else self._simulated_now_ms()
+        head = self._heads.get((verb, call.keys, len(values))) or self._head(verb, call.keys, len(values))
+        command = b"".join((head, packed(first_key), call.packed, packed(now_ms, *values)))
+        reply: list[Any] = await self._observed(verb, command, before, durable=durable)
         reply[0] = reply[0].decode()
         self._set_clock(reply[1])
         return reply
 
-    async def script(
-        self,
-        name: str,
-        keys: Sequence[str],
-        values: Sequence[bytes | str | int],
-        *,
-        then: Command = (),
-        durable: bool = False,
-    ) -> Any:
-        """One script by name. Raises LedgerUnavailable."""
-        load: Load
-        if self._functions and name not in scripts.STANDALONE:
-            library = scripts.functions()
-            command: Command = ("FCALL", library.prefix + name, len(keys), *keys, *values)
-            load = library.load
-        else:
-            script = scripts.script(name, flags=self._flags)
-            command, load = ("EVALSHA", script.sha, len(keys), *keys, *values), script.load
+    def _head(self, verb: str, keys: int, values: int) -> bytes:
+        """The words in front of a verb's first key."""
+        how = ("FCALL", scripts.functions().prefix + verb) if self._functions else ("EVALSHA", scripts.script(verb, flags=self._flags).sha)
+        head = b"*%d\r\n" % (3 + keys + 2 + values) + packed(*how, keys)
+        self._heads[verb, keys, values] = head
+        return head
+
+    def _load(self, verb: str) -> Load:
+        if self._functions and verb not in scripts.STANDALONE:
+            return scripts.functions().load
+        return scripts.script(verb, flags=self._flags).load
+
+    async def script(self, name: str, keys: Sequence[str], values: Sequence[bytes | str | int], *, durable: bool = False) -> Any:
+        """One script that stands alone, by name. Raises LedgerUnavailable."""
+        sha = scripts.script(name, flags=self._flags).sha
+        return await self._observed(name, ("EVALSHA", sha, len(keys), *keys, *values), (), durable=durable)
+
+    async def _observed(self, name: str, command: Command | bytes, before: Sequence[Command], *, durable: bool) -> Any:
         began = time.monotonic()
         try:
-            reply = await self._repeat(self._durable_wire if durable else self._wire, command, load, then)
+            reply = await self._repeat(self._durable_wire if durable else self._wire, command, name, before)
             if durable and self._can_fsync:
                 await self._repeat(self._durable_wire, ("WAITAOF", 1, 0, FSYNC_WAIT_MS))
             return reply
@@ -143,25 +162,27 @@ class Engine:
         """Several plain commands in one round trip."""
         return list(await asyncio.gather(*(self._repeat(self._wire, command) for command in commands)))
 
-    async def _repeat(self, wire: Wire, command: Command, load: Load = (), then: Command = ()) -> Any:
+    async def _repeat(self, wire: Wire, command: Command | bytes, name: str = "", before: Sequence[Command] = ()) -> Any:
+        """A command until it is answered; `name` where it is a script, which may have to be loaded."""
         try:
-            return await self._send(wire, command, then)
+            return await self._send(wire, command, before)
         except (ConnectionLost, ServerError) as error:
-            return await self._repeat_until_deadline(wire, command, load, then, error)
+            return await self._repeat_until_deadline(wire, command, name, before, error)
 
-    def _send(self, wire: Wire, command: Command, then: Command) -> asyncio.Future[Any]:
-        answer = wire.send(*command)
-        if then:
-            wire.send(*then).add_done_callback(_retrieve)
-        return answer
+    def _send(self, wire: Wire, command: Command | bytes, before: Sequence[Command]) -> asyncio.Future[Any]:
+        for other in before:
+            wire.send(*other).add_done_callback(_retrieve)
+        return wire.send_packed(command) if isinstance(command, bytes) else wire.send(*command)
 
-    async def _repeat_until_deadline(self, wire: Wire, command: Command, load: Load, then: Command, error: Exception) -> Any:
+    async def _repeat_until_deadline(
+        self, wire: Wire, command: Command | bytes, name: str, before: Sequence[Command], error: Exception
+    ) -> Any:
         """The slow way, once something went wrong; kept apart so that the common way is one await."""
         ends_s = time.monotonic() + self._deadline_s
         while True:
             if isinstance(error, ServerError):
-                if load and (error.code == "NOSCRIPT" or "Function not found" in str(error)):
-                    wire.send(*load).add_done_callback(_retrieve)
+                if name and (error.code == "NOSCRIPT" or "Function not found" in str(error)):
+                    wire.send(*self._load(name)).add_done_callback(_retrieve)
                 elif error.code in NOT_CARRIED_OUT:
                     await asyncio.sleep(REPEAT_PAUSE_S)
                 else:
@@ -171,7 +192,7 @@ class Engine:
             if time.monotonic() >= ends_s:
                 raise LedgerUnavailable("the ledger does not answer within the deadline") from error
             try:
-                return await self._send(wire, command, then)
+                return await self._send(wire, command, before)
             except (ConnectionLost, ServerError) as again:
                 error = again
 

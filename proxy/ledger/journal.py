@@ -7,11 +7,11 @@ compares; so it runs beside full traffic. What is folded is kept, so that the ne
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from proxy.domain import AccountId, AuditReport, JournalEntry, OpenHold, Path, Posting
-from proxy.ledger import keys, records
+from proxy.ledger import balances, keys, records
 from proxy.ledger.changes import PAGE_MAX, Page
 from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine
@@ -77,7 +77,7 @@ class Journal:
         rows = await self._engine.commands(*(("GET", keys.hold(root, raw.decode())) for raw in ids))
         found: list[OpenHold | None] = []
         for raw, packed in zip(ids, rows, strict=True):
-            hold = records.read_hold(packed) if packed is not None else None
+            hold = balances.read_hold(packed) if packed is not None else None
             is_open = hold is not None and hold.state == "open"
             found.append(_open_hold(raw.decode(), hold) if hold is not None and is_open else None)
         return found
@@ -117,9 +117,8 @@ class Journal:
     async def _audit_account(self, path: Path) -> tuple[list[str], Mapping[str, int]]:
         reply = await self._directory.raw_snapshot(path)
         folded = await self._fold_to(path[0], reply[2].decode())
-        fields = records.pairs(reply[3 + 2 * (len(path) - 1)])
-        grants = records.pairs(reply[4 + 2 * (len(path) - 1)])
-        stored = _stored(fields, grants)
+        balance, fields, grants = records.read_level(reply, len(path) - 1)
+        stored = _stored(balance, fields, grants)
         return [f"{path[-1]}: {problem}" for problem in broken_books(folded.fold, path[-1], stored)], stored.totals
 
     async def _fold_to(self, root: str, upto: str) -> _Folded:
@@ -162,7 +161,7 @@ class Journal:
         return count, []
 
 
-def _open_hold(hold_id: str, hold: records.StoredHold) -> OpenHold:
+def _open_hold(hold_id: str, hold: balances.StoredHold) -> OpenHold:
     return OpenHold(hold_id, records.path_of(hold.path), hold.amount, hold.spent, hold.created, hold.deadline)
 
 
@@ -171,33 +170,60 @@ def _position(entry_id: str) -> tuple[int, int]:
     return int(milliseconds), int(number)
 
 
+_PLACES = {
+    "w": "world",
+    "l": "left",
+    "h": "held",
+    "s": "spent",
+    "e": "expired",
+    "g": "given",
+    "r": "revoked",
+    "c": "carried",
+    "b": "brought",
+    "o": "overrun",
+    "d": "lowered",
+}
+"""The places that a posting names, by their letter in the journal's text (see `lua/prelude.lua`)."""
+
+
 def _entry(entry_id: bytes, flat: list[bytes]) -> JournalEntry:
     fields = {name: value.decode() for name, value in records.pairs(flat).items()}
     path = tuple(AccountId(part) for part in fields["p"].split(" "))
-    postings = []
-    for line in fields["t"].split(";") if fields["t"] else ():
-        level, source, origin, target, amount = line.split(" ")
-        postings.append(Posting(path[int(level)], source, origin, target, int(amount)))
-    text = entry_id.decode()
+    text, _, memo = fields["t"].partition("\n")
+    head, *lines = text.split(";")
+    verb, _, amount = head.partition(" ")
+    postings = tuple(_postings(path, lines))
+    position = entry_id.decode()
     return JournalEntry(
-        entry_id=text,
-        at_ms=_position(text)[0],
-        verb=fields["v"],
+        entry_id=position,
+        at_ms=_position(position)[0],
+        verb=verb,
         id=fields["i"],
         path=path,
-        amount_nanocredits=int(fields["n"]),
-        memo=fields["m"],
-        postings=tuple(postings),
+        amount_nanocredits=int(amount) if amount else postings[0].amount_nanocredits,
+        memo=memo,
+        postings=postings,
     )
 
 
-def _stored(fields: dict[str, bytes], grants: dict[str, bytes]) -> Stored:
-    windows = {}
-    for name, text in fields.items():
-        if name.startswith("w:"):
-            window = records.read_window(text)
-            key = name[2:] if "#" in name else f"{name[2:]}#{window.index}"
-            windows[key] = window.credits + window.carried, window.spent, window.held
+def _postings(path: Path, lines: list[str]) -> Iterator[Posting]:
+    """What an entry says: an amount that is not written is that of the posting before, a source that is not, the level's last."""
+    amount = 0
+    sources: dict[int, str] = {}
+    for line in lines:
+        level = int(line[0])
+        figure, _, source = line[3:].partition(" ")
+        amount = int(figure) if figure else amount
+        sources[level] = source or sources[level]
+        yield Posting(path[level], sources[level], _PLACES[line[1]], _PLACES[line[2]], amount)
+
+
+def _stored(balance: balances.StoredBalance | None, fields: dict[str, bytes], grants: dict[str, bytes]) -> Stored:
+    if balance is None:
+        return Stored(totals=dict.fromkeys(records.TOTALS, 0), windows={}, grants={})
+    present = {f"{key}#{window.index}": window for key, window in balance.windows.items()}
+    past = {name[2:]: balances.read_window(packed) for name, packed in fields.items() if name.startswith("w:")}
+    windows = {name: (window.credits + window.carried, window.spent, window.held) for name, window in (present | past).items()}
     places = {}
     for grant_id, text in grants.items():
         parts = text.decode().split(" ", 12)
@@ -211,5 +237,4 @@ def _stored(fields: dict[str, bytes], grants: dict[str, bytes]) -> Stored:
             "given": given,
             "revoked": revoked,
         }
-    totals = {name: int(fields.get(name, b"0")) for name in records.TOTALS}
-    return Stored(totals=totals, windows=windows, grants=places)
+    return Stored(totals=records.totals(fields, balance), windows=windows, grants=places)

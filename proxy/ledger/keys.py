@@ -15,10 +15,12 @@ JOURNAL = "j"
 ACCOUNTS = "cl:accounts"
 CHANGES = "cl:changes"
 OPEN_ROOTS = "cl:open"
+ACTIVE_ROOTS = "cl:active"
 SWEPT_ROOTS = "cl:swept"
 PLANS = "cl:plans"
 PRICES = "cl:prices"
 EVENTS = "cl:{events}"
+OPEN_BATCHES = "cl:batches"
 
 
 def of_root(root: str, name: str) -> str:
@@ -33,20 +35,23 @@ def operation(root: str, operation_id: str) -> str:
     return f"cl:{{{root}}}:o:{operation_id}"
 
 
-def of_operation(root: str, operation_id: str) -> list[str]:
-    """What stands before the levels where a verb is known by an operation id."""
-    return [operation(root, operation_id), of_root(root, OUTBOX), of_root(root, JOURNAL)]
+def behind_hold(path: Sequence[str]) -> list[str]:
+    """The keys behind the first where a verb works on a hold."""
+    return _behind(path, DEADLINES)
 
 
-def of_hold(root: str, hold_id: str) -> list[str]:
-    """What stands before the levels where a verb works on a hold."""
-    return [hold(root, hold_id), of_root(root, DEADLINES), of_root(root, JOURNAL)]
+def behind_operation(path: Sequence[str]) -> list[str]:
+    """The keys behind the first where a verb is known by an operation id."""
+    return _behind(path, OUTBOX)
 
 
-def levels(path: Sequence[str]) -> list[str]:
-    """Three keys for each level, root first: the account, its grants, its journal index."""
+def _behind(path: Sequence[str], name: str) -> list[str]:
+    """Every balance, root first, so that one read takes them all; what the root has; each account and, but the root's, its index."""
     tag = f"cl:{{{path[0]}}}:"
-    return [f"{tag}{kind}:{account}" for account in path for kind in ("a", "g", "x")]
+    balances = [f"{tag}b:{account}" for account in path]
+    accounts = [f"{tag}{kind}:{account}" for account in path for kind in ("a", "x")]
+    del accounts[1]  # the whole journal is the root's own
+    return [*balances, f"{tag}{name}", f"{tag}{JOURNAL}", *accounts]
 
 
 def account(root: str, account_id: str) -> str:
@@ -75,6 +80,18 @@ def digest_of_key(key_id: str) -> str:
 
 def keys_of(account_id: str) -> str:
     return f"cl:keysof:{account_id}"
+
+
+def files_of(root: str, account_id: str) -> str:
+    return f"cl:{{{root}}}:files:{account_id}"
+
+
+def batches_of(root: str, account_id: str) -> str:
+    return f"cl:{{{root}}}:batches:{account_id}"
+
+
+def lease(task: str) -> str:
+    return f"cl:lease:{task}"
 
 
 def claim(operation_id: str) -> str:

@@ -1,6 +1,6 @@
 """How plans, prices, limits and accounts are written down in the ledger, and read back.
 
-JSON for what people set, the scripts' own text for what they count. Pure: no I/O.
+JSON for what people set, the scripts' own text for grants; `balances` reads what they count. Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from proxy.domain import (
     Price,
     Totals,
 )
+from proxy.ledger.balances import StoredBalance, StoredWindow, read_balance
 from proxy.policy import windows
 
 NEVER_MS = AMOUNT_MAX_NANOCREDITS
@@ -31,6 +32,7 @@ NEVER_MS = AMOUNT_MAX_NANOCREDITS
 
 TOTALS = ("spent", "held", "granted", "expired", "given", "revoked", "adjusted", "overrun")
 
+pack = msgspec.msgpack.Encoder().encode
 encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -89,39 +91,6 @@ def limit_rows(limits: tuple[Limit, ...], now_ms: int) -> tuple[list[list[Any]],
     return rows, until_ms
 
 
-class StoredWindow(msgspec.Struct, frozen=True, array_like=True):
-    """A limit's window as a script wrote it; `resets` is NEVER_MS where it never ends."""
-
-    index: int
-    starts: int
-    resets: int
-    credits: int
-    carried: int
-    spent: int
-    held: int
-    rollover: str
-    cap: int
-
-    @property
-    def left(self) -> int:
-        return self.credits + self.carried - self.spent - self.held
-
-
-class StoredHold(msgspec.Struct, frozen=True, array_like=True):
-    """A hold as a script wrote it; what follows is the scripts' own business."""
-
-    state: str
-    path: str
-    amount: int
-    spent: int
-    created: int
-    deadline: int
-
-
-read_window = msgspec.msgpack.Decoder(StoredWindow).decode
-read_hold = msgspec.msgpack.Decoder(StoredHold).decode
-
-
 def read_grant(grant_id: str, text: bytes) -> tuple[Grant, str]:
     """A grant as stored, and its state (`live` or `revoked`)."""
     parts = text.decode().split(" ", 12)
@@ -139,6 +108,12 @@ def read_grant(grant_id: str, text: bytes) -> tuple[Grant, str]:
         created_at_ms=created,
     )
     return grant, parts[11]
+
+
+def totals(fields: Mapping[str, bytes], balance: StoredBalance) -> dict[str, int]:
+    """An account's totals: those that decisions read stand in its balance, the others among its fields."""
+    rare = {name: int(fields.get(name, b"0")) for name in TOTALS}
+    return rare | {"spent": balance.spent, "held": balance.held}
 
 
 def pairs(flat: list[bytes]) -> dict[str, bytes]:
@@ -169,9 +144,23 @@ def _carried(limit: Limit, stored: StoredWindow | None, skipped_windows: int) ->
     return min(cap, max(0, stored.left) + skipped_windows * limit.credits_nanocredits)
 
 
+def pack_levels(path: Path) -> bytes:
+    """A path as the scripts take it, for verbs that take nothing: without limits."""
+    return pack([[account, -1, []] for account in path])
+
+
+def read_level(reply: list[Any], n: int) -> tuple[StoredBalance | None, dict[str, bytes], dict[str, bytes]]:
+    """The nth level of what the audit script answers: its balance (None: no such account), its fields, its grants by their ids."""
+    packed, flat = reply[3 + 2 * n : 5 + 2 * n]
+    fields = pairs(flat)
+    grants = {name[2:]: text for name, text in fields.items() if name.startswith("g:")}
+    return (read_balance(packed) if packed else None), fields, grants
+
+
 def read_account(
     path: Path,
     fields: Mapping[str, bytes],
+    balance: StoredBalance,
     grant_fields: Mapping[str, bytes],
     plan: Plan,
     now_ms: int,
@@ -179,9 +168,7 @@ def read_account(
     """One level of a path as of now; `available_nanocredits` is what this level alone has left, None where nothing limits it."""
     own_limits = decode_limits(fields.get("limits", b""))
     limits = plan.limits if own_limits is None else own_limits
-    states = tuple(
-        limit_state(limit, read_window(fields[f"w:{limit.key}"]) if f"w:{limit.key}" in fields else None, now_ms) for limit in limits
-    )
+    states = tuple(limit_state(limit, balance.windows.get(limit.key), now_ms) for limit in limits)
     grants = tuple(_shown_grant(*read_grant(gid, text), now_ms) for gid, text in grant_fields.items())
     usable = sum(g.remaining_nanocredits for g in grants if g.effective_at_ms <= now_ms)
     available = min(s.remaining_nanocredits for s in states) + usable if states else None
@@ -197,7 +184,7 @@ def read_account(
         created_at_ms=int(fields["created"]),
         limits=states,
         grants=tuple(sorted(grants, key=lambda g: (g.created_at_ms, g.grant_id))),
-        totals=Totals(**{name: int(fields.get(name, b"0")) for name in TOTALS}),
+        totals=Totals(**totals(fields, balance)),
         available_nanocredits=available,
     )
 

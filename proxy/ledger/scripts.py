@@ -1,7 +1,8 @@
 """The ledger's Lua: one verb per file, the shared prelude in front.
 
-Where the server knows functions (version 7 on) all verbs are one library, whose parts are made once; else each verb is a script of its
-own, whose parts are made at each call, a third slower. Names carry a digest of the text, so that two releases can share a server.
+Where the server knows functions (version 7 on) all verbs are one library, whose parts are made once and which keeps the paths that it
+has read; else each verb is a script of its own, which begins anew at each call and takes far longer. Names carry a digest of the text, so
+that two releases can share a server.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import hashlib
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
+
+PRELUDE = ("prelude", "prelude_accounts", "prelude_credits", "prelude_holds")
+"""What stands in front of every verb, in this order."""
 
 STANDALONE = ("record",)
 """Scripts that touch no account and so go without the prelude."""
@@ -57,6 +61,10 @@ def _read(name: str) -> str:
     return (resources.files("proxy.ledger") / "lua" / f"{name}.lua").read_text(encoding="utf-8")
 
 
+def _prelude() -> str:
+    return "\n".join(_read(name) for name in PRELUDE)
+
+
 @cache
 def script(name: str, *, flags: bool) -> Script:
     """One verb by itself; `flags` where the server knows script flags (from version 7)."""
@@ -64,7 +72,7 @@ def script(name: str, *, flags: bool) -> Script:
         text = _read(name)
     else:
         verb = f"local function verb()\n{_read(name)}\nend\nbegin(given_keys, given_values)\nreturn verb()\n"
-        text = f"local given_keys, given_values = KEYS, ARGV\n{_read('prelude')}\n{verb}"
+        text = f"local given_keys, given_values = KEYS, ARGV\n{_prelude()}\n{verb}"
     if flags and name in LANDS_WHEN_FULL:
         text = f"#!lua flags=allow-oom\n{text}"
     source = text.encode()
@@ -75,7 +83,7 @@ def script(name: str, *, flags: bool) -> Script:
 def functions() -> Library:
     """Every verb, as `<prefix><verb>`."""
     verbs = "\n".join(f"verbs.{name} = function()\n{_read(name)}\nend" for name in VERBS)
-    text = f"{_read('prelude')}\nlocal verbs = {{}}\n{verbs}\n"
+    text = f"{_prelude()}\nlocal verbs = {{}}\n{verbs}\n"
     prefix = f"cl_{hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:12]}_"
     registrations = "\n".join(
         f"redis.register_function{{function_name='{prefix}{name}', flags={{{_flag(name)}}}, "

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from struct import Struct
 
 from proxy.domain import AccountId
 from proxy.errors import Refusal
-from proxy.ledger import keys, records
+from proxy.ledger import balances, keys, records
 from proxy.ledger.engine import Engine
 from proxy.ledger.verbs import Verbs
 
@@ -19,6 +20,7 @@ log = logging.getLogger(__name__)
 
 EXPIRED_MS = 7 * 86_400_000
 """How long an expired hold waits for its late settle."""
+_NUMBERS = Struct("<2d").pack(EXPIRED_MS, 0)
 ROOTS_MAX = 200
 HOLDS_MAX = 500
 """Roots, and holds of one root, that one sweep looks at; the next goes on."""
@@ -44,6 +46,7 @@ class Sweeper:
             due = await self._engine.command("ZRANGEBYSCORE", marks, "-inf", self._engine.now_ms(), "LIMIT", 0, ROOTS_MAX)
             for root in (raw.decode() for raw in due):
                 ended += await self._sweep(root, deliver)
+        await self._engine.command("ZREMRANGEBYSCORE", keys.ACTIVE_ROOTS, "-inf", self._engine.now_ms() - self._hold_ttl_ms)
         return ended
 
     async def _sweep(self, root: str, deliver: Deliver) -> int:
@@ -66,8 +69,8 @@ class Sweeper:
         ended = 0
         for hold_id in (raw.decode() for raw in due):
             packed = await self._engine.command("GET", keys.hold(root, hold_id))
-            path = records.path_of(records.read_hold(packed).path) if packed is not None else (AccountId(root),)
-            reply = await self._verbs.on_hold("expire", path, hold_id, {"id": hold_id, "keep_ms": EXPIRED_MS})
+            path = records.path_of(balances.read_hold(packed).path) if packed is not None else (AccountId(root),)
+            reply = await self._verbs.on_hold("expire", path, hold_id, _NUMBERS)
             if reply[0] == "OK":
                 ended += 1
                 self.charged_nanocredits += reply[3]
@@ -82,10 +85,14 @@ class Sweeper:
                 log.warning("transfer %s stays in transit: %s", operation_id, refusal.message)
 
     async def _next_look_ms(self, root: str) -> int | None:
-        """When the root's next hold may be overdue; None where nothing is open."""
+        """When to look again: when the next hold may be overdue; None where nothing is open, nor opened unseen (see `Verbs`)."""
         first, in_transit = await self._engine.commands(
             ("ZRANGE", keys.of_root(root, keys.DEADLINES), 0, 0, "WITHSCORES"), ("HLEN", keys.of_root(root, keys.OUTBOX))
         )
         if first:
             return int(float(first[1]))
-        return self._engine.now_ms() + 1000 if in_transit else None
+        if in_transit:
+            return self._engine.now_ms() + 1000
+        active_ms = await self._engine.command("ZSCORE", keys.ACTIVE_ROOTS, root)
+        until_ms = int(float(active_ms)) + self._hold_ttl_ms if active_ms is not None else 0
+        return until_ms if until_ms > self._engine.now_ms() else None

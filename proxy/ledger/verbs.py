@@ -5,34 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
-from proxy.domain import Path
+from proxy.domain import AccountId, Path
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import keys, records
 from proxy.ledger.changes import REMEMBERED_MS, digest
 from proxy.ledger.directory import Directory
-from proxy.ledger.engine import Command, Engine
+from proxy.ledger.engine import Call, Command, Engine
 
 STALE_TRIES = 4
 """How often a call is made again because an account or a window changed under it."""
 CACHED_PATHS_MAX = 50_000
 
-_CHECKED = frozenset({"hold", "extend", "settle", "adjust", "transfer"})
-"""Verbs that take credits, and so must see every account's latest settings."""
 _OPENING = frozenset({"hold", "transfer"})
 """Verbs that leave something open, which a sweeper must find if nobody else ends it."""
 
-_pack = msgspec.msgpack.Encoder().encode
+Value = str | bytes | int
 
 
 @dataclass(frozen=True, slots=True)
 class Levels:
     """A path as the scripts take it, packed once, and how long it may be sent."""
 
-    keys: list[str]
-    checked: msgspec.Raw
-    unchecked: msgspec.Raw
+    on_hold: Call
+    on_operation: Call
     until_ms: int
     generation: int
 
@@ -45,46 +40,65 @@ class Verbs:
         self._directory = directory
         self._hold_ttl_ms = hold_ttl_ms
         self._levels: dict[Path, Levels] = {}
+        self._announced_until_ms: dict[str, int] = {}
 
-    async def on_hold(self, verb: str, path: Path, hold_id: str, arguments: dict[str, Any]) -> list[Any]:
+    async def on_hold(self, verb: str, path: Path, hold_id: str, *values: Value) -> list[Any]:
         """A verb on a hold. Raises Conflict, Refusal: account_not_found, account_suspended; LedgerUnavailable."""
-        reply = await self.run(verb, path, keys.of_hold(path[0], hold_id), arguments)
+        reply = await self._run(verb, path, keys.hold(path[0], hold_id), (hold_id, *values))
         if reply[0] == "CONFLICT":
             raise Conflict(f"the hold {hold_id!r} was used before with other arguments")
         return reply
 
     async def operate(self, verb: str, path: Path, operation_id: str, arguments: dict[str, Any]) -> list[Any]:
         """A verb with an operation id, durable before it is answered. Raises as `on_hold`."""
-        asked = {"id": operation_id, "digest": digest(verb, path, arguments), "keep_ms": REMEMBERED_MS, **arguments}
-        reply = await self.run(verb, path, keys.of_operation(path[0], operation_id), asked, durable=True)
+        values = (operation_id, digest(verb, path, arguments), REMEMBERED_MS, records.pack(arguments))
+        reply = await self._run(verb, path, keys.operation(path[0], operation_id), values, is_operation=True)
         if reply[0] == "CONFLICT":
             raise Conflict(f"the id {operation_id!r} was used before with other arguments")
         return reply
 
-    async def run(self, verb: str, path: Path, head: list[str], arguments: dict[str, Any], *, durable: bool = False) -> list[Any]:
+    async def delivered(self, root: str, operation_id: str) -> None:
+        """Take a transfer out of its root's outbox."""
+        await self._run("deliver", (AccountId(root),), keys.operation(root, operation_id), (operation_id,), is_operation=True)
+
+    async def _run(self, verb: str, path: Path, first_key: str, values: tuple[Value, ...], *, is_operation: bool = False) -> list[Any]:
         """One verb, made again with fresh levels where an account or a window has changed since they were read."""
-        mark = self._mark(path[0]) if verb in _OPENING else ()
+        now_ms = self._engine.now_ms()
+        announcement = self._announcement(path[0], now_ms) if verb in _OPENING else ()
         for attempt in range(STALE_TRIES):
             levels = await self._levels_of(path, anew=attempt > 0)
-            arguments["levels"] = levels.checked if verb in _CHECKED else levels.unchecked
-            reply = await self._engine.run(verb, head + levels.keys, arguments, then=mark, durable=durable)
+            call = levels.on_operation if is_operation else levels.on_hold
+            reply = await self._engine.run(verb, first_key, call, values, before=announcement, durable=is_operation)
             if reply[0] not in ("STALE_ACCOUNT", "STALE_WINDOW"):
                 break
-        if reply[0] in ("STALE_ACCOUNT", "STALE_WINDOW"):
-            raise LedgerUnavailable("the account changes faster than it can be read")
-        if reply[0] == "UNKNOWN":
-            raise Refusal("account_not_found", f"there is no account {path[reply[2]]!r}", account=path[reply[2]])
-        if reply[0] == "SUSPENDED":
-            account = path[reply[2]]
-            raise Refusal("account_suspended", f"account {account!r} is {reply[3].decode()}", account=account)
+        if announcement:
+            self._note_announced(path[0], now_ms)
+        match reply[0]:
+            case "STALE_ACCOUNT" | "STALE_WINDOW":
+                raise LedgerUnavailable("the account changes faster than it can be read")
+            case "UNKNOWN":
+                raise Refusal("account_not_found", f"there is no account {path[reply[2]]!r}", account=path[reply[2]])
+            case "SUSPENDED":
+                account = path[reply[2]]
+                raise Refusal("account_suspended", f"account {account!r} is {reply[3].decode()}", account=account)
         return reply
 
-    def _mark(self, root: str) -> Command:
-        """The command that notes, right behind a call, that this root has something open for the sweeper to look at.
+    # --- what sweepers look at ---------------------------------------------------------------------------------------------------
 
-        A sweeper takes the mark away before it looks, so whichever comes first, either it sees what the call opened or the mark stays.
+    def _announcement(self, root: str, now_ms: int) -> tuple[Command, ...]:
+        """What tells sweepers, right in front of a call, that this root may have something open; nothing where they know.
+
+        A sweeper takes the mark away before it looks, and puts it back while the root was announced within the last `hold_ttl_ms`. A
+        process announces a root again after half of that: so whatever is opened meanwhile stands under a mark.
         """
-        return ("ZADD", keys.OPEN_ROOTS, "NX", self._engine.now_ms() + self._hold_ttl_ms, root)
+        if now_ms < self._announced_until_ms.get(root, 0):
+            return ()
+        return ("ZADD", keys.ACTIVE_ROOTS, "GT", now_ms, root), ("ZADD", keys.OPEN_ROOTS, "NX", now_ms + self._hold_ttl_ms, root)
+
+    def _note_announced(self, root: str, announced_ms: int) -> None:
+        if len(self._announced_until_ms) >= CACHED_PATHS_MAX:
+            self._announced_until_ms.clear()
+        self._announced_until_ms[root] = announced_ms + self._hold_ttl_ms // 2
 
     async def _levels_of(self, path: Path, *, anew: bool) -> Levels:
         levels = self._levels.get(path)
@@ -92,16 +106,15 @@ class Verbs:
         if levels is not None and not anew and levels.generation == self._directory.generation and now_ms < levels.until_ms:
             return levels
         generation = self._directory.generation  # from before the reading: what changes meanwhile is read again
-        checked: list[list[Any]] = []
+        rows: list[list[Any]] = []
         until_ms = records.NEVER_MS
         for account in path:
             settings = await self._directory.settings(account, anew=anew)
             limits, limits_until_ms = records.limit_rows(await self._directory.limits_of(settings), now_ms)
             until_ms = min(until_ms, limits_until_ms)
-            checked.append([account, settings.version, limits])
-        unchecked = [[account, -1, limits] for account, _, limits in checked]
-        raw = msgspec.Raw(_pack(checked)), msgspec.Raw(_pack(unchecked))
-        levels = Levels(keys.levels(path), *raw, until_ms, generation)
+            rows.append([account, settings.version, limits])
+        packed = records.pack(rows)
+        levels = Levels(Call.on(keys.behind_hold(path), packed), Call.on(keys.behind_operation(path), packed), until_ms, generation)
         if len(self._levels) >= CACHED_PATHS_MAX:
             self._levels.clear()
         self._levels[path] = levels

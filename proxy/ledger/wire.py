@@ -40,6 +40,18 @@ class ServerError(Exception):
         self.code = message.partition(" ")[0]
 
 
+def packed(*values: str | bytes | int) -> bytes:
+    """Words of a command as they go over the wire; `b"".join` of such parts behind a head makes a command."""
+    parts = []
+    for value in values:
+        if isinstance(value, str):
+            value = value.encode()
+        elif isinstance(value, int):
+            value = b"%d" % value
+        parts.append(b"$%d\r\n%b\r\n" % (len(value), value))
+    return b"".join(parts)
+
+
 class Streams(Protocol):
     """What redis-py keeps of a connection."""
 
@@ -81,6 +93,10 @@ class Wire:
         await self._drop()
 
     def send(self, *command: str | bytes | int) -> asyncio.Future[Any]:
+        """As `send_packed`."""
+        return self.send_packed(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub knows one-word commands only
+
+    def send_packed(self, command: bytes) -> asyncio.Future[Any]:
         """Queue a command for the end of this tick; its answer, or ConnectionLost, ServerError.
 
         Raises LedgerUnavailable at once where too much is pending.
@@ -88,7 +104,7 @@ class Wire:
         if len(self._waiting) >= PENDING_MAX or self._closed:
             raise LedgerUnavailable("the ledger is too far behind")
         answer: asyncio.Future[Any] = self._loop.create_future()
-        self._unsent.append(hiredis.pack_command(command))  # type: ignore[arg-type]  # its stub knows one-word commands only
+        self._unsent.append(command)
         self._waiting.append((self._loop.time() + self._deadline_s, answer))
         if not self._flush_due:
             self._flush_due = True

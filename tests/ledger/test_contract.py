@@ -370,6 +370,15 @@ async def test_an_extension_asked_for_again_takes_nothing(bench: Bench) -> None:
     assert await bench.totals(path) == {"spent": 13, "held": 17}
 
 
+async def test_an_extension_asked_for_again_does_not_debit_what_it_has_cut(bench: Bench) -> None:
+    """A total beyond the hold is cut to it; the same call again must not debit the rest from what the extension has taken."""
+    path = await bench.account("ann", day(100))
+    await bench.hold(path, "h", 10)
+    for sequence in (1, 1, 2, 1, 2):
+        await bench.ledger.extend(path, "h", sequence=sequence, spent_nanocredits=10 + 5 * sequence, want_nanocredits=3)
+    assert await bench.totals(path) == {"spent": 13, "held": 3}
+
+
 async def test_an_extension_asked_for_again_with_another_amount_is_a_conflict(bench: Bench) -> None:
     """Nothing changes, the debit that came along included."""
     path = await bench.account("ann", day(100))
@@ -505,6 +514,21 @@ async def test_a_hold_expires_however_busy_its_tree_is(bench: Bench) -> None:
         await bench.spend(path, 1)
         ended += await bench.ledger.expire_due()
     assert (ended, await bench.totals(path)) == (1, {"spent": 10})
+
+
+async def test_a_hold_expires_however_quiet_its_tree_was(bench: Bench) -> None:
+    """Also when a sweep has just found nothing open there."""
+    path = await bench.account("ann", day(100))
+    await bench.spend(path, 1)
+    bench.clock.pass_s(HOLD_TTL_S * 2 / 3)
+    await bench.spend(path, 1)
+    bench.clock.pass_s(HOLD_TTL_S / 3)
+    assert await bench.ledger.expire_due() == 0
+    bench.clock.pass_s(1)
+    await bench.hold(path, "abandoned", 20)
+    bench.clock.pass_s(HOLD_TTL_S)
+    assert await bench.ledger.expire_due() == 1
+    assert await bench.totals(path) == {"spent": 2}
 
 
 async def test_an_overdue_hold_is_no_reason_to_refuse(bench: Bench) -> None:

@@ -191,8 +191,6 @@ class Comparison(RuleBasedStateMachine):
     def extend(self, n: int, ended: bool, spent: int, want: int, how: How) -> None:
         hold = self.pick(n, ended)
         hold.sequence += 1
-        if how == "again":  # A total beyond the hold is cut to it, so after the extension the same total would count for more.
-            spent = min(spent, hold.amount)
         figures = {"sequence": hold.sequence, "spent_nanocredits": spent, "want_nanocredits": want}
         result = self.both("extend", hold.path, hold.hold_id, **figures, how=how)
         if isinstance(result, Hold):

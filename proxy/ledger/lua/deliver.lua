@@ -1,8 +1,7 @@
 -- Takes a transfer out of the outbox: its receiver has it.
--- ARGV  A.id
+-- ARGV  3 the transfer's id
 -- Answer {OK, now}
 -- Invariant: called only after every grant of the transfer has been acknowledged; a repeat changes nothing.
 
-demand(type(A.id) == 'string', 'id')
-redis.call('HDEL', KEYS[2], A.id)
+redis.call('HDEL', root_key(), A[3])
 return {'OK', now}

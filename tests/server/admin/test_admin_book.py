@@ -68,6 +68,18 @@ async def test_a_price_has_tiers_and_units(call: Client, store: Store) -> None:
     assert (reply.status, reply.json["code"]) == (409, "conflict")
 
 
+async def test_a_price_says_what_batches_cost(call: Client, store: Store) -> None:
+    """In percent of the row, as a whole number; a row without it says null."""
+    row = {"model": "tiny", "effective": "2026-01-01", "input": "1", "output": "2"}
+    assert (await call.done("POST", "/prices", {**row, "batch_percent": 50}))["batch_percent"] == 50
+    [stored] = [price for price in store.directory.prices() if price.model == "tiny"]
+    assert (stored.batch_percent, records.decode_price(records.encode(stored))) == (50, stored)
+    assert (await call.done("POST", "/prices", {**row, "model": "other"}))["batch_percent"] is None
+    for odd in (0, 101, "50", 0.5):
+        reply = await call("POST", "/admin/v1/prices", {**row, "model": "odd", "batch_percent": odd})
+        assert reply.status == 400, odd
+
+
 async def test_prices_are_listed_in_pages_and_by_model(call: Client) -> None:
     """All dates of all patterns, each once; `model` keeps the patterns that it falls under."""
     for model, day in (("b", 1), ("a*", 2), ("a*", 1), ("x:y/z", 1)):

@@ -127,7 +127,7 @@ async def test_the_audit_proves_conservation_and_finds_what_is_broken(call: Clie
     await spend(store, "h", CREDIT)
     report = await call.done("POST", "/audit")
     assert (report["balanced"], report["accounts"], report["broken"]) == (True, 2, [])
-    await store.engine.command("HINCRBY", "cl:{org}:a:user:ann", "spent", 1)
+    await store.engine.command("HINCRBY", "cl:{org}:a:user:ann", "overrun", 1)
     report = await call.done("POST", "/audit")
     assert report["balanced"] is False
     assert "user:ann" in report["broken"][0]

@@ -228,7 +228,7 @@ async def test_an_estimate_without_a_maximum_counts_the_operators(ann: Pages) ->
         ({"path": "/v1/chat/completions", "body": []}, 400, "invalid_request"),
         ({"path": "/v1/chat/completions", "body": {}, "x": 1}, 400, "invalid_request"),
         ({"path": "/v1/chat/completions", "body": {"model": "small"}}, 400, "invalid_request"),
-        ({"path": "/v1/files", "body": {"model": "small"}}, 404, "unknown_path"),
+        ({"path": "/v1/vector_stores", "body": {"model": "small"}}, 404, "unknown_path"),
         ({"path": "/v1/models", "body": {"model": "small"}}, 405, "method_not_allowed"),
         ({"path": "//v1/chat/completions", "body": {"model": "small"}}, 400, "invalid_request"),
         ({"path": "/v1/completions", "body": {"model": "nowhere", "prompt": ""}}, 404, "model_not_found"),

@@ -1,0 +1,85 @@
+"""Balances and holds as the scripts write them: fixed layouts of little-endian numbers, read back here.
+
+The layouts are those of `lua/prelude_accounts.lua` (HEAD, WINDOW) and `lua/prelude_holds.lua` (HOLD); amounts and times are whole numbers
+below 2^53, kept as doubles because Lua has no other. Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from struct import Struct
+
+_HEAD = Struct("<ddIBHB")
+_WINDOW = Struct("<6didB")
+_HOLD = Struct("<4d")
+_ENDS = ("open", "settled", "voided", "expired")
+
+
+@dataclass(frozen=True, slots=True)
+class StoredWindow:
+    """A limit's window; `resets` is records.NEVER_MS where it never ends."""
+
+    spent: int
+    held: int
+    credits: int
+    carried: int
+    starts: int
+    resets: int
+    index: int
+
+    @property
+    def left(self) -> int:
+        return self.credits + self.carried - self.spent - self.held
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBalance:
+    """What an account has spent and holds, and the present window of every limit that it ever had, by the limit's key."""
+
+    spent: int
+    held: int
+    windows: Mapping[str, StoredWindow]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredHold:
+    """A hold, open or ended; what it took from where is the scripts' own business."""
+
+    state: str
+    path: str
+    amount: int
+    spent: int
+    created: int
+    deadline: int
+
+
+def read_balance(packed: bytes) -> StoredBalance:
+    spent, held, _, _, _, count = _HEAD.unpack_from(packed)
+    windows, at = {}, _HEAD.size
+    for _ in range(count):
+        key, window, at = _window_at(packed, at)
+        windows[key] = window
+    return StoredBalance(int(spent), int(held), windows)
+
+
+def read_window(packed: bytes) -> StoredWindow:
+    return _window_at(packed, 0)[1]
+
+
+def _window_at(packed: bytes, at: int) -> tuple[str, StoredWindow, int]:
+    *figures, _, _ = _WINDOW.unpack_from(packed, at)
+    key, ends = _text_at(packed, at + _WINDOW.size)
+    return key, StoredWindow(*map(int, figures)), ends
+
+
+def _text_at(packed: bytes, at: int) -> tuple[str, int]:
+    """A text that ends with a zero, and where the next thing begins."""
+    ends = packed.index(0, at)
+    return packed[at:ends].decode(), ends + 1
+
+
+def read_hold(packed: bytes) -> StoredHold:
+    path, at = _text_at(packed, 1)
+    spent, amount, created, deadline = map(int, _HOLD.unpack_from(packed, at))
+    return StoredHold(_ENDS[packed[0]], path, amount, spent, created, deadline)
