@@ -33,6 +33,7 @@ OTHER: Final = "other"
 Flow = Literal["debited", "granted", "expired", "transferred", "overrun", "adjusted"]
 FlagReason = Literal["missing", "absurd", "below_deltas", "above_maximum"]
 CutReason = Literal["budget", "ledger", "drain"]
+DeficitReason = Literal["budget", "queue_full", "queue_timeout", "upstream", "client_gone", "other"]
 BacklogEvent = Literal["written", "settled", "refused"]
 
 DIALECTS: Final = frozenset(get_args(config.Dialect)) | {"opaque"}
@@ -84,6 +85,14 @@ DEFINITIONS: Final = (
     _credits("credits_total", "counter", "Credits moved, by flow.", ("flow",)),
     _credits("held_credits", "gauge", "Credits that running requests hold and have not spent."),
     _histogram("added_latency_seconds", "Time from a request's arrival until it was sent upstream.", LATENCY_BUCKETS_S),
+    _histogram("queue_seconds", "Time that a request waited for a seat.", FIRST_BYTE_BUCKETS_S, ("pool",)),
+    Definition("pool_seats", "gauge", "Seats of a pool by state: `used`, `free`.", ("pool", "state")),
+    Definition("pool_backlog", "gauge", "Requests that wait for a seat.", ("pool",)),
+    _credits("fair_lag_credits", "gauge", "By how much, in credits per weight, the caller that waits and got least is behind.", ("pool",)),
+    _credits("demand_credits_total", "counter", "Work that was asked for: as served, else as estimated.", ("pool",)),
+    _credits("served_credits_total", "counter", "Work that was served.", ("pool",)),
+    _credits("deficit_credits_total", "counter", "Work that was asked for and not served, as estimated.", ("pool", "reason")),
+    Definition("failovers_total", "counter", "Requests that went on to another upstream, by the one that failed.", ("pool",)),
     _histogram("time_to_first_byte_seconds", "Time from arrival to the answer's first byte.", FIRST_BYTE_BUCKETS_S, ("pool",)),
     Definition("open_requests", "gauge", "Requests running now."),
     Definition("open_streams", "gauge", "Streamed answers running now."),
@@ -151,6 +160,31 @@ class Metrics:
     def first_byte(self, *, pool: str, seconds: float) -> None:
         """Time from a request's arrival to the first byte of the answer."""
         self._observe("time_to_first_byte_seconds", (pool if pool in self._pools else OTHER,), seconds)
+
+    def queued(self, *, pool: str, seconds: float) -> None:
+        """Time from asking for a seat to having it."""
+        self._observe("queue_seconds", (pool,), seconds)
+
+    def pool_is(self, pool: str, *, used: int, free: int, backlog: int, lag_nanocredits: int) -> None:
+        """How a pool stands, all processes together; told by one of them."""
+        self._counts["pool_seats"][(pool, "used")] = used
+        self._counts["pool_seats"][(pool, "free")] = free
+        self._counts["pool_backlog"][(pool,)] = backlog
+        self._counts["fair_lag_credits"][(pool,)] = lag_nanocredits
+
+    def served(self, *, pool: str, amount_nanocredits: int) -> None:
+        """Work that was asked for, and done."""
+        self._counts["demand_credits_total"][(pool,)] += amount_nanocredits
+        self._counts["served_credits_total"][(pool,)] += amount_nanocredits
+
+    def not_served(self, *, pool: str, reason: DeficitReason, amount_nanocredits: int) -> None:
+        """Work that was asked for and not done."""
+        self._counts["demand_credits_total"][(pool,)] += amount_nanocredits
+        self._counts["deficit_credits_total"][(pool, reason)] += amount_nanocredits
+
+    def failed_over(self, *, pool: str) -> None:
+        """Another upstream is asked instead of this one."""
+        self._counts["failovers_total"][(pool,)] += 1
 
     def usage_charged(self, *, model: str, usage: Usage) -> None:
         label = self.model_label(model)

@@ -17,6 +17,8 @@ from proxy.config import Config
 from proxy.errors import Failure
 from proxy.ledger import Store
 from proxy.ledger.backlog import Backlog
+from proxy.ledger.batches import Batches
+from proxy.ledger.pools import BEAT_MS, Pools
 from proxy.metrics import Metrics
 from proxy.processes.jobs import Job
 from proxy.processes.sockets import BACKLOG
@@ -27,6 +29,8 @@ from proxy.server.upstream import Endpoint
 
 PULSE_S: Final = 0.25
 BACKLOG_S: Final = 1.0
+BATCHES_S: Final = 0.7
+"""Well below the shortest time after which a hold expires."""
 CLOSE_DEADLINE_S: Final = 1.0
 
 
@@ -70,12 +74,15 @@ class Service:
 
     def __init__(self, settings: Config, store: Store, backlog: Backlog, metrics: Metrics, endpoints: list[Endpoint]) -> None:
         self._settings = settings
+        self._pools = Pools(store.engine)
         self._proxy = Proxy(
             settings,
             endpoints=endpoints,
             ledger=store.ledger,
             directory=store.directory,
             backlog=backlog,
+            batches=Batches(store.engine),
+            pools=self._pools,
             metrics=metrics,
             now_ms=store.engine.now_ms,
         )
@@ -94,6 +101,10 @@ class Service:
         """Answer from now on."""
         self._server = await asyncio.get_running_loop().create_server(self._listener, sock=listening, backlog=BACKLOG)
 
+    def hearing(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """While this lasts, requests that wait for a seat hear at once that they have it."""
+        return self._pools.listen(self._proxy.seating.seated)
+
     def configure(self, settings: Config, endpoints: list[Endpoint]) -> None:
         """Take over new settings; what runs goes on with the old."""
         self._settings = settings
@@ -101,7 +112,14 @@ class Service:
 
     def jobs(self) -> tuple[Job, ...]:
         """What must be done again and again while it serves, and while it drains."""
-        return (Job("keeping time", PULSE_S, self._proxy.pulse), Job("telling the backlog", BACKLOG_S, self._proxy.tell_backlog))
+        settler = self._proxy.settler
+        return (
+            Job("keeping time", PULSE_S, self._proxy.pulse),
+            Job("telling the backlog", BACKLOG_S, self._proxy.tell_backlog),
+            Job("keeping seats", BEAT_MS / 1000, self._proxy.seating.beat),
+            Job("keeping batches", BATCHES_S, settler.keep_alive),
+            Job("settling batches", BATCHES_S, settler.look),
+        )
 
     async def drain(self, *, timeout_s: float) -> None:
         """Accept no more, refuse what is new on open connections, let what runs finish in time, else cut it; settle everything."""

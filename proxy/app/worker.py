@@ -107,6 +107,7 @@ class Worker:
         if settings is not self._settings:  # they changed meanwhile
             await self._configure()
         await stack.enter_async_context(running(Job("following the ledger", REFRESH_S, self._refresh), *service.jobs()))
+        await stack.enter_async_context(service.hearing())
         await service.listen(listen(self._port))
         return service
 

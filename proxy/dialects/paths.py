@@ -22,6 +22,8 @@ PATH_LENGTH_MAX = 1024
 SEGMENTS_MAX = 8
 """How far paths are compared to tell whose API a stranger belongs to."""
 SUGGESTIONS_MAX = 3
+SIMILAR = 0.75
+"""How much of a path must be the same for another one to be suggested, from 0 to 1."""
 UNPRICED_HINT = "Do without it, or ask the operator, who can reach the upstream directly."
 
 _CANONICAL = re.compile(r"(?:/(?!\.{1,2}(?:/|\Z))[A-Za-z0-9._~:@!$&'()*+,=-]+)+/?")
@@ -82,11 +84,11 @@ class Paths:
         found = by_method.get(method)
         if found is None:
             if name:
-                _read_model(name, forwarded=False)
+                _read_name(name, next(iter(by_method.values()))[0].operation)
             allowed = ", ".join(sorted(by_method))
             raise Refusal("method_not_allowed", f"This path takes {allowed} only.", hint=f"Send the request as {allowed}.")
         meant = found[0] if len(found) == 1 else _meant(found, headers)
-        return meant._replace(model=_read_model(name, forwarded=meant.operation.forwarded)) if name else meant
+        return meant._replace(model=_read_name(name, meant.operation)) if name else meant
 
     def nearest(self, path: str) -> Dialect | None:
         """The dialect with whose paths this one has most in common, segment by segment; None where none has anything."""
@@ -129,7 +131,8 @@ class Paths:
             return f"Did you mean /v1{path}? Let the client's base URL end in /v1."
         if path.rstrip("/") in self._exact:
             return f"Did you mean {path.rstrip('/')}?"
-        near = difflib.get_close_matches(path, self._exact, n=SUGGESTIONS_MAX, cutoff=0.5)
+        below = [known for known in self._exact if path != "/" and known.startswith(path.rstrip("/") + "/")][:SUGGESTIONS_MAX]
+        near = below or difflib.get_close_matches(path, self._exact, n=SUGGESTIONS_MAX, cutoff=SIMILAR)
         if near:
             return f"Did you mean {' or '.join(near)}?"
         return f"Served here are, among others, {', '.join(list(self._exact)[:SUGGESTIONS_MAX])}."
@@ -153,11 +156,13 @@ def _meant(candidates: Sequence[Found], headers: Container[str]) -> Found:
     return next(marked, None) or next(plain, candidates[0])
 
 
-def _read_model(name: str, *, forwarded: bool) -> str:
-    """A model's name from a path. It may be escaped where the path is not forwarded; clients escape a `/` in it."""
-    spelling = _PLAIN_SEGMENT if forwarded else _ESCAPED_SEGMENTS
+def _read_name(name: str, operation: Operation) -> str:
+    """A model's name, or an id, from a path. It may be escaped where the path is not forwarded; clients escape a `/` in it."""
+    spelling = _PLAIN_SEGMENT if operation.forwarded else _ESCAPED_SEGMENTS
     model = unquote(name) if spelling.fullmatch(name) else ""
     if not model.isprintable() or len(model) > MODEL_NAME_LENGTH_MAX or {"", ".", ".."} & set(model.split("/")):
+        if operation.kept:
+            raise Refusal("invalid_request", "The path does not hold the id of a file or a batch.", hint="Use the id as it was answered.")
         raise Refusal("invalid_request", "The path does not hold a model's name.", hint="Name a model of the list at /v1/models.")
     return model
 

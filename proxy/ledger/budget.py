@@ -262,10 +262,10 @@ def _insufficient(path: Path, reply: list[Any], *, needed_nanocredits: int) -> R
     }
     name = f"account {path[level]!r}"
     if needed_nanocredits > capacity:
-        hint = "ask for less: a shorter input or a smaller maximum, or have the limit raised"
-        return Refusal("request_exceeds_budget", f"the request can never fit the budget of {name}", hint=hint, **details)
+        hint = "Ask for less: a shorter input or a smaller maximum; or have the limit raised."
+        return Refusal("request_exceeds_budget", f"The request can never fit the budget of {name}.", hint=hint, **details)
     if needed_nanocredits <= available + held:
-        hint = "running requests hold what is missing; try again once they end"
-        return Refusal("budget_in_flight", f"the budget of {name} is held by running requests", hint=hint, retry_after_s=1.0, **details)
-    hint = "wait for the window to turn, or ask for a grant or a higher limit"
-    return Refusal("insufficient_quota", f"the budget of {name} is spent", hint=hint, **details)
+        hint = "Running requests hold what is missing; try again once they end."
+        return Refusal("budget_in_flight", f"The budget of {name} is held by running requests.", hint=hint, retry_after_s=1.0, **details)
+    hint = "Wait for the window to turn, or ask for a grant or a higher limit."
+    return Refusal("insufficient_quota", f"The budget of {name} is spent.", hint=hint, **details)

@@ -38,6 +38,8 @@ class Settings:
     plan: str
     own_limits: tuple[Limit, ...] | None
     version: int
+    weight: int
+    """0 where the plan's applies."""
 
 
 class Directory(Book, AuditLog):
@@ -64,7 +66,7 @@ class Directory(Book, AuditLog):
             self._callers.pop(name, None)
         elif kind == "account":
             self._settings.pop(AccountId(name), None)
-            for cached in [d for d, caller in self._callers.items() if caller is not None and caller.account == name]:
+            for cached in [d for d, caller in self._callers.items() if caller is not None and name in caller.path]:
                 del self._callers[cached]
 
     async def caller(self, key_digest: str) -> Caller | None:
@@ -79,12 +81,19 @@ class Directory(Book, AuditLog):
         caller = None
         if key is not None:
             settings = await self.settings(key.account)
-            caller = Caller(key.account, settings.path, await self._known_plan(settings.plan), key.key_id)
+            plan = await self._known_plan(settings.plan)
+            weight = settings.weight or plan.weight
+            weights = (await self._root_weight(settings.path) if len(settings.path) > 1 else weight, weight)
+            caller = Caller(key.account, settings.path, plan, key.key_id, weights)
         if generation == self.generation:  # else a change may have come in between, and the next look-up decides
             if len(self._callers) >= CACHE_MAX:
                 self._callers.clear()
             self._callers[key_digest] = caller
         return caller
+
+    async def _root_weight(self, path: Path) -> int:
+        root = await self.settings(path[0])
+        return root.weight or (await self._known_plan(root.plan)).weight
 
     async def settings(self, account_id: AccountId, *, anew: bool = False) -> Settings:
         """An account's settings, cached. Raises Refusal: account_not_found."""
@@ -93,8 +102,9 @@ class Directory(Book, AuditLog):
             return cached
         generation = self.generation
         path = cached.path if cached is not None else await self._read_path(account_id)
-        plan, limits, version = await self._engine.command("HMGET", keys.account(path[0], account_id), "plan", "limits", "version")
-        settings = Settings(path, plan.decode(), records.decode_limits(limits), int(version))
+        fields = ("plan", "limits", "version", "weight")
+        plan, limits, version, weight = await self._engine.command("HMGET", keys.account(path[0], account_id), *fields)
+        settings = Settings(path, plan.decode(), records.decode_limits(limits), int(version), int(weight))
         if anew or generation == self.generation:
             if len(self._settings) >= CACHE_MAX:
                 self._settings.clear()

@@ -47,6 +47,7 @@ class Engine:
     """One process's way to one ledger server."""
 
     def __init__(self, connect: Connect, *, deadline_s: float, now_ms: Callable[[], int] | None = None, observe: Observe = _ignore) -> None:
+        self.connect = connect
         self._wire = Wire(connect, deadline_s=deadline_s / 2)
         self._durable_wire = Wire(connect, deadline_s=deadline_s + FSYNC_WAIT_MS / 1000)
         self._deadline_s = deadline_s
@@ -129,14 +130,17 @@ class Engine:
 
     def _head(self, verb: str, keys: int, values: int) -> bytes:
         """The words in front of a verb's first key."""
-        how = ("FCALL", scripts.functions().prefix + verb) if self._functions else ("EVALSHA", scripts.script(verb, flags=self._flags).sha)
+        if self._functions:
+            how = ("FCALL", scripts.functions(verb).prefix + verb)
+        else:
+            how = ("EVALSHA", scripts.script(verb, flags=self._flags).sha)
         head = b"*%d\r\n" % (3 + keys + 2 + values) + packed(*how, keys)
         self._heads[verb, keys, values] = head
         return head
 
     def _load(self, verb: str) -> Load:
         if self._functions and verb not in scripts.STANDALONE:
-            return scripts.functions().load
+            return scripts.functions(verb).load
         return scripts.script(verb, flags=self._flags).load
 
     async def script(self, name: str, keys: Sequence[str], values: Sequence[bytes | str | int], *, durable: bool = False) -> Any:

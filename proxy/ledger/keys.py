@@ -54,6 +54,15 @@ def _behind(path: Sequence[str], name: str) -> list[str]:
     return [*balances, f"{tag}{name}", f"{tag}{JOURNAL}", *accounts]
 
 
+def of_pool(pool: str, name: str) -> str:
+    return f"cl:{{pool:{pool}}}:{name}"
+
+
+def seats_of_worker(worker: str) -> str:
+    """The channel on which a worker hears which of its tickets were seated."""
+    return f"cl:seats:{worker}"
+
+
 def account(root: str, account_id: str) -> str:
     return f"cl:{{{root}}}:a:{account_id}"
 

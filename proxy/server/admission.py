@@ -16,7 +16,7 @@ from proxy.dialects.opaque import Opaque, OpaqueRule
 from proxy.domain import Call, Caller, Price
 from proxy.errors import Refusal, UpstreamError
 from proxy.server.catalogue import Prices, check_allowed
-from proxy.server.metering import Estimate, estimate
+from proxy.server.metering import Estimate, bound_nanocredits, estimate
 from proxy.server.routing import Routes
 from proxy.server.upstream import Endpoint
 
@@ -32,6 +32,12 @@ class Asked:
     def output_tokens_max(self) -> int:
         """The operator's maximum for each answer of a request that names none, at whichever upstream it ends up."""
         return max(endpoint.section.output_tokens_max for endpoint in self.endpoints)
+
+    def largest(self, price: Price) -> int:
+        """What it may cost at most, as far as anyone can say before it runs."""
+        call = self.call
+        most = self.output_tokens_max if call.output_tokens_max is None else call.output_tokens_max
+        return bound_nanocredits(call, price, output_tokens=most * call.choices)
 
     def estimate(self, price: Price, *, slice_tokens: int) -> Estimate:
         """What to hold for it."""

@@ -80,6 +80,12 @@ def spare_waiting(headers: CIMultiDict[str]) -> None:
         headers["x-should-retry"] = "false"
 
 
+def add_queue(headers: CIMultiDict[str], queued_s: float | None) -> None:
+    """How long a request waited for its seat, where seats are counted."""
+    if queued_s is not None:
+        headers["X-Ledger-Queue-Ms"] = str(round(queued_s * 1000))
+
+
 def add_budget(
     headers: CIMultiDict[str], tightest: Tightest | None, *, request_id: str, now_ms: int, settlement: Settlement | None = None
 ) -> None:

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -102,7 +104,10 @@ class BatchSettler:
         self._holds = holds
         self._admission = admission
         self._now_ms = now_ms
+        self._asked_ms: dict[str, int] = {}
+        """When this worker asked for what is still open; so that most need no lease to be found asked for already."""
         self._finding = asyncio.Lock()
+        self._settling: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
     # --- again and again ---------------------------------------------------------------------------------------------------------
 
@@ -119,20 +124,30 @@ class BatchSettler:
         """Ask the upstreams how their batches are, and settle what has ended, unless another worker does. Every few seconds."""
         if not await self._records.lease("batches", LOOK_MS):
             return
-        due = [batch for batch in await self._records.open_batches() if await self._is_due(batch)]
+        batches = await self._records.open_batches()
+        random.shuffle(batches)  # so that none waits for ever behind others
+        self._asked_ms = {b.hold_id: asked_ms for b in batches if (asked_ms := self._asked_ms.get(b.hold_id)) is not None}
+        due: list[KeptBatch] = []
+        for batch in batches:
+            if len(due) < ASKED_MAX and await self._is_due(batch):
+                due.append(batch)
         gate = asyncio.Semaphore(ASKED_AT_ONCE_MAX)
 
         async def ask(batch: KeptBatch) -> None:
             async with gate:
                 await self._look_after(batch)
 
-        await asyncio.gather(*map(ask, due[:ASKED_MAX]))
+        await asyncio.gather(*map(ask, due))
 
     async def _is_due(self, batch: KeptBatch) -> bool:
         """Whether its upstream may be asked now; at most once a minute, whichever worker asks."""
-        if not batch.batch_id and self._age_ms(batch) < LOST_MS:
+        now_ms = self._now_ms()
+        if now_ms - self._asked_ms.get(batch.hold_id, 0) < ASK_MS or (not batch.batch_id and self._age_ms(batch) < LOST_MS):
             return False
-        return await self._records.lease(f"batch:{batch.hold_id}", ASK_MS)
+        if not await self._records.lease(f"batch:{batch.hold_id}", ASK_MS):
+            return False
+        self._asked_ms[batch.hold_id] = now_ms
+        return True
 
     async def _look_after(self, batch: KeptBatch) -> None:
         try:
@@ -192,7 +207,13 @@ class BatchSettler:
         await self._records.end(batch, at_ms=self._now_ms())
 
     async def settle(self, batch: KeptBatch, endpoint: Endpoint, state: openai_batches.Batch) -> None:
-        """Settle a batch that has ended, by its output. Raises UpstreamError, UpstreamTimeout, LedgerUnavailable."""
+        """Settle a batch that has ended, by its output, unless that is done. Raises UpstreamError, UpstreamTimeout, LedgerUnavailable."""
+        lock = self._settling.setdefault(batch.hold_id, asyncio.Lock())
+        async with lock:  # whoever else asks waits, for an output may be large
+            if await self._records.is_open(batch):
+                await self._settle(batch, endpoint, state)
+
+    async def _settle(self, batch: KeptBatch, endpoint: Endpoint, state: openai_batches.Batch) -> None:
         tally = Tally(batch.input)
         try:
             if state.has_run and not state.result_file_ids:

@@ -23,8 +23,8 @@ from proxy.server import answers, fetching
 from proxy.server.admission import Admission, Asked
 from proxy.server.batch_settling import OPERATIONS, BatchSettler
 from proxy.server.catalogue import check_allowed
+from proxy.server.errand import Visit, broken_off
 from proxy.server.fetching import Fetched
-from proxy.server.forwarding import Visit, broken_off
 from proxy.server.holds import Holds
 from proxy.server.upstream import JSON, Endpoint
 
@@ -256,7 +256,7 @@ class Batching:
         concern.visit.model = batch.input.model
         answer = await self._forward(concern, endpoint)
         state = openai_batches.read_batch(answer.meaning) if answer.status < 400 else None
-        if state is not None and state.has_ended and await self._records.is_open(batch):
+        if state is not None and state.has_ended:
             await self._settler.settle(batch, endpoint, state)
         return self._shown(concern, answer)
 

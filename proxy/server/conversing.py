@@ -18,8 +18,9 @@ from proxy.dialects.openai_realtime import Conversation, cut_event, refusal_of_e
 from proxy.errors import Expected, Refusal, UpstreamError, UpstreamTimeout
 from proxy.metrics import Metrics
 from proxy.server.conversation_meter import ConversationMeter
+from proxy.server.errand import Visit
 from proxy.server.exchange import ClientTooSlow, Exchange
-from proxy.server.forwarding import CUT_REASONS, Visit
+from proxy.server.forwarding import CUT_REASONS
 from proxy.server.holding import Reservation
 from proxy.server.sending import HEARTBEAT_S, MESSAGE_MAX_BYTES
 from proxy.server.upstream import Endpoint

@@ -43,7 +43,7 @@ class Exchange:
         self._seen_moves = 0
         self.hold = hold
         self.reason: Reason | None = None
-        self._waits_for: Literal["head", "bytes", "client"] = "head"
+        self._waits_for: Literal["seat", "head", "bytes", "client"] = "head"
         self._moves = 0
         """Counted up whenever it moves on; so the clock is read by whoever watches, not for every event."""
 
@@ -66,6 +66,16 @@ class Exchange:
         self._section = section
         if isinstance(self.reason, UpstreamTimeout):
             self.reason = None
+        self._waits_for = "head"
+        self._moves += 1
+
+    def queues(self) -> None:
+        """From now on it waits for a seat, which has a limit of its own."""
+        self._waits_for = "seat"
+        self._moves += 1
+
+    def sends(self) -> None:
+        """From now on it waits for the upstream's answer to begin."""
         self._waits_for = "head"
         self._moves += 1
 

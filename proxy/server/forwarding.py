@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 
 from aiohttp import HttpVersion11, web
 
 from proxy import domain
-from proxy.dialects import Dialect, Reader
+from proxy.dialects import Reader
 from proxy.errors import Expected, Failure, LedgerUnavailable, Refusal, UpstreamError, UpstreamTimeout
 from proxy.metrics import CutReason, Metrics
 from proxy.server import answers
 from proxy.server.decoding import CodedReader, Undecodable
-from proxy.server.exchange import ClientTooSlow, Exchange
-from proxy.server.holding import Reservation
-from proxy.server.metering import NO_CHARGE, Charge, Meter
+from proxy.server.errand import Errand, Visit, broken_off
+from proxy.server.exchange import ClientTooSlow
+from proxy.server.metering import NO_CHARGE, Charge
 from proxy.server.sending import Letter
 from proxy.server.upstream import Endpoint, Reply
 
@@ -28,42 +27,6 @@ ANSWER_MAX_BYTES = 64 * 2**20
 WRITTEN_AT_ONCE_MAX_BYTES = 2**16
 
 CUT_REASONS: dict[str, CutReason] = {"ledger_unavailable": "ledger", "draining": "drain"}
-
-
-@dataclass(slots=True)
-class Visit:
-    """One request as it will be counted: who serves it, what was asked for, how it ended. Its id is also its hold's."""
-
-    request_id: str
-    began_s: float
-    dialect: Dialect | None = None
-    """None until its path has been read."""
-    pool: str = ""
-    model: str = ""
-    outcome: str = "complete"
-    is_over: bool = False
-    """Whether all has been said, so that a client which leaves now is not one that hung up."""
-
-
-@dataclass(slots=True)
-class Errand:
-    """What is known once a request is to be sent: all that forwarding its answer takes."""
-
-    request: web.BaseRequest
-    visit: Visit
-    dialect: Dialect
-    call: domain.Call
-    endpoint: Endpoint
-    hold: Reservation[Meter]
-    exchange: Exchange
-
-    def turn_to(self, endpoint: Endpoint) -> None:
-        """From now on this upstream serves it."""
-        self.endpoint = endpoint
-        self.call = replace(self.call, hides_continuous_usage=endpoint.section.continuous_usage)
-        self.visit.pool = endpoint.name
-        self.hold.meter.missing_usage = endpoint.section.missing_usage
-        self.exchange.turn_to(endpoint.section)
 
 
 class Forwarder:
@@ -75,6 +38,7 @@ class Forwarder:
 
     async def forward(self, errand: Errand, reply: Reply) -> web.StreamResponse:
         """Forward an answer in the form that it has, whichever the request asked for."""
+        answers.add_queue(reply.headers, errand.visit.queued_s)
         if reply.status >= 400:
             answers.spare_waiting(reply.headers)
         reader = None if reply.status >= 400 else errand.dialect.read_stream(errand.call, reply.media_type)
@@ -252,10 +216,3 @@ async def _written(errand: Errand, response: web.StreamResponse, data: bytes, *,
     except TimeoutError:
         raise ClientTooSlow from None
     return response
-
-
-def broken_off(request: web.BaseRequest) -> ConnectionResetError:
-    """Close the client's connection with the answer unfinished; raise what this returns."""
-    if request.transport is not None:
-        request.transport.close()
-    return ConnectionResetError("the answer was broken off")

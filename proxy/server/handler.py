@@ -12,7 +12,7 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 from aiohttp import web
@@ -21,7 +21,7 @@ from multidict import CIMultiDictProxy
 from proxy import config, domain
 from proxy.dialects import Dialect, Request, dialect_of
 from proxy.dialects.openai_realtime import Conversation
-from proxy.errors import Expected, Failure, UpstreamError, UpstreamTimeout
+from proxy.errors import Expected, Failure
 from proxy.ledger.backlog import Backlog
 from proxy.ledger.batches import BatchRecords
 from proxy.metrics import Metrics
@@ -32,15 +32,17 @@ from proxy.server.batching import Batching, Concern
 from proxy.server.catalogue import Catalogue, Prices
 from proxy.server.conversation_meter import ConversationMeter
 from proxy.server.conversing import Talk, check_upgrade, key_in_protocols, passing_protocols
+from proxy.server.errand import Errand, Visit, broken_off
 from proxy.server.exchange import ClientTooSlow, Exchanges
-from proxy.server.forwarding import Errand, Forwarder, Visit, broken_off
+from proxy.server.forwarding import Forwarder
 from proxy.server.holding import Reservation
 from proxy.server.holds import Holds
 from proxy.server.identity import KeyLookup, identify
 from proxy.server.metering import Meter
-from proxy.server.reading import KEY_PARAMETER, check_framing, joined_query, read_body, read_query, split_target
-from proxy.server.sending import FAIL_OVER_STATUSES, Letter
-from proxy.server.upstream import JSON, Endpoint, Reply
+from proxy.server.reading import KEY_PARAMETER, check_framing, joined_query, read_body, read_priority, read_query, split_target
+from proxy.server.seating import Pools, Seating, Turn
+from proxy.server.sending import Letter, Sender
+from proxy.server.upstream import JSON, Endpoint
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +78,7 @@ class Proxy:
         directory: Book,
         backlog: Backlog,
         batches: BatchRecords,
+        pools: Pools,
         metrics: Metrics,
         now_ms: Callable[[], int],
     ) -> None:
@@ -86,6 +89,8 @@ class Proxy:
         self._now_ms = now_ms
         self._holds = Holds(ledger, backlog, metrics, settings.ledger)
         self._exchanges = Exchanges()
+        self.seating = Seating(pools, metrics, self._holds.in_background)
+        self._sender = Sender(metrics)
         self._forwarder = Forwarder(metrics, now_ms)
         self._prices = Prices(lambda: directory.price_book, now_ms)
         self.settler = BatchSettler(batches, self._holds, admission=lambda: self.admission, now_ms=now_ms)
@@ -107,6 +112,7 @@ class Proxy:
         self._slice_tokens = settings.ledger.slice_tokens
         self._budget_status = settings.compat.budget_status
         self._holds.configure(settings.ledger)
+        self.seating.configure(settings.upstream)
         self.admission = Admission(tuple(endpoints), self._prices, settings.opaque)
         self._catalogue = Catalogue(self.admission.routes, self._prices)
 
@@ -138,9 +144,10 @@ class Proxy:
             self._open_requests -= 1
             if self._draining and self._open_requests == 0:
                 self._idle.set()
-            self._metrics.request_finished(
-                pool=visit.pool, dialect=visit.dialect.name if visit.dialect else "", model=visit.model, outcome=visit.outcome
-            )
+            if visit.caller is not None:
+                self.seating.count(visit.caller, visit.pool, visit.outcome, visit.most_nanocredits, visit.spent_nanocredits)
+            dialect = "" if visit.dialect is None else visit.dialect.name
+            self._metrics.request_finished(pool=visit.pool, dialect=dialect, model=visit.model, outcome=visit.outcome)
             if log.isEnabledFor(logging.DEBUG):
                 log.debug("request %s on %s: %s", visit.request_id, visit.pool or "no upstream", visit.outcome)
 
@@ -198,56 +205,50 @@ class Proxy:
             return await self._converse(request, visit, caller, letter, asked.endpoints[0], price)
         wanted = asked.estimate(price, slice_tokens=self._slice_tokens)
         meter = Meter(asked.call, price, slice_tokens=self._slice_tokens)
-        async with Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model) as hold:
-            # Where upstreams share their seats, a request waits for one here.
-            lowered = None if asked.call.stream else meter.lower_maximum(wanted.want_nanocredits)
-            with self._exchanges.opened(asked.endpoints[0].section, hold, write_timeout_s=self._listen.body_timeout_s) as exchange:
-                errand = Errand(request, visit, dialect, asked.call, asked.endpoints[0], hold, exchange)
-                reply = await self._send(errand, letter, asked.endpoints, lowered)
-                del letter, inquiry  # a stream may run for long, and its prompt may be large
-                with reply:
-                    return await self._forwarder.forward(errand, reply)
+        with self._turn(request, visit, caller, asked.largest(price)) as turn:
+            turn.ask(asked.endpoints[0].section)  # a seat is asked for together with the hold, and waited for below, if at all
+            async with Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model) as hold:
+                hold.on_end = visit.ended(turn)
+                lowered = None if asked.call.stream else meter.lower_maximum(wanted.want_nanocredits)
+                with self._exchanges.opened(asked.endpoints[0].section, hold, write_timeout_s=self._listen.body_timeout_s) as exchange:
+                    errand = Errand(request, visit, dialect, asked.call, asked.endpoints[0], hold, exchange, turn)
+                    self._metrics.latency_added(time.monotonic() - visit.began_s)
+                    reply = await self._sender.send(errand, letter, asked.endpoints, output_tokens_max=lowered)
+                    self._metrics.first_byte(pool=visit.pool, seconds=time.monotonic() - visit.began_s)
+                    del letter, inquiry  # a stream may run for long, and its prompt may be large
+                    with reply:
+                        return await self._forwarder.forward(errand, reply)
+
+    def _turn(self, request: web.BaseRequest, visit: Visit, caller: domain.Caller, most_nanocredits: int) -> Turn:
+        visit.caller, visit.most_nanocredits = caller, most_nanocredits
+        priority = read_priority(request.headers)
+        return Turn(self.seating, visit.request_id, caller, most_nanocredits=most_nanocredits, priority=priority)
 
     async def _converse(
         self, request: web.BaseRequest, visit: Visit, caller: domain.Caller, letter: Letter, endpoint: Endpoint, price: domain.Price
     ) -> web.StreamResponse:
         """A conversation over a WebSocket, from its hold to its settlement."""
-        conversation = Conversation(endpoint.media)
+        model = letter.call.model
+        conversation = Conversation(endpoint.media, models=(model, endpoint.aliases.get(model, model)))
         meter = ConversationMeter(price, slice_tokens=self._slice_tokens)
         wanted = meter.estimate(conversation.usage_ahead(asking=True))
-        async with Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model) as hold:
-            with self._exchanges.opened(endpoint.section, hold, write_timeout_s=self._listen.body_timeout_s) as exchange:
-                talk = Talk(visit, endpoint, conversation, hold, exchange, self._metrics)
-                async with letter.open_to(endpoint, passing_protocols(request.headers)) as upstream:
-                    return await talk.carry(request, upstream)
+        with self._turn(request, visit, caller, wanted.want_nanocredits) as turn:
+            turn.ask(endpoint.section)
+            async with Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model) as hold:
+                hold.on_end = visit.ended(turn)
+                with self._exchanges.opened(endpoint.section, hold, write_timeout_s=self._listen.body_timeout_s) as exchange:
+                    if turn.seat is not None:
+                        exchange.queues()
+                        visit.queued_s = await turn.seat.taken()
+                    talk = Talk(visit, endpoint, conversation, hold, exchange, self._metrics)
+                    async with letter.open_to(endpoint, passing_protocols(request.headers)) as upstream:
+                        return await talk.carry(request, upstream)
 
     async def _read(self, request: web.BaseRequest, visit: Visit) -> bytes:
         asked_s = time.monotonic()
         body = await read_body(request, body_max_bytes=self._listen.body_max_bytes, timeout_s=self._listen.body_timeout_s)
         visit.began_s += time.monotonic() - asked_s  # how long a client takes to send its body is not the latency that we add
         return body
-
-    async def _send(self, errand: Errand, letter: Letter, endpoints: Sequence[Endpoint], output_tokens_max: int | None) -> Reply:
-        """The head of the first answer that is worth having, or else of the last; what came to nothing costs nothing."""
-        visit, meter = errand.visit, errand.hold.meter
-        self._metrics.latency_added(time.monotonic() - visit.began_s)
-        for endpoint in endpoints:
-            is_last = endpoint is endpoints[-1]
-            errand.turn_to(endpoint)
-            try:
-                with errand.exchange:
-                    reply = await letter.send_to(endpoint, output_tokens_max=output_tokens_max, sent=meter.begin)
-            except Failure as failure:
-                meter.call_off()
-                if is_last or not isinstance(failure, (UpstreamError, UpstreamTimeout)):
-                    raise
-                continue
-            if is_last or reply.status not in FAIL_OVER_STATUSES:
-                break
-            meter.call_off()
-            reply.discard()
-        self._metrics.first_byte(pool=visit.pool, seconds=time.monotonic() - visit.began_s)
-        return reply
 
     async def _list_models(self, visit: Visit, caller: domain.Caller, dialect: Dialect, model: str | None) -> web.StreamResponse:
         created_s = self._now_ms() // 1000

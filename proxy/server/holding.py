@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Generic, Literal, Protocol, Self, TypeVar
 
@@ -17,7 +18,7 @@ from proxy.domain import Path, Settlement, Tightest
 from proxy.errors import LedgerUnavailable, Refusal
 from proxy.ledger.backlog import Record
 from proxy.server.holds import Holds
-from proxy.server.metering import Charge, Estimate
+from proxy.server.metering import NO_CHARGE, Charge, Estimate
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ class Reservation(Generic[AnyMeter]):
     __slots__ = (
         *("_debited_nanocredits", "_ended", "_estimate", "_extending", "_heard_s", "_held_nanocredits", "_holds", "_lost"),
         *("_pending", "_refused", "_sequence", "_told_s", "_unheld"),
-        *("amount_nanocredits", "hold_id", "meter", "model", "path", "tightest"),
+        *("amount_nanocredits", "hold_id", "meter", "model", "on_end", "path", "tightest"),
     )
 
     def __init__(self, holds: Holds, path: Path, hold_id: str, estimate: Estimate, meter: AnyMeter, *, model: str) -> None:
@@ -90,6 +91,8 @@ class Reservation(Generic[AnyMeter]):
         """The hold is no longer open, so nothing more may be forwarded on it."""
         self._unheld = False
         self._ended = False
+        self.on_end: Callable[[int | None], None] = lambda spent_nanocredits: None
+        """Called when the hold ends, before the ledger is told, with the cost; None where nothing was sent."""
 
     # --- beginning ---------------------------------------------------------------------------------------------------------------
 
@@ -283,6 +286,7 @@ class Reservation(Generic[AnyMeter]):
     async def _end(self, charge: Charge) -> Settlement | None:
         """Settle or void; the same again changes nothing."""
         holds, spent, overrun = self._holds, charge.spent_nanocredits, charge.overrun_nanocredits
+        self.on_end(None if charge is NO_CHARGE else spent)
         memo = f"{self.model} {charge.counts}".rstrip()
         settlement: Settlement | None = None
         try:

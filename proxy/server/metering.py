@@ -48,6 +48,8 @@ SLICE_BYTES = 2**18
 """The slice of a stream that is measured in bytes."""
 SLICE_MS = 5_000
 """The slice of the upstream's time, where that is paid for."""
+TOKENS_COUNTED_IN_ONE_MAX = 4
+"""As how many a long token of 16 bytes is counted."""
 
 
 def slice_size(call: Call, slice_tokens: int) -> int:
@@ -270,7 +272,7 @@ class Meter:
         usage = self._usage
         if usage is not None and not complete:
             usage = replace(usage, output=usage.output + self._tokens_since_usage)
-        charge = self._charged(usage, counted_tokens=self.forwarded_tokens, deltas=deltas, reportable=complete)
+        charge = self._charged(usage, delivered_tokens=self.forwarded_tokens, deltas=deltas, reportable=complete)
         if refused_tokens := sum(piece.output_tokens for piece in self.refused):
             counted, refused = self._counted(self.forwarded_tokens), self._counted(self.forwarded_tokens + refused_tokens)
             overrun = cost_nanocredits(self._price, refused) - cost_nanocredits(self._price, counted)
@@ -280,7 +282,7 @@ class Meter:
     def charge_whole(self, answer: Answer) -> Charge:
         """What an answer costs that came as a whole."""
         self.usage_rejected = answer.usage_rejected
-        return self._charged(answer.usage, counted_tokens=answer.output_tokens_counted, deltas=0, reportable=True)
+        return self._charged(answer.usage, delivered_tokens=answer.output_tokens_counted, deltas=0, reportable=True)
 
     def _counted(self, output: int) -> Usage:
         """What is charged where no usage comes, for so much output in the call's measure."""
@@ -290,14 +292,15 @@ class Meter:
         units = _units_for(call, self.elapsed_ms)
         return replace(units, input=call.input_tokens_counted, bytes=units.bytes + output)
 
-    def _charged(self, usage: Usage | None, *, counted_tokens: int, deltas: int, reportable: bool) -> Charge:
+    def _charged(self, usage: Usage | None, *, delivered_tokens: int, deltas: int, reportable: bool) -> Charge:
         flags: list[Flag] = []
+        is_reported = usage is not None
         if usage is None:
             if reportable and self._call.reports_usage:
                 flags.append("absurd" if self.usage_rejected else "missing")
             if self.missing_usage == "estimate":
                 return Charge(self.amount_nanocredits, 0, NO_USAGE, tuple(flags))
-            usage = self._counted(counted_tokens)
+            usage = self._counted(delivered_tokens)
         elif reportable and self.usage_rejected:
             flags.append("absurd")
         if usage.output_tokens < deltas:
@@ -306,7 +309,9 @@ class Meter:
         allowed = usage
         if self.output_tokens_max is not None:
             # What was delivered is paid, even beyond the maximum: else a maximum that an upstream ignores would make its answers free.
-            most = max(self.output_tokens_max * self._call.choices, deltas)
+            # Where nobody but us has counted, long tokens may keep a text within a maximum that its bytes exceed.
+            surely_tokens = delivered_tokens if is_reported else max(deltas, -(-delivered_tokens // TOKENS_COUNTED_IN_ONE_MAX))
+            most = max(self.output_tokens_max * self._call.choices, surely_tokens)
             if usage.output_tokens > most:
                 flags.append("above_maximum")
                 allowed = _with_output_at_most(usage, most)

@@ -7,6 +7,7 @@ Refuses what two servers in a row could read in two ways: odd framing, codings, 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Container, Mapping
 from urllib.parse import parse_qsl, urlencode
 
@@ -17,6 +18,8 @@ from proxy.errors import Refusal
 QUERY_PARAMETERS_MAX = 32
 KEY_PARAMETER = "key"
 """Where Gemini's clients may put their key; the path that takes one there says so."""
+PRIORITY_HEADER = "x-ledger-priority"
+_PRIORITY = re.compile(r"-?[0-9]")
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
@@ -49,6 +52,16 @@ def joined_query(parameters: Mapping[str, str]) -> str:
     """The query that is forwarded, with its question mark; empty without parameters. What the caller's key came in is left out."""
     passing = {name: value for name, value in parameters.items() if name != KEY_PARAMETER}
     return "?" + urlencode(passing) if passing else ""
+
+
+def read_priority(headers: Mapping[str, str]) -> int:
+    """Which of a caller's own waiting requests goes first: `x-ledger-priority`. Raises Refusal invalid_request."""
+    value = headers.get(PRIORITY_HEADER)
+    if value is None:
+        return 0
+    if _PRIORITY.fullmatch(value) is None:
+        raise Refusal("invalid_request", f"{PRIORITY_HEADER} must be a whole number from -9 to 9.", hint="Higher goes first.")
+    return int(value)
 
 
 def check_framing(request: web.BaseRequest, *, body_max_bytes: int) -> None:

@@ -15,6 +15,9 @@ from aiohttp import ClientWebSocketResponse
 
 from proxy.dialects import Changes, Dialect, Request
 from proxy.domain import Call
+from proxy.errors import Failure, Refusal
+from proxy.metrics import Metrics
+from proxy.server.errand import Errand
 from proxy.server.upstream import Endpoint, Reply
 
 MESSAGE_MAX_BYTES = 16 * 2**20
@@ -23,6 +26,7 @@ HEARTBEAT_S = 30.0
 """How often each side of a conversation is asked whether it is still there."""
 FAIL_OVER_STATUSES = frozenset({429, 500, 502, 503, 504, 529})
 """Answers after which another upstream that serves the same model may do better."""
+FAIL_OVER_CODES = frozenset({"upstream_error", "upstream_timeout", "queue_full", "queue_timeout", "draining"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,3 +73,34 @@ class Letter:
             body=self.dialect.rewrite(self.call, self.request, changes) or self.request.body,
             sent=sent,
         )
+
+
+class Sender:
+    """Finds an upstream that takes a request."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    async def send(self, errand: Errand, letter: Letter, endpoints: Sequence[Endpoint], *, output_tokens_max: int | None) -> Reply:
+        """The head of the first answer that is worth having, or else of the last; what came to nothing costs nothing.
+
+        Raises UpstreamError, UpstreamTimeout; Refusal queue_full, queue_timeout; whatever interrupts the exchange.
+        """
+        for endpoint in endpoints:
+            is_last = endpoint is endpoints[-1]
+            errand.turn_to(endpoint)
+            try:
+                with errand.exchange:
+                    await errand.take_seat()
+                    reply = await letter.send_to(endpoint, output_tokens_max=output_tokens_max, sent=errand.hold.meter.begin)
+            except (Failure, Refusal) as reason:
+                errand.hold.meter.call_off()
+                if is_last or reason.code not in FAIL_OVER_CODES:
+                    raise
+            else:
+                if is_last or reply.status not in FAIL_OVER_STATUSES:
+                    return reply
+                errand.hold.meter.call_off()
+                reply.discard()
+            self._metrics.failed_over(pool=endpoint.name)
+        raise AssertionError("there is always a last one")

@@ -190,6 +190,14 @@ async def test_a_price_with_tiers_is_added_and_listed_as_it_is_written(command: 
     assert "the tiers must rise" in refused.err
 
 
+async def test_a_price_may_say_what_batches_cost(command: Command) -> None:
+    """Then the list shows it."""
+    await command("price add tiny --input 1 --output 2 --batch-percent 50 --effective 2026-01-01")
+    listed = await command("price list --model tiny")
+    assert listed.table[0] == ["MODEL", "FROM", "INPUT", "OUTPUT", "BATCH_PERCENT", "LEVEL", "SOURCE"]
+    assert listed.table[2][-3:] == ["50", "-", "api"]
+
+
 async def test_imported_prices_are_added_once(command: Command) -> None:
     """A repeat adds nothing; what is there with another price stays, and is told."""
     await command("price add gpt-4o-mini --input 9 --output 9 --effective 1970-01-01")

@@ -128,6 +128,13 @@ def test_what_the_api_has_and_no_price_covers_is_refused_with_the_reason(path: s
     assert (refused.code, refused.message.partition(": ")[0]) == ("unknown_path", "This path is not served, for it cannot be priced here")
 
 
+@pytest.mark.parametrize("path", ["/v1/files/a/b", "/v1/batches/%2e%2e", "/v1/files/a%2Fb/content"])
+def test_an_id_is_one_plain_segment(path: str) -> None:
+    """For it stands in the path at the upstream."""
+    assert SERVED.find("GET", "/v1/files/file-1/content").model == "file-1"
+    assert "id of a file" in refusal(SERVED, "GET", path).message
+
+
 def test_a_prefix_is_whole_segments() -> None:
     """What only begins like a path that cannot be priced is plainly unknown."""
     assert refusal(SERVED, "POST", "/v1/filesystem").message == "Nothing is served at this path."

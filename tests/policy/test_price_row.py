@@ -62,3 +62,8 @@ def test_the_row_to_add_names_the_model_and_all_that_it_must_price(model: str, n
     """The first way to price it; whatever name a caller made up, it is good TOML and stays one name."""
     assert row_to_add(model, needs) == row
     assert tomllib.loads(row)["price"][0]["model"] == model
+
+
+def test_the_row_to_add_for_batches_says_what_they_cost() -> None:
+    """In percent, as the large providers have it."""
+    assert row_to_add("tiny", (("input",),), in_batch=True) == '[[price]]\nmodel = "tiny"\ninput = "..."\nbatch_percent = 50'

@@ -173,6 +173,24 @@ def test_maximum_caps_what_was_not_delivered(output: int, deltas: int, maximum: 
     assert (charge.spent_nanocredits, charge.overrun_nanocredits) == (10 + 4 * charged, 4 * overrun)
 
 
+@pytest.mark.parametrize(
+    ("usage", "counted", "maximum", "charged", "overrun"),
+    [(500, 400, 1, 400, 100), (500, 900, 1, 500, 0), (9, 5, 7, 7, 2), (None, 6, 4, 4, 2), (None, 400, 1, 100, 300)],
+)
+def test_maximum_that_an_upstream_ignores_makes_no_answer_free(
+    usage: int | None, counted: int, maximum: int, charged: int, overrun: int
+) -> None:
+    """Of a whole answer, or of a few long deltas, all that was delivered is paid; without usage, as few tokens as its bytes can be."""
+    reported = None if usage is None else Usage(input=30, output=usage)
+    whole = meter(output_tokens_max=maximum, stream=False).charge_whole(Answer(reported, counted))
+    assert (whole.spent_nanocredits, whole.overrun_nanocredits) == (30 + 4 * charged, 4 * overrun)
+    streamed = meter(output_tokens_max=maximum)
+    streamed.take([word(counted), Piece(b"", 0, reported)])
+    streamed.deltas = 1
+    charge = streamed.charge(complete=True)
+    assert (charge.spent_nanocredits, charge.overrun_nanocredits) == (30 + 4 * charged, 4 * overrun)
+
+
 def test_kinds_are_cut_from_what_nobody_saw() -> None:
     """Above the maximum, reasoning goes first, then audio, then text."""
     made = meter(output_tokens_max=5)

@@ -19,7 +19,7 @@ class ModelBatches:
         self._open: dict[str, KeptBatch] = {}
         self._leases_ms: dict[str, int] = {}
         self.down: frozenset[str] = frozenset()
-        """What fails before it is carried out, by name."""
+        """What fails, by name: before it is carried out, or (`begun`) half-way."""
 
     async def check_room(self, path: Path) -> None:
         for kept in (self._files.get(path[-1], {}), self._batches.get(path[-1], {})):
@@ -46,6 +46,7 @@ class ModelBatches:
         self._check("begin" if batch.batch_id else "open")
         if batch.batch_id:
             self._batches.setdefault(batch.path[-1], {})[batch.batch_id] = batch
+            self._check("begun")
         self._open[batch.hold_id] = batch
 
     async def batch(self, path: Path, batch_id: str) -> KeptBatch | None:

@@ -25,6 +25,7 @@ from proxy.server.listener import Listener
 from proxy.server.upstream import Endpoint
 from tests.support.model_batches import ModelBatches
 from tests.support.model_ledger import ModelLedger
+from tests.support.model_pools import ModelPools
 
 KEY = "cl-" + "k" * 43
 ACCOUNT = AccountId("user:ann")
@@ -113,12 +114,14 @@ class Proxied:
         ledger: Breakable,
         model: ModelLedger,
         batches: ModelBatches,
+        pools: ModelPools,
         clock: Clock,
         book: Book,
         metrics: Metrics,
         client: aiohttp.ClientSession,
     ) -> None:
         self.proxy = proxy
+        self.pools = pools
         self.port = port
         self.ledger = ledger
         self.model = model
@@ -202,6 +205,7 @@ async def proxied(
         backlog = await stack.enter_async_context(Backlog(directory, observe=metrics.backlog_changed))
         endpoints = [await stack.enter_async_context(Endpoint(section, api_key=UPSTREAM_KEY)) for section in configured.upstream]
         batches = ModelBatches(clock)
+        pools = ModelPools(clock)
         proxy = Proxy(
             configured,
             endpoints=endpoints,
@@ -209,9 +213,11 @@ async def proxied(
             directory=book,
             backlog=backlog,
             batches=batches,
+            pools=pools,
             metrics=metrics,
             now_ms=clock,
         )
+        pools.on_seated = proxy.seating.seated
         runner = web.ServerRunner(Listener(proxy.handle, configured.listen), shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
@@ -220,7 +226,7 @@ async def proxied(
         client = await stack.enter_async_context(aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=None), auto_decompress=False))
         jobs = asyncio.ensure_future(_jobs(proxy))
         try:
-            yield Proxied(proxy, runner.addresses[0][1], ledger, model, batches, clock, book, metrics, client)
+            yield Proxied(proxy, runner.addresses[0][1], ledger, model, batches, pools, clock, book, metrics, client)
             await proxy.drain(timeout_s=0)
         finally:
             jobs.cancel()
@@ -230,4 +236,5 @@ async def _jobs(proxy: Proxy) -> None:
     while True:
         await proxy.pulse()
         await proxy.tell_backlog()
+        await proxy.seating.beat()
         await asyncio.sleep(PULSE_S)

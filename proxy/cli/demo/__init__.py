@@ -10,6 +10,7 @@ import argparse
 import asyncio
 import contextlib
 import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -34,7 +35,7 @@ DRAIN_S = 1
 STOP_TIMEOUT_S = 15.0
 
 SNIPPETS = """\
-Yours until Ctrl-C. user:you may spend 1 credit an hour: a thousand words.
+Yours for now. user:you may spend 1 credit an hour: a thousand words.
 
   export OPENAI_BASE_URL={proxy}/v1
   export OPENAI_API_KEY={key}
@@ -42,15 +43,13 @@ Yours until Ctrl-C. user:you may spend 1 credit an hour: a thousand words.
     -H "Authorization: Bearer $OPENAI_API_KEY" \\
     -d '{{"model": "{model}", "stream": true,
          "messages": [{{"role": "user", "content": "Hi"}}]}}'
-  python -c 'import openai; print(openai.OpenAI().responses.create(
-    model="{model}", input="Hi").output_text)'
 
 As the operator:
 
   export COMPUTE_LEDGER_ADMIN_URL={admin}
   export COMPUTE_LEDGER_ADMIN_TOKEN={token}
-  compute-ledger account list
-  compute-ledger journal user:nora
+  {command} account list
+  {command} journal user:nora
 """
 
 
@@ -128,9 +127,16 @@ async def _tell(screen: Screen, ready: asyncio.Future[parent.Ready], endpoint: S
         await Story(screen, town, pace=pace, generated_tokens=lambda: endpoint.generated_tokens).tell()
         you = await town.open("user:you", "1", window="hour")
         screen.chapter("Your turn")
-        snippets = SNIPPETS.format(proxy=started.proxy_url, admin=started.admin_url, key=you.key, token=token, model=BRIEF_MODEL)
+        addresses = {"proxy": started.proxy_url, "admin": started.admin_url}
+        snippets = SNIPPETS.format(**addresses, key=you.key, token=token, model=BRIEF_MODEL, command=_command())
         screen.print(*snippets.splitlines())
         await _watch(screen, you)
+
+
+def _command() -> str:
+    """How this program was called, for what is to be called next."""
+    called = Path(sys.argv[0])
+    return str(called) if called.name == "compute-ledger" and called.parent != Path() else "compute-ledger"
 
 
 async def _watch(screen: Screen, you: Person) -> None:

@@ -1,0 +1,236 @@
+"""The seats of pools, shared by all workers: leases on the ledger server, given to those who were served least.
+
+Pick, charge and seat are one atomic script per pool (`lua/pool_*.lua`, the rule of `policy/fair_share.py`), so replicas agree exactly.
+What a worker has entered it keeps until it leaves, so that its heartbeat can take its seats back after the server has lost them. Knows
+nothing of holds, nor of what a seat is for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+from proxy.domain import Beats, Path, Place, PoolState
+from proxy.errors import Conflict, Refusal
+from proxy.ledger import keys
+from proxy.ledger.engine import Call, Engine
+from proxy.ledger.listening import listening
+
+LEASE_MS: Final = 10_000
+"""How long a seat stays taken, and a ticket waits, unless it is heard of again."""
+BEAT_MS: Final = 1_000
+"""How often a worker beats: a message or nine beats may be lost, and nothing is."""
+LEARNING_MS: Final = BEAT_MS * 5 // 4
+"""How long a pool that the server has lost gives no seat: until every worker has beaten, and was answered."""
+TICKETS_PER_CALL: Final = 500
+PRIORITY_MAX: Final = 499
+
+
+class QueueFull(Refusal):
+    """The account has as many waiting tickets as it may; `lag_nanocredits`: what others will be served before it is its turn."""
+
+    def __init__(self, pool: str, *, waiting: int, lag_nanocredits: int) -> None:
+        super().__init__("queue_full", f"{waiting} requests of this account wait for the pool {pool!r} already")
+        self.lag_nanocredits = lag_nanocredits
+
+
+@dataclass(slots=True)
+class _Ticket:
+    """A ticket of this worker, from its enter to its leave: what it takes to enter it again."""
+
+    path: Path
+    weights: tuple[int, int]
+    estimate_nanocredits: int
+    seats: int
+    depth: int
+    priority: int
+    spare: bool
+    seated: bool = False
+    spent_nanocredits: int = 0
+
+
+class Pools:
+    """One worker's way to the pools. Every call may be repeated; all raise LedgerUnavailable."""
+
+    def __init__(self, engine: Engine, *, lease_ms: int = LEASE_MS, learning_ms: int = LEARNING_MS) -> None:
+        self._engine = engine
+        self._lease_ms = lease_ms
+        self._learning_ms = learning_ms
+        self._channel = keys.seats_of_worker(secrets.token_hex(8))
+        self._calls: dict[str, Call] = {}
+        self._tickets: dict[tuple[str, str], _Ticket] = {}
+        self.subscribed = asyncio.Event()
+        """Whether messages arrive at present."""
+
+    async def enter(
+        self,
+        pool: str,
+        ticket: str,
+        *,
+        path: Path,
+        weights: Sequence[int],
+        estimate_nanocredits: int,
+        seats: int,
+        depth: int,
+        priority: int = 0,
+        spare: bool = False,
+    ) -> Place:
+        """Ask for a seat. Whoever enters must leave, whatever comes of it, but for a refusal.
+
+        `weights`: of the path's root and of its account. `seats`: of a pool that the server does not know. `depth`: how many tickets of
+        the account may wait. `priority`: the higher go first among the account's own. `spare`: takes what nobody with a budget wants.
+
+        Raises QueueFull; Refusal: draining; Conflict where the ticket has ended before; LedgerUnavailable.
+        """
+        entered = _Ticket(path, (weights[0], weights[-1]), estimate_nanocredits, seats, depth, priority, spare)
+        known = self._tickets.setdefault((pool, ticket), entered)
+        try:
+            reply = await self._enter(pool, ticket, known)
+        except Refusal:
+            self._tickets.pop((pool, ticket), None)
+            raise
+        if reply[0] == "WAITING" and not known.seated:
+            return Place(False, reply[2], reply[3])
+        return Place(True)
+
+    async def charge(self, pool: str, ticket: str, *, spent_nanocredits: int) -> bool:
+        """Say what a request has cost so far, in all; whether it may go on.
+
+        It may not where it is spare and somebody with a budget waits, nor where its lease has run out: then nothing holds its seat until
+        the next beat takes it back.
+        """
+        known = self._tickets.get((pool, ticket))
+        if known is not None:
+            known.spent_nanocredits = max(known.spent_nanocredits, spent_nanocredits)
+        reply = await self._run(pool, "pool_charge", ticket, spent_nanocredits)
+        return reply[0] in ("SEATED", "WAITING")
+
+    async def leave(self, pool: str, ticket: str, *, spent_nanocredits: int | None) -> None:
+        """End a ticket, waiting or seated; its seat goes to the next. None: nothing was sent, so nothing is owed."""
+        self._tickets.pop((pool, ticket), None)
+        await self._run(pool, "pool_leave", ticket, spent_nanocredits or 0)
+
+    async def beat(self, tickets: Mapping[str, Sequence[str]]) -> Beats:
+        """Renew the leases of this worker's tickets, by pool, and hear where they are. What the server has lost is entered again."""
+        seated: dict[str, tuple[str, ...]] = {}
+        yielding: dict[str, tuple[str, ...]] = {}
+        unknown: dict[str, tuple[str, ...]] = {}
+        standings = await asyncio.gather(*(self._beat(pool, names) for pool, names in tickets.items()))
+        for pool, standing in zip(tickets, standings, strict=True):
+            seated[pool] = tuple(name for name, letter in standing.items() if letter in "SY")
+            yielding[pool] = tuple(name for name, letter in standing.items() if letter == "Y")
+            unknown[pool] = tuple(name for name, letter in standing.items() if letter == "G")
+        return Beats(seated, yielding, unknown)
+
+    async def states(self, pools: Sequence[str]) -> list[PoolState]:
+        """How pools stand, in the order asked; zeros for one that the server does not know."""
+        replies = await asyncio.gather(*(self._run(pool, "pool_state") for pool in pools))
+        return [_state(pool, reply) for pool, reply in zip(pools, replies, strict=True)]
+
+    async def configure(
+        self, pool: str, *, seats: int | None = None, memory_nanocredits: int | None = None, draining: bool | None = None
+    ) -> None:
+        """Set a pool up, or change what is not None. Nobody loses a seat that he has; a draining pool gives none and lets nobody enter."""
+        values = ("" if value is None else int(value) for value in (seats, memory_nanocredits, draining))
+        await self._run(pool, "pool_configure", *values, self._learning_ms)
+
+    def listen(self, on_seated: Callable[[str, str], None]) -> AbstractAsyncContextManager[None]:
+        """Hear at once of this worker's tickets that were seated, by pool and ticket, for as long as the context lasts.
+
+        What is lost while the connection is, the next beat tells.
+        """
+
+        def hear(message: bytes) -> None:
+            pool, _, ticket = message.decode().partition(" ")
+            known = self._tickets.get((pool, ticket))
+            if known is not None and not known.seated:
+                known.seated = True
+                on_seated(pool, ticket)
+
+        return listening(self._engine.connect, self._channel, hear, self.subscribed)
+
+    # --- carrying out ------------------------------------------------------------------------------------------------------------
+
+    async def _run(self, pool: str, verb: str, *values: str | int) -> list[Any]:
+        call = self._calls.get(pool)
+        if call is None:
+            behind = [keys.of_pool(pool, name) for name in ("order", "leases", "ended")]
+            call = self._calls[pool] = Call.on(behind, str(self._lease_ms).encode())
+        return await self._engine.run(verb, keys.of_pool(pool, "records"), call, values)
+
+    async def _enter(self, pool: str, name: str, ticket: _Ticket, *, runs: bool = False) -> list[Any]:
+        reply = await self._run(
+            pool,
+            "pool_enter",
+            name,
+            "+" if ticket.spare else "",
+            ticket.path[0],
+            ticket.path[-1],
+            *ticket.weights,
+            ticket.estimate_nanocredits,
+            max(-PRIORITY_MAX, min(PRIORITY_MAX, ticket.priority)),
+            self._channel,
+            ticket.seats,
+            self._learning_ms,
+            ticket.depth,
+            ticket.spent_nanocredits if runs else "",
+        )
+        match reply[0]:
+            case "FULL":
+                raise QueueFull(pool, waiting=reply[2], lag_nanocredits=reply[3])
+            case "DRAINING":
+                raise Refusal("draining", f"the pool {pool!r} is being drained")
+            case "GONE":
+                raise Conflict(f"the ticket {name!r} has ended before")
+            case "SEATED" | "YIELDING":
+                ticket.seated = True
+        return reply
+
+    async def _beat(self, pool: str, names: Sequence[str]) -> dict[str, str]:
+        """A letter for each ticket: S seated, Y told to stop, W waits, G unknown."""
+        chunks = [names[first : first + TICKETS_PER_CALL] for first in range(0, len(names), TICKETS_PER_CALL)]
+        replies = await asyncio.gather(*(self._run(pool, "pool_beat", *chunk) for chunk in chunks))
+        standing = {
+            name: letter
+            for chunk, reply in zip(chunks, replies, strict=True)
+            for name, letter in zip(chunk, reply[2].decode(), strict=True)
+        }
+        lost = [name for name, letter in standing.items() if letter == "G" and (pool, name) in self._tickets]
+        standing.update(zip(lost, await asyncio.gather(*(self._enter_again(pool, name) for name in lost)), strict=True))
+        for name, letter in standing.items():
+            known = self._tickets.get((pool, name))
+            if known is not None and letter in "SY":
+                known.seated = True
+        return standing
+
+    async def _enter_again(self, pool: str, name: str) -> Literal["S", "Y", "W", "G"]:
+        """A ticket that the server has lost: one that had a seat has it still, for its request runs; another waits again."""
+        ticket = self._tickets[pool, name]
+        try:
+            reply = await self._enter(pool, name, ticket, runs=ticket.seated)
+        except Refusal:
+            return "G"
+        letters: Mapping[str, Literal["S", "Y", "W"]] = {"SEATED": "S", "YIELDING": "Y", "WAITING": "W"}
+        return letters[reply[0]]
+
+
+def _state(pool: str, reply: Sequence[Any]) -> PoolState:
+    if reply[0] != "OK":
+        return PoolState(pool, 0, 0, 0, 0, 0, 0, False)
+    seats, used, waiting, callers, spare_used, spare_waiting, lag, served, draining = reply[2:]
+    return PoolState(
+        name=pool,
+        seats=seats,
+        used=used,
+        waiting=waiting,
+        callers_waiting=callers,
+        lag_nanocredits=lag,
+        served_nanocredits=served,
+        draining=bool(draining),
+        spare_used=spare_used,
+        spare_waiting=spare_waiting,
+    )

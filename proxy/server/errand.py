@@ -1,0 +1,88 @@
+"""What is known of a request on its way: how it will be counted, and all that sending it and forwarding its answer takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from aiohttp import web
+
+from proxy import domain
+from proxy.dialects import Dialect
+from proxy.server.exchange import Exchange
+from proxy.server.holding import Reservation
+from proxy.server.metering import Meter
+from proxy.server.seating import Turn
+from proxy.server.upstream import Endpoint
+
+
+@dataclass(slots=True)
+class Visit:
+    """One request as it will be counted: who serves it, what was asked for, how it ended. Its id is also its hold's."""
+
+    request_id: str
+    began_s: float
+    dialect: Dialect | None = None
+    """None until its path has been read."""
+    pool: str = ""
+    model: str = ""
+    outcome: str = "complete"
+    queued_s: float | None = None
+    """How long it waited for a seat; None where there are as many as anyone likes."""
+    most_nanocredits: int = 0
+    """What it may cost, once that is known."""
+    spent_nanocredits: int | None = None
+    """What it did cost; None while nothing has been sent."""
+    caller: domain.Caller | None = None
+    """Whoever asks, once it is known what the request may cost."""
+    is_over: bool = False
+    """Whether all has been said, so that a client which leaves now is not one that hung up."""
+
+    def ended(self, turn: Turn) -> Callable[[int | None], None]:
+        """What is to happen when its hold ends: its seat is given back, and its cost counted."""
+
+        def end(spent_nanocredits: int | None) -> None:
+            self.spent_nanocredits = spent_nanocredits
+            turn.leave(spent_nanocredits)
+
+        return end
+
+
+@dataclass(slots=True)
+class Errand:
+    """What is known once a request is to be sent: all that forwarding its answer takes."""
+
+    request: web.BaseRequest
+    visit: Visit
+    dialect: Dialect
+    call: domain.Call
+    endpoint: Endpoint
+    hold: Reservation[Meter]
+    exchange: Exchange
+    turn: Turn
+
+    def turn_to(self, endpoint: Endpoint) -> None:
+        """From now on this upstream is to serve it."""
+        if endpoint is not self.endpoint:
+            self.turn.ask(endpoint.section)
+        self.endpoint = endpoint
+        if endpoint.section.continuous_usage != self.call.hides_continuous_usage:
+            self.call = replace(self.call, hides_continuous_usage=endpoint.section.continuous_usage)
+        self.visit.pool = endpoint.name
+        self.hold.meter.missing_usage = endpoint.section.missing_usage
+        self.exchange.turn_to(endpoint.section)
+
+    async def take_seat(self) -> None:
+        """Wait for its turn where seats are scarce. Raises Refusal queue_full, queue_timeout; LedgerUnavailable."""
+        if self.turn.seat is not None:
+            self.exchange.queues()
+            self.turn.seat.so_far = self.hold.meter.certain_nanocredits
+            self.visit.queued_s = (self.visit.queued_s or 0.0) + await self.turn.seat.taken()
+            self.exchange.sends()
+
+
+def broken_off(request: web.BaseRequest) -> ConnectionResetError:
+    """Close the client's connection with the answer unfinished; raise what this returns."""
+    if request.transport is not None:
+        request.transport.close()
+    return ConnectionResetError("the answer was broken off")

@@ -1,0 +1,292 @@
+"""Seats at upstreams that serve only so many requests at a time: asked for, waited for, given back.
+
+The pools' state and the rule of who goes next are the ledger's (`policy/fair_share.py`); here a request asks without waiting, beside its
+hold, and waits only where no seat is free. Leases are kept alive by a periodic `beat`. Must not know what a request costs, nor HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol, Self
+
+from proxy import config
+from proxy.domain import Beats, Caller, Path, Place
+from proxy.errors import LedgerUnavailable, Refusal
+from proxy.metrics import DeficitReason, Metrics
+from proxy.policy.estimates import Estimates
+
+log = logging.getLogger(__name__)
+
+PRIORITY_MAX = 9
+MEAN_WEIGHT = 0.1
+"""How much the latest request counts in the mean time that a seat is taken."""
+PATIENCE_MAX_S = 3600.0
+_REASONS: Mapping[str, DeficitReason] = {
+    **dict.fromkeys(("insufficient_quota", "request_exceeds_budget", "budget_in_flight"), "budget"),
+    **dict.fromkeys(("upstream_error", "upstream_timeout"), "upstream"),
+    "queue_full": "queue_full",
+    "queue_timeout": "queue_timeout",
+    "client_gone": "client_gone",
+}
+
+
+class Pools(Protocol):
+    """What the ledger offers here."""
+
+    async def enter(
+        self,
+        pool: str,
+        ticket: str,
+        *,
+        path: Path,
+        weights: Sequence[int],
+        estimate_nanocredits: int,
+        seats: int,
+        depth: int,
+        priority: int = 0,
+    ) -> Place: ...
+
+    async def charge(self, pool: str, ticket: str, *, spent_nanocredits: int) -> bool | None: ...
+
+    async def leave(self, pool: str, ticket: str, *, spent_nanocredits: int | None) -> None: ...
+
+    async def beat(self, tickets: Mapping[str, Sequence[str]]) -> Beats: ...
+
+    async def configure(self, pool: str, *, seats: int | None = None) -> None: ...
+
+
+class Seat:
+    """One request's place at one upstream, from asking to leaving. `ask`, then `taken`, then `leave`, which may come at any time."""
+
+    __slots__ = (
+        "_asked_s",
+        "_caller",
+        "_estimate",
+        "_left",
+        "_priority",
+        "_seated_s",
+        "_seating",
+        "_section",
+        "granted",
+        "so_far",
+        "ticket",
+    )
+
+    def __init__(
+        self, seating: Seating, section: config.Upstream, ticket: str, caller: Caller, *, estimate_nanocredits: int, priority: int
+    ) -> None:
+        self._seating = seating
+        self._section = section
+        self._caller = caller
+        self._estimate = estimate_nanocredits
+        self._priority = priority
+        self._asked_s = time.monotonic()
+        self._seated_s: float | None = None
+        self._left = False
+        self.ticket = ticket
+        self.so_far: Callable[[], int] = lambda: 0
+        """What the request has cost until now."""
+        self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_dearer(self) -> bool:
+        """Whether it has its seat, and costs more already than was thought when it got it."""
+        return self._seated_s is not None and not self._left and self.so_far() > self._estimate
+
+    @property
+    def pool(self) -> str:
+        return self._section.name
+
+    def ask(self) -> None:
+        """Ask for it, without waiting for the answer."""
+        self._seating.mine[self.pool][self.ticket] = self
+        self._seating.in_background(self._enter())
+
+    async def _enter(self) -> None:
+        section = self._section
+        assert section.seats is not None, "who has no limit has no seats"
+        try:
+            place = await self._seating.pools.enter(
+                self.pool,
+                self.ticket,
+                path=self._caller.path,
+                weights=self._caller.weights,
+                estimate_nanocredits=self._estimate,
+                seats=section.seats,
+                depth=section.queue_depth_per_account,
+                priority=self._priority,
+            )
+        except Refusal as refusal:
+            self._fail(self._seating.full(refusal, section))
+        except LedgerUnavailable as failure:
+            self._fail(failure)
+        else:
+            if place.seated:
+                self.grant()
+
+    def grant(self) -> None:
+        """It has its seat; whoever waits goes on."""
+        if self._seated_s is None:
+            self._seated_s = time.monotonic()
+        if not self.granted.done():
+            self.granted.set_result(None)
+
+    def _fail(self, error: Exception) -> None:
+        if not self.granted.done():
+            self.granted.set_exception(error)
+            self.granted.exception()  # whoever left meanwhile does not ask for it
+
+    async def taken(self) -> float:
+        """Wait until it is there; the seconds that it took. Raises Refusal queue_full, queue_timeout; LedgerUnavailable."""
+        try:
+            async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._section.queue_timeout_s):
+                await self.granted
+        except TimeoutError:
+            raise self._seating.timed_out(self._section) from None
+        waited_s = time.monotonic() - self._asked_s
+        self._seating.metrics.queued(pool=self.pool, seconds=waited_s)
+        return waited_s
+
+    def leave(self, spent_nanocredits: int | None) -> None:
+        """Give it back, or stop waiting; `spent` is None where nothing was sent. Does not wait."""
+        if self._left:
+            return
+        self._left = True
+        if self._seated_s is not None:
+            self._seating.was_taken(self.pool, time.monotonic() - self._seated_s)
+        self._seating.in_background(self._leave(spent_nanocredits))
+
+    async def _leave(self, spent_nanocredits: int | None) -> None:
+        self._seating.mine[self.pool].pop(self.ticket, None)
+        try:
+            await self._seating.pools.leave(self.pool, self.ticket, spent_nanocredits=spent_nanocredits)
+        except LedgerUnavailable:
+            log.warning("a seat of %s could not be given back; its lease ends by itself", self.pool)
+
+
+class Turn:
+    """The seats of one request, at one upstream after another. Leaving this context gives back whatever is left."""
+
+    __slots__ = ("_caller", "_most", "_priority", "_seating", "_ticket", "seat")
+
+    def __init__(self, seating: Seating, ticket: str, caller: Caller, *, most_nanocredits: int, priority: int) -> None:
+        self._seating = seating
+        self._ticket = ticket
+        self._caller = caller
+        self._most = most_nanocredits
+        self._priority = priority
+        self.seat: Seat | None = None
+        """The one that it has or waits for; None where the upstream has no limit."""
+
+    def ask(self, section: config.Upstream) -> None:
+        """Ask for a seat at this upstream, and give back the one before."""
+        self.leave(None)
+        self.seat = None
+        if section.seats is not None:
+            self.seat = Seat(
+                self._seating,
+                section,
+                self._ticket,
+                self._caller,
+                estimate_nanocredits=self._seating.likely(self._caller, section.name, most_nanocredits=self._most),
+                priority=self._priority,
+            )
+            self.seat.ask()
+
+    def leave(self, spent_nanocredits: int | None) -> None:
+        """Give the seat back; `spent` is None where nothing was sent. Does not wait."""
+        if self.seat is not None:
+            self.seat.leave(spent_nanocredits)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.leave(None)
+
+
+class Seating:
+    """All seats that one worker has or waits for."""
+
+    def __init__(self, pools: Pools, metrics: Metrics, in_background: Callable[[Coroutine[Any, Any, None]], object]) -> None:
+        self.pools = pools
+        self.metrics = metrics
+        self.in_background = in_background
+        self.estimates = Estimates()
+        self.mine: defaultdict[str, dict[str, Seat]] = defaultdict(dict)
+        """By pool and ticket. Bounded by the requests that are open."""
+        self._mean_s: dict[str, float] = {}
+        self._untold: dict[str, int] = {}
+        """Numbers of seats that the pools have not been told yet."""
+
+    def configure(self, sections: Sequence[config.Upstream]) -> None:
+        """Take over new numbers of seats; the next beat tells the pools."""
+        self._untold = {section.name: section.seats for section in sections if section.seats is not None}
+
+    def likely(self, caller: Caller, pool: str, *, most_nanocredits: int) -> int:
+        """What a request will probably cost, by what the caller's recent ones did cost here; `most` is what it may cost."""
+        return self.estimates.estimate(caller.account, pool, least_nanocredits=1, most_nanocredits=max(1, most_nanocredits))
+
+    def seated(self, pool: str, ticket: str) -> None:
+        """A seat was handed over to a ticket that waits here; of an unknown one the lease ends by itself."""
+        seat = self.mine[pool].get(ticket)
+        if seat is not None:
+            seat.grant()
+
+    async def beat(self) -> None:
+        """Keep all leases alive, hear of seats whose message was lost, tell what running requests have cost. Every second or so."""
+        try:
+            for pool in list(self._untold):
+                await self.pools.configure(pool, seats=self._untold[pool])
+                self._untold.pop(pool, None)
+            await self._beat()
+        except LedgerUnavailable:
+            log.debug("no beat: the ledger is away")
+
+    async def _beat(self) -> None:
+        tickets = {pool: list(seats) for pool, seats in self.mine.items() if seats}
+        if not tickets:
+            return
+        beats = await self.pools.beat(tickets)
+        for pool, names in beats.seated.items():
+            for name in names:
+                self.seated(pool, name)
+        for pool, names in beats.unknown.items():
+            for name in names:
+                if (seat := self.mine[pool].get(name)) is not None and not seat.granted.done():
+                    seat.ask()  # the pool has lost it, so it asks again
+        running = [seat for seats in self.mine.values() for seat in seats.values() if seat.is_dearer]
+        await asyncio.gather(*(self.pools.charge(seat.pool, seat.ticket, spent_nanocredits=seat.so_far()) for seat in running))
+
+    def count(self, caller: Caller, pool: str, outcome: str, most_nanocredits: int, spent_nanocredits: int | None) -> None:
+        """Count a request that has ended as demand of its pool: served, or not, and why."""
+        if spent_nanocredits:
+            self.estimates.observe(caller.account, pool, spent_nanocredits)
+            self.metrics.served(pool=pool, amount_nanocredits=spent_nanocredits)
+        elif outcome != "complete":
+            amount = self.likely(caller, pool, most_nanocredits=most_nanocredits)
+            self.metrics.not_served(pool=pool, reason=_REASONS.get(outcome, "other"), amount_nanocredits=amount)
+
+    def was_taken(self, pool: str, seconds: float) -> None:
+        """A seat was taken for so long; the mean tells those who are refused how long to wait."""
+        before = self._mean_s.get(pool)
+        self._mean_s[pool] = seconds if before is None else before + MEAN_WEIGHT * (seconds - before)
+
+    def full(self, refusal: Refusal, section: config.Upstream) -> Refusal:
+        """The refusal of one request too many in a caller's own queue."""
+        return self._later(section, "queue_full", refusal.message, waiting=section.queue_depth_per_account)
+
+    def timed_out(self, section: config.Upstream) -> Refusal:
+        """The refusal of a request that has waited for long enough."""
+        message = f"All seats of {section.name} were taken for {section.queue_timeout_s:g} seconds, and others were to go first."
+        return self._later(section, "queue_timeout", message, waiting=1)
+
+    def _later(self, section: config.Upstream, code: str, message: str, *, waiting: int) -> Refusal:
+        assert section.seats is not None, "who has no limit has no seats"
+        wait_s = waiting * self._mean_s.get(section.name, 1.0) / section.seats
+        hint = "Try again later, or send fewer requests at a time."
+        return Refusal(code, message, hint=hint, retry_after_s=min(PATIENCE_MAX_S, max(1.0, wait_s)))

@@ -1,0 +1,74 @@
+"""Pools in one process: the pure rule of `policy/fair_share.py` behind the interface that the ledger offers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from proxy.domain import Beats, Path, Place
+from proxy.errors import Refusal
+from proxy.policy.fair_share import Claim, FairPool, Step
+from proxy.policy.fair_share import Place as Stand
+
+LEASE_MS = 10_000
+
+
+class ModelPools:
+    """What a worker is told of its seats; `on_seated` hears of hand-overs at once."""
+
+    def __init__(self, now_ms: Callable[[], int]) -> None:
+        self._now_ms = now_ms
+        self._pools: dict[str, FairPool] = {}
+        self.on_seated: Callable[[str, str], None] = lambda pool, ticket: None
+        self.loses_messages = False
+
+    def pool(self, name: str) -> FairPool:
+        return self._pools[name]
+
+    async def enter(
+        self,
+        pool: str,
+        ticket: str,
+        *,
+        path: Path,
+        weights: Sequence[int],
+        estimate_nanocredits: int,
+        seats: int,
+        depth: int,
+        priority: int = 0,
+        spare: bool = False,
+    ) -> Place:
+        state = self._pools.setdefault(pool, FairPool(seats, depth=depth, lease_ms=LEASE_MS))
+        state.depth = depth
+        claim = Claim(ticket, path[0], path[-1], estimate_nanocredits, weights[0], weights[-1], priority, spare)
+        step = self._told(pool, state.enter(claim, now_ms=self._now_ms()))
+        if step.place is Stand.REFUSED:
+            raise Refusal("queue_full", "too many wait")
+        return Place(step.place is Stand.SEATED)
+
+    async def charge(self, pool: str, ticket: str, *, spent_nanocredits: int) -> bool | None:
+        step = self._told(pool, self._pools[pool].charge(ticket, spent_nanocredits, now_ms=self._now_ms()))
+        return None if step.place is Stand.YIELDING else step.place is not Stand.GONE
+
+    async def leave(self, pool: str, ticket: str, *, spent_nanocredits: int | None) -> None:
+        self._told(pool, self._pools[pool].leave(ticket, spent_nanocredits or 0, now_ms=self._now_ms()))
+
+    async def beat(self, tickets: Mapping[str, Sequence[str]]) -> Beats:
+        places = {pool: self._pools[pool].heartbeat(names, now_ms=self._now_ms()).places for pool, names in tickets.items()}
+
+        def those(*stands: Stand) -> dict[str, frozenset[str]]:
+            return {pool: frozenset(n for n, stand in standing.items() if stand in stands) for pool, standing in places.items()}
+
+        return Beats(those(Stand.SEATED, Stand.YIELDING), those(Stand.YIELDING), those(Stand.GONE))
+
+    async def configure(
+        self, pool: str, *, seats: int | None = None, memory_nanocredits: int | None = None, draining: bool | None = None
+    ) -> None:
+        state = self._pools.setdefault(pool, FairPool(seats or 0, depth=64, lease_ms=LEASE_MS))
+        if seats is not None:
+            self._told(pool, state.set_seats(seats, now_ms=self._now_ms()))
+
+    def _told(self, pool: str, step: Step) -> Step:
+        if not self.loses_messages:
+            for ticket in step.seated:
+                self.on_seated(pool, ticket)
+        return step
