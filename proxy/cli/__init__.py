@@ -7,6 +7,7 @@ command runs, so that asking for help, or a short operator verb, does not load t
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -33,6 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     assert isinstance(code, int)
     return code
 
@@ -47,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands.add_parser("check", help=summary, description=f"{summary.capitalize()}."))
     summary = "prove that the books of the live ledger balance"
     _add_audit(commands.add_parser("audit", help=summary, description=f"{summary.capitalize()}."))
+    _add_simulate(commands.add_parser("simulate", help="try the rules out on a simulated clock", description="Try the rules out."))
     add_operator_commands(commands)
     return parser
 
@@ -79,6 +84,17 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration that names the ledger")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the ledger is kept (default ledger-data)")
     _runs(parser, "proxy.cli.audit")
+
+
+def _add_simulate(parser: argparse.ArgumentParser) -> None:
+    summary = "how a scarce server is shared, by these rules and by the usual ones"
+    about = f"Show {summary}: published workloads, and two of our own."
+    fair = parser.add_subparsers(required=True, metavar="WHAT").add_parser("fair-share", help=summary, description=about)
+    fair.add_argument("--workload", metavar="NAME", help="one workload in detail (default: all of them, a line each)")
+    fair.add_argument("--seed", type=int, default=42, metavar="N", help="chance, where a workload has any (default 42)")
+    fair.add_argument("--png", type=Path, metavar="FILE", help="write the picture there too")
+    fair.add_argument("--json", action="store_true", help="every figure, for scripts")
+    _runs(fair, "proxy.cli.simulate")
 
 
 def _runs(parser: argparse.ArgumentParser, module: str) -> None:

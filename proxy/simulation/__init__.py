@@ -1,6 +1,7 @@
-"""A simulated OpenAI-compatible model endpoint with settable speed and seats, for `compute-ledger demo` and for tests.
+"""What runs without a model: an endpoint with settable speed and seats for `compute-ledger demo` and for tests, and, in `fair_share`,
+the rules of sharing on a simulated clock.
 
-It generates words by a rule instead of thinking, but bills, paces and ends like a real endpoint. It knows nothing of budgets: the
+The endpoint generates words by a rule instead of thinking, but bills, paces and ends like a real endpoint. It knows nothing of budgets: the
 proxy in front of it treats it as any other upstream.
 """
 
