@@ -154,8 +154,18 @@ class AdminToken(Section):
     token_file: Path | None = None
 
 
+class Commons(Section):
+    """The account that pays for what is nobody's: for now, spare seats."""
+
+    account: Identifier | None = None
+
+
 class Compat(Section):
     budget_status: Literal[402, 429, 403] = 402
+
+
+SEATS_AT_FIRST = 16
+"""Of a pool whose number of seats is not given: enough to find out quickly, few enough to do no harm."""
 
 
 class Upstream(Section):
@@ -170,7 +180,14 @@ class Upstream(Section):
     """What serves requests of APIs that have no place for a model's name; omitted: the only exact name in `models`."""
     api_key_env: str | None = None
     api_key_file: Path | None = None
-    seats: int | None = Field(default=None, ge=1, le=1_000_000)
+    seats: Annotated[int, Field(ge=1, le=1_000_000)] | Literal["auto"] | None = None
+    """Requests that it serves at a time; "auto": as many as it keeps up with, between the two bounds; omitted: no limit."""
+    seats_min: int = Field(default=1, ge=1, le=1_000_000)
+    seats_max: int = Field(default=256, ge=1, le=1_000_000)
+    tokens_per_minute: int | None = Field(default=None, ge=1, le=1_000_000_000)
+    """What it serves in a minute, where it counts tokens: a seat stays taken until its request's tokens have had their time."""
+    memory_credits: Amount = 0
+    """How much a caller may be ahead by what it left unused before; 0: nothing is saved up."""
     queue_timeout_s: float = Field(default=30.0, ge=0, le=3600)
     queue_depth_per_account: int = Field(default=64, ge=0, le=100_000)
     missing_usage: Literal["count", "estimate"] = "count"
@@ -196,6 +213,21 @@ class Upstream(Section):
     continuous_usage: bool = False
     """Whether it reports usage in every chunk of a stream when asked to, as vLLM does."""
     connections_max: int = Field(default=4096, ge=1, le=100_000)
+
+    @model_validator(mode="after")
+    def _check_seats(self) -> Self:
+        if self.seats_min > self.seats_max:
+            raise ValueError("seats_min is above seats_max")
+        return self
+
+    @property
+    def first_seats(self) -> int | None:
+        """The seats to begin with; None where nothing limits it."""
+        if isinstance(self.seats, int):
+            return self.seats
+        if self.seats is None and self.tokens_per_minute is None:
+            return None
+        return min(self.seats_max, max(self.seats_min, SEATS_AT_FIRST))
 
 
 class TokenRates(Section):
@@ -290,9 +322,10 @@ class PlanRow(Section):
     limits: LimitRows = ()
     models: tuple[ModelPattern, ...] = ("*",)
     transfers: bool = False
+    scavenge: bool = False
 
     def to_plan(self) -> domain.Plan:
-        return domain.Plan(self.name, tuple(row.to_limit() for row in self.limits), self.weight, self.models, self.transfers)
+        return domain.Plan(self.name, tuple(row.to_limit() for row in self.limits), self.weight, self.models, self.transfers, self.scavenge)
 
 
 class Opaque(Section):
@@ -327,6 +360,7 @@ class Config(Section):
     ledger: LedgerSection = LedgerSection()
     admin: Admin = Admin()
     compat: Compat = Compat()
+    commons: Commons = Commons()
     upstream: tuple[Upstream, ...] = ()
     opaque: tuple[Opaque, ...] = ()
     price: tuple[PriceRow, ...] = ()
@@ -349,6 +383,8 @@ class Config(Section):
             if account.parent is not None and account.parent not in earlier:
                 problems.append(f"account {account.id}: its parent {account.parent!r} must stand before it")
             earlier.add(account.id)
+        if self.commons.account is None and (scavenging := [p.name for p in self.plan if p.scavenge]):
+            problems.append(f"plan {scavenging[0]}: scavenge needs an account in [commons] that pays")
         if self.account and not self.plan:
             problems.append("accounts need at least one [[plan]]")
         if problems:

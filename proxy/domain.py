@@ -58,6 +58,8 @@ class Plan:
     """Model patterns (exact, or a trailing `*`) that accounts of the plan may use."""
     transfers: bool = False
     """Whether its accounts may give credits away themselves."""
+    scavenge: bool = False
+    """Whether its accounts, once their budget is used up, may take seats that nobody else wants, at the commons' expense."""
 
 
 @dataclass(frozen=True, slots=True)

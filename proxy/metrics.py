@@ -22,7 +22,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from proxy import config
-from proxy.domain import NANOCREDITS_PER_CREDIT, USAGE_KINDS, Usage
+from proxy.domain import NANOCREDITS_PER_CREDIT, USAGE_KINDS, PoolState, Usage
 from proxy.errors import STATUS_BY_CODE
 
 PREFIX: Final = "compute_ledger_"
@@ -165,12 +165,15 @@ class Metrics:
         """Time from asking for a seat to having it."""
         self._observe("queue_seconds", (pool,), seconds)
 
-    def pool_is(self, pool: str, *, used: int, free: int, backlog: int, lag_nanocredits: int) -> None:
-        """How a pool stands, all processes together; told by one of them."""
-        self._counts["pool_seats"][(pool, "used")] = used
-        self._counts["pool_seats"][(pool, "free")] = free
-        self._counts["pool_backlog"][(pool,)] = backlog
-        self._counts["fair_lag_credits"][(pool,)] = lag_nanocredits
+    def pools_are(self, states: Iterable[PoolState]) -> None:
+        """How all pools stand, all processes together, so one of them tells it. Of pools that are not among these nothing is shown."""
+        for gauge in ("pool_seats", "pool_backlog", "fair_lag_credits"):
+            self._counts[gauge].clear()
+        for state in states:
+            self._counts["pool_seats"][(state.name, "used")] = state.used
+            self._counts["pool_seats"][(state.name, "free")] = max(0, state.seats - state.used)
+            self._counts["pool_backlog"][(state.name,)] = state.waiting
+            self._counts["fair_lag_credits"][(state.name,)] = state.lag_nanocredits
 
     def served(self, *, pool: str, amount_nanocredits: int) -> None:
         """Work that was asked for, and done."""

@@ -25,6 +25,7 @@ from proxy.config import Config, LedgerSection
 from proxy.errors import LedgerUnavailable, SetupError
 from proxy.ledger import Store
 from proxy.ledger.embedded import EmbeddedLedger
+from proxy.ledger.pools import Pools
 from proxy.metrics import Fleet, Metrics, render
 from proxy.processes.channel import Message
 from proxy.processes.jobs import Job, running
@@ -32,6 +33,7 @@ from proxy.processes.signals import Signals
 from proxy.processes.sockets import SharedPort, join_address, reserve, split_address
 from proxy.processes.workers import Workers
 from proxy.server.admin import AdminListener, Tokens, configured_tokens, token_of
+from proxy.server.pools import UpstreamPools
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ async def _start(stack: contextlib.AsyncExitStack, source: Source, signals: Sign
         directory=store.directory,
         ledger=store.ledger,
         journal=store.journal,
+        pools=parent.pools,
         tokens=_tokens(settings.config),
         readiness=parent.readiness,
         metrics=parent.scrape,
@@ -138,6 +141,7 @@ class Parent:
         self._fleet = Fleet(metrics)
         self._audited_s: float | None = None
         self._reload_again = False
+        self.pools = UpstreamPools(Pools(store.engine), lambda: self._settings.config.upstream)
         self.workers = Workers(orders=self._orders, fleet=self._fleet, metrics=metrics)
         metrics.version_is(__version__)
         metrics.config_reloaded(successful=True)
@@ -232,9 +236,17 @@ class Parent:
 
     async def scrape(self) -> tuple[bytes, str]:
         """The metrics of all processes, and their content type."""
-        await self.workers.report(deadline_s=SCRAPE_DEADLINE_S)
+        await asyncio.gather(self.workers.report(deadline_s=SCRAPE_DEADLINE_S), self._look_at_pools())
         self._metrics.audit_age_is(-1.0 if self._audited_s is None else time.monotonic() - self._audited_s)
         return await asyncio.to_thread(render, self._fleet.snapshots())  # thousands of series take a while to write
+
+    async def _look_at_pools(self) -> None:
+        """Take how the pools stand; while the ledger is away nobody can say."""
+        try:
+            states = await self.pools.all()
+        except LedgerUnavailable:
+            states = []
+        self._metrics.pools_are(states)
 
 
 @contextlib.asynccontextmanager

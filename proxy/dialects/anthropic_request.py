@@ -13,7 +13,7 @@ from typing import Any
 from proxy.dialects.anthropic_input import add_input, is_own_tool
 from proxy.dialects.counting import InputCount, MediaRule
 from proxy.dialects.document import edit_members, encode, members_of, read_object
-from proxy.dialects.members import flag, model_name, not_priced, objects, whole, wrong
+from proxy.dialects.members import check_spelling, flag, model_name, not_priced, objects, whole, wrong
 from proxy.dialects.protocol import Changes, Request
 from proxy.domain import NO_USAGE, Call, Usage
 from proxy.errors import Refusal
@@ -40,6 +40,8 @@ _STANDARD: Mapping[str, tuple[str | None, ...]] = {
 }
 """Members that may also ask for what has a price of its own, and their values that do not."""
 
+_SPELT_SO = frozenset({"model", "messages", "system", "tools", "thinking", "stream", "max_tokens", *_REFUSED, *_STANDARD})
+"""Names that decide what a request costs; some servers that speak this API read them in any case."""
 _NEEDS = (("input", "output"),)
 _NEEDS_TOOL_USE = (("input", "output", "tool_use"),)
 _COUNTED_TOOLS = ("web_search_", "web_fetch_")
@@ -50,6 +52,7 @@ neither the number nor the cost is known before."""
 def parse_request(request: Request, media: MediaRule) -> Call:
     """What a request asks for. Raises Refusal: invalid_request."""
     document = read_object(request.body)
+    check_spelling(document, _SPELT_SO)
     model = model_name(document)
     if request.operation.free:
         return Call(request.operation.name, model, False, 1, 0, 0, 0)

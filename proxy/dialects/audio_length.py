@@ -14,6 +14,8 @@ _RIFF = struct.Struct("<4sI4s")
 _CHUNK = struct.Struct("<4sI")
 _FORMAT = struct.Struct("<HHIIHH")
 _CHUNKS_MAX = 64
+_ACT_HEAD = bytes(256 - 44) + b"\x84"
+"""What a recorder's ACT file has in place of samples from byte 44 on; it looks like WAV, and is decoded otherwise (ffmpeg, act.c)."""
 _BITS_BY_FORMAT = {1: (8, 16, 24, 32), 3: (32, 64), 6: (8,), 7: (8,)}
 """PCM, floating point, A-law and mu-law."""
 
@@ -30,7 +32,7 @@ def milliseconds_bound(recording: memoryview) -> int:
 def _read_wav(recording: memoryview) -> tuple[int, int]:
     """Bits per second, and the bytes from the first sample on. Raises struct.error or ValueError where it is no plain WAV."""
     riff, _, wave = _RIFF.unpack_from(recording)
-    if (riff, wave) != (b"RIFF", b"WAVE"):
+    if (riff, wave) != (b"RIFF", b"WAVE") or recording[44:257] == _ACT_HEAD:
         raise ValueError("no WAV")
     position = _RIFF.size
     bits_per_s = 0
@@ -40,6 +42,8 @@ def _read_wav(recording: memoryview) -> tuple[int, int]:
         if name == b"data" and bits_per_s:
             return bits_per_s, len(recording) - position
         if name == b"fmt ":
+            if bits_per_s or size < _FORMAT.size:
+                raise ValueError("a form that could be read in two ways")
             code, channels, rate, _, _, bits = _FORMAT.unpack_from(recording, position)
             if bits not in _BITS_BY_FORMAT.get(code, ()):
                 raise ValueError("no plain samples")

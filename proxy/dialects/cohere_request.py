@@ -11,7 +11,7 @@ from typing import Any
 from proxy.dialects.cohere_input import add_embedded, add_messages, add_ranked
 from proxy.dialects.counting import InputCount, MediaRule
 from proxy.dialects.document import edit_members, encode, read_object
-from proxy.dialects.members import flag, model_name, not_priced, objects, whole
+from proxy.dialects.members import check_spelling, flag, model_name, not_priced, objects, whole
 from proxy.dialects.protocol import Changes, Request
 from proxy.domain import NO_USAGE, Call, Usage
 
@@ -21,6 +21,11 @@ _EXTRA_COST = "it has a cost of its own"
 _HIDDEN_INPUT = "it adds input that cannot be seen here"
 _REFUSED = {"connectors": _EXTRA_COST, "conversation_id": _HIDDEN_INPUT, "num_generations": _EXTRA_COST}
 """Members of the first API; servers that speak both might obey them."""
+
+_SPELT_SO = frozenset(
+    {"model", "messages", "documents", "tools", "stream", "max_tokens", "texts", "images", "inputs", "query", "response_format", *_REFUSED}
+)
+"""Names that decide what a request costs; servers written in Go read them in any case."""
 
 _NEEDS_OUTPUT = (("input", "output"),)
 _NEEDS_INPUT = (("input",),)
@@ -33,6 +38,7 @@ def parse_request(request: Request, media: MediaRule) -> Call:
     """What a request asks for. Raises Refusal: invalid_request."""
     operation = request.operation.name
     document = read_object(request.body)
+    check_spelling(document, _SPELT_SO)
     model = model_name(document)
     count = InputCount(media)
     most: int | None = 0

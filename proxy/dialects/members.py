@@ -5,7 +5,7 @@ What all dialects share; the names and meanings of members are a dialect's own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from proxy.dialects.protocol import MODEL_NAME_LENGTH_MAX
@@ -20,6 +20,16 @@ def wrong(name: str, expected: str) -> Refusal:
 def not_priced(message: str) -> Refusal:
     """The refusal of what would cost in a way that no price here covers."""
     return Refusal("invalid_request", message, hint="It is not priced here; leave it out.")
+
+
+def check_spelling(members: Iterable[str], known: Collection[str]) -> None:
+    """See that no known name is spelt in another case: servers written in Go would obey it, beside the member or instead of it.
+
+    Raises Refusal: invalid_request.
+    """
+    for name in members:
+        if name not in known and (spelt := name.casefold()) in known:
+            raise Refusal("invalid_request", f"{name[:64]!r} must be spelt {spelt!r}.")
 
 
 def objects(document: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any]]:

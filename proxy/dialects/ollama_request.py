@@ -11,7 +11,7 @@ from typing import Any
 
 from proxy.dialects.counting import InputCount, MediaRule
 from proxy.dialects.document import edit_members, encode, members_of, read_object
-from proxy.dialects.members import flag, model_name, not_priced, objects, wrong
+from proxy.dialects.members import check_spelling, flag, model_name, not_priced, objects, wrong
 from proxy.dialects.protocol import Changes, Request
 from proxy.domain import Call
 from proxy.errors import Refusal
@@ -48,7 +48,7 @@ def parse_request(request: Request, media: MediaRule) -> Call:
     if operation.method == "GET":
         return _free(operation.name, "")
     document = read_object(request.body)
-    _check_spelling(document)
+    check_spelling(document, _SPELT_SO)
     if operation.free:
         return _free(operation.name, model_name(document if document.get("model") else {"model": document.get("name")}))
     for name, why in _REFUSED.items():
@@ -84,12 +84,6 @@ def rewrite(call: Call, body: bytes, changes: Changes) -> bytes | None:
 
 def _free(operation: str, model: str) -> Call:
     return Call(operation, model, stream=False, choices=1, output_tokens_max=0, input_tokens_bound=0, input_tokens_counted=0)
-
-
-def _check_spelling(members: Mapping[str, Any]) -> None:
-    for name in members:
-        if name not in _SPELT_SO and name.casefold() in _SPELT_SO:
-            raise Refusal("invalid_request", f"{name[:64]!r} must be spelt {name.casefold()!r}.")
 
 
 def _streams(document: Mapping[str, Any]) -> bool:
@@ -131,7 +125,7 @@ def _add_input(count: InputCount, operation: str, document: Mapping[str, Any], m
 
 def _add_messages(count: InputCount, messages: Sequence[Mapping[str, Any]], media: MediaRule) -> None:
     for message in messages:
-        _check_spelling(message)
+        check_spelling(message, _SPELT_SO)
         count.open_message()
         _add_images(count, message, media)
         for name, value in message.items():

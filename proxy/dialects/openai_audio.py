@@ -17,7 +17,7 @@ from proxy.dialects.audio_length import milliseconds_bound
 from proxy.dialects.bytes_reader import BytesReader
 from proxy.dialects.counting import InputCount, MediaRule, size_bytes, tokens_in, tokens_in_delta
 from proxy.dialects.document import edit_members, encode, lenient_decoder, read_object
-from proxy.dialects.members import flag, model_name, not_priced, whole, wrong
+from proxy.dialects.members import check_spelling, flag, model_name, not_priced, whole, wrong
 from proxy.dialects.multipart import Form, read_fields, read_form
 from proxy.dialects.openai_events import TypedReader
 from proxy.dialects.openai_usage import read_usage
@@ -74,6 +74,7 @@ def rewrite(call: Call, request: Request, changes: Changes) -> bytes | None:
 
 def _parse_speech(request: Request, media: MediaRule) -> Call:
     document = read_object(request.body)
+    check_spelling(document, _NOT_PROMPT_OF_SPEECH | {"input"})
     text = document.get("input")
     if not isinstance(text, str):
         raise wrong("input", "a string")

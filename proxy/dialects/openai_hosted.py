@@ -16,6 +16,10 @@ from proxy.errors import Refusal
 TOOL_USES_MAX = 128
 TOOLS = ("web_search", "file_search", "code_interpreter")
 """What their types begin with: the versions of a tool have dates in their names."""
+CLIENT_TOOLS = ("local_shell", "apply_patch")
+"""Tools that the API defines and the client runs."""
+CLIENT_TOOL_TOKENS_BOUND = 2_048
+"""What the API adds to explain one of them, which it does not document; Anthropic's largest takes some 1,200."""
 ITEMS = ("item_reference", "web_search_call", "file_search_call", "code_interpreter_call")
 """Items of input that stand for what is kept."""
 _STORED = ("previous_response_id", "conversation", "prompt")
@@ -34,6 +38,7 @@ def add_hosted(count: InputCount, document: Mapping[str, Any], media: MediaRule)
         if media.stored_tokens is None:
             raise _unseen(referring[0], "stored_tokens")
         count.add_tokens(media.stored_tokens)
+    count.bound += CLIENT_TOOL_TOKENS_BOUND * sum(tool.get("type") in CLIENT_TOOLS for tool in objects(document, "tools"))
     tools = [str(tool.get("type")) for tool in objects(document, "tools") if is_hosted(tool)]
     if not tools:
         return 0

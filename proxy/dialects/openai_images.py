@@ -15,7 +15,7 @@ import msgspec
 
 from proxy.dialects.counting import InputCount, MediaRule
 from proxy.dialects.document import edit_members, encode, lenient_decoder, read_object
-from proxy.dialects.members import flag, model_name, not_priced, whole, wrong
+from proxy.dialects.members import check_spelling, flag, model_name, not_priced, whole, wrong
 from proxy.dialects.multipart import read_fields, read_form
 from proxy.dialects.openai_events import TypedReader
 from proxy.dialects.openai_responses import PARTIAL_IMAGE_OUTPUT_TOKENS
@@ -35,7 +35,11 @@ _PIXELS = 1024 * 1536
 _SIZE = re.compile(r"([1-9]\d{0,4})x([1-9]\d{0,4})")
 _NEEDS = (("image",), ("input", "output"))
 _FLAGS = ("stream",)
-_NUMBERS = ("n", "partial_images", "output_compression")
+_COUNTS = ("n", "num_images", "num_images_per_prompt", "num_outputs_per_prompt", "batch_size", "batch_count")
+"""How many images are asked for, in the words of one server or another."""
+_NUMBERS = (*_COUNTS, "partial_images", "output_compression")
+_HIDDEN_MEMBERS = "<sd_cpp_extra_args>"
+"""By which stable-diffusion.cpp finds members of a request, any number of images among them, within the prompt."""
 _IMAGES = frozenset({"image", "images", "mask"})
 _NOT_PROMPT = frozenset(
     {
@@ -44,6 +48,7 @@ _NOT_PROMPT = frozenset(
         *_NUMBERS,
     }
 )
+_SPELT_SO = _NOT_PROMPT | _IMAGES | {"prompt"}
 
 
 def parse_request(request: Request, media: MediaRule) -> Call:
@@ -51,6 +56,7 @@ def parse_request(request: Request, media: MediaRule) -> Call:
     count = InputCount(media)
     if request.operation.name == GENERATIONS:
         document = read_object(request.body)
+        check_spelling(document, _SPELT_SO)
     else:
         form = read_form(request.body, request.headers)
         document = read_fields(form.texts, flags=_FLAGS, numbers=_NUMBERS)
@@ -63,7 +69,9 @@ def parse_request(request: Request, media: MediaRule) -> Call:
         elif name not in _NOT_PROMPT:
             count.add_plain(value)
     stream = flag(document, "stream")
-    images = whole(document, "n", IMAGES_MAX) or 1
+    images = max(whole(document, name, IMAGES_MAX) or 1 for name in _COUNTS)
+    if _HIDDEN_MEMBERS in str(document.get("prompt")):
+        raise not_priced(f"{_HIDDEN_MEMBERS} cannot be used in a prompt: it hides what is asked for.")
     if stream and images > 1:
         raise not_priced("'n' above 1 cannot be used with 'stream': which image the usage is of is not said.")
     partial_images = (document.get("partial_images") and whole(document, "partial_images", PARTIAL_IMAGES_MAX)) or 0
@@ -142,9 +150,10 @@ class ImageReader(TypedReader):
         self._counted = 0
 
     def _read_event(self, frame: Frame, kind: str, event: Mapping[str, Any]) -> Piece | None:
-        if kind.endswith(".partial_image"):
-            self._counted += PARTIAL_IMAGE_OUTPUT_TOKENS
-            return Piece(frame.raw, PARTIAL_IMAGE_OUTPUT_TOKENS)
+        if kind.endswith(".partial_image"):  # the last of them is nearly the image, so whoever leaves then pays for nearly all of it
+            tokens = -(-(self._call.output_tokens_max or 0) // PARTIAL_IMAGES_MAX)
+            self._counted += tokens
+            return Piece(frame.raw, tokens)
         if not kind.endswith(".completed"):
             return None
         reported = event.get("usage")

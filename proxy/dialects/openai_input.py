@@ -27,7 +27,10 @@ NOT_PROMPT = frozenset(
 """Top-level members whose strings never become prompt text."""
 
 _NOT_PROMPT_IN_ITEM = frozenset({"role", "type", "id", "status"})
-_ITEM_TYPES = ("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "reasoning")
+_ITEM_TYPES = (
+    *("function_call", "function_call_output", "custom_tool_call", "custom_tool_call_output", "reasoning"),
+    *("local_shell_call", "local_shell_call_output", "apply_patch_call", "apply_patch_call_output"),
+)
 
 
 def add_input(count: InputCount, operation: str, document: Mapping[str, Any], media: MediaRule) -> int:
@@ -91,21 +94,28 @@ def _add_part(count: InputCount, part: object, media: MediaRule) -> None:
         raise wrong("content", "a string or a list of parts")
     kind = part.get("type")
     if kind is None:
-        kind = next(iter(part), None)  # some servers take a part's only member for its type
+        kind = " ".join(part) or None  # some servers take a member for the type, and media before text
     if not isinstance(kind, str):
         raise wrong("content", "a list of parts that each name their type")
-    if "image" in kind:
-        count.add_tokens(media.image_tokens)
-    elif "audio" in kind:
-        count.add_tokens(media.audio_tokens)
-    elif "video" in kind or "file" in kind or "document" in kind:
-        count.add_tokens(media.file_tokens)
+    tokens = _media_tokens(kind, media)
+    if tokens is not None:
+        count.add_tokens(tokens)
+        count.add_plain(part.get("text"))  # no part of this API, but a template may write it beside the medium
     elif "text" in kind or kind in ("refusal", "thinking", "reasoning"):
         for name, value in part.items():
             if name != "type":
                 count.add_plain(value)
     else:
         raise not_priced(f"Content of type {kind[:64]!r} cannot be used.")
+
+
+def _media_tokens(kind: str, media: MediaRule) -> int | None:
+    """The operator's rule for parts of a type; None where it is none of media."""
+    if "image" in kind:
+        return media.image_tokens
+    if "audio" in kind:
+        return media.audio_tokens
+    return media.file_tokens if "video" in kind or "file" in kind or "document" in kind else None
 
 
 def _add_items(count: InputCount, document: Mapping[str, Any], media: MediaRule) -> None:

@@ -8,8 +8,9 @@ platform.openai.com/docs/api-reference/realtime.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
+from functools import reduce
 from typing import Any
 
 from proxy.dialects.counting import MediaRule, size_bytes, tokens_in, tokens_in_delta, written_bytes
@@ -31,8 +32,12 @@ RECORDING_S_MAX = 86_400
 MESSAGE_TOKENS = 16
 """What the template adds for each message and each answer, at most."""
 
+ANSWERS_MAX = 64
+"""So many answers under way are told apart."""
+
 _BASE64_SIZE = 0.75
 _TOOL_TYPES = (None, "function")
+_TRANSCRIPT_OF_INPUT = "conversation.item.input_audio_transcription."
 
 
 def parse_request(request: Request, media: MediaRule) -> Call:
@@ -65,45 +70,56 @@ def read_answer(call: Call, body: bytes, media_type: str) -> Answer:
     return Answer(None, 0)
 
 
+class _Answer:
+    """An answer under way: the bound of what it reads, and the tokens of it that were heard so far."""
+
+    __slots__ = ("asked_bound", "spoken", "written")
+
+    def __init__(self, asked_bound: int) -> None:
+        self.asked_bound = asked_bound
+        self.written = self.spoken = 0
+
+
 class Conversation:
-    """One conversation, as its events tell it."""
+    """One conversation, as its events tell it. Several answers may be under way at once, beside the conversation or within it."""
 
     __slots__ = (
-        *("_asked_bound", "_audio_bytes_per_s", "_heard_counted", "_is_answering", "_media", "_said_bound", "_said_counted", "_spoken"),
-        *("_written", "reported", "usage_rejected"),
+        *("_answers", "_audio_bytes_per_s", "_heard_counted", "_media", "_models", "_said_bound", "_said_counted"),
+        *("reported", "usage_rejected"),
     )
 
-    def __init__(self, media: MediaRule) -> None:
+    def __init__(self, media: MediaRule, *, models: Collection[str] | None = None) -> None:
+        """`models` are the names of the one that is priced; None where any may be named."""
         self.reported = NO_USAGE
         """What all answers so far used, by the upstream's own word."""
         self.usage_rejected = False
         self._media = media
+        self._models = models
         self._audio_bytes_per_s = PCM_BYTES_PER_S
         self._said_bound = MESSAGE_TOKENS
         """Tokens, at most, of all that was said so far: the input of the next answer."""
         self._said_counted = 0
         self._heard_counted = 0
-        self._asked_bound = 0
-        """The same when the answer under way was begun."""
-        self._is_answering = False
-        self._written = self._spoken = 0
-        """Tokens of the answer that is under way."""
+        self._answers: dict[str, _Answer] = {}
+        """Those under way by their ids, the latest one last."""
 
     # --- what it costs -----------------------------------------------------------------------------------------------------------
 
     def usage_now(self) -> Usage:
         """What is due if it ended now: what was reported, and of an unfinished answer what was heard and said."""
-        if not self._is_answering:
-            return self.reported
-        unfinished = Usage(input=self._said_counted, audio_input=self._heard_counted, output=self._written, audio_output=self._spoken)
-        return _sum(self.reported, unfinished)
+        return reduce(_sum, map(self._unfinished, self._answers.values()), self.reported)
+
+    def _unfinished(self, answer: _Answer) -> Usage:
+        return Usage(input=self._said_counted, audio_input=self._heard_counted, output=answer.written, audio_output=answer.spoken)
 
     def usage_ahead(self, *, asking: bool) -> Usage:
         """What may be due by the next token of an answer that is under way, at most; where the client is `asking`, of the next one."""
-        if not asking and not self._is_answering:
+        if not asking and not self._answers:
             return self.reported
-        ahead = Usage(input=self._said_bound, output=self._written + 1, audio_output=self._spoken)
-        return _sum(self.reported, ahead)
+        *earlier, latest = self._answers.values() or (_Answer(self._said_bound),)
+        ahead = [Usage(input=answer.asked_bound, output=answer.written + 1, audio_output=answer.spoken) for answer in earlier]
+        ahead.append(Usage(input=self._said_bound, output=latest.written + 1, audio_output=latest.spoken))
+        return reduce(_sum, ahead, self.reported)
 
     # --- what the client says ----------------------------------------------------------------------------------------------------
 
@@ -116,11 +132,16 @@ class Conversation:
         if kind == "input_audio_buffer.append":
             self._hear_audio(event.get("audio"))
         elif kind in ("session.update", "transcription_session.update", "response.create"):
+            self._check_model(event.get("model"))
             self._hear_settings(event.get("session") if kind.endswith("update") else event.get("response"))
         elif kind == "conversation.item.create":
             self._hear_item(event.get("item"))
         elif not kind.startswith(("input_audio_buffer.", "output_audio_buffer.", "conversation.item.", "response.cancel")):
             self._add_text(len(message))  # nothing that we know, so it may be anything
+
+    def _check_model(self, model: object) -> None:
+        if model is not None and self._models is not None and model not in self._models:
+            raise not_priced("Another model than the one in the address cannot be used: it may have another price.")
 
     def _hear_audio(self, audio: object) -> None:
         if not isinstance(audio, str):
@@ -134,6 +155,7 @@ class Conversation:
             return
         if not isinstance(settings, dict):
             raise wrong("session", "an object")
+        self._check_model(settings.get("model"))
         tools = settings.get("tools")
         for tool in tools if isinstance(tools, list) else ():
             if not isinstance(tool, dict) or tool.get("type") not in _TOOL_TYPES:
@@ -150,11 +172,11 @@ class Conversation:
             raise wrong("item", "an object")
         content = item.get("content")
         for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict) and isinstance(part.get("audio"), str):
-                self._hear_audio(part["audio"])
-            elif isinstance(part, dict) and part.get("type") == "input_image":
+            if isinstance(part, dict) and part.get("type") == "input_image":
                 self._said_bound += self._media.image_tokens
                 self._said_counted += self._media.image_tokens
+            elif isinstance(part, dict) and isinstance(part.get("audio"), str):
+                self._hear_audio(part["audio"])
             else:
                 self._add_text(written_bytes(part))
         self._add_text(sum(written_bytes(item.get(name)) for name in ("name", "arguments", "output")))
@@ -168,40 +190,53 @@ class Conversation:
     def answer(self, message: str, event: Mapping[str, Any] | None) -> None:
         """An upstream's event, as read; None where it cannot be read, which counts by its length."""
         kind = "" if event is None else str(event.get("type") or "")
-        if kind == "response.created":
-            self._is_answering = True
-            self._asked_bound = self._said_bound
+        if event is None or not kind:
+            self._under_way(None).written += tokens_in(size_bytes(message))
+        elif kind.startswith(_TRANSCRIPT_OF_INPUT):
+            if kind.endswith(".completed"):
+                self._report(_transcription(event.get("usage")), was_there=event.get("usage") is not None)
+        elif kind == "response.created":
+            self._begin(_id_in(event.get("response")) or "")
         elif kind.endswith("audio.delta"):
-            self._spoken += self._spoken_in(event)
-        elif kind.endswith(".delta") and event is not None:
-            self._written += tokens_in_delta(written_bytes(event.get("delta")))
-        elif kind == "response.done" and event is not None:
+            self._under_way(event.get("response_id")).spoken += self._spoken_in(event)
+        elif kind.endswith(".delta"):
+            self._under_way(event.get("response_id")).written += tokens_in_delta(written_bytes(event.get("delta")))
+        elif kind == "response.done":
             response = event.get("response")
-            self._finish(response.get("usage") if isinstance(response, dict) else None)
-        elif kind == "conversation.item.input_audio_transcription.completed" and event is not None:
-            self._report(_transcription(event.get("usage")), was_there=event.get("usage") is not None)
-        elif not kind:
-            self._written += tokens_in(size_bytes(message))
+            self._finish(_id_in(response), response.get("usage") if isinstance(response, dict) else None)
+        elif kind == "transcription.done":  # vLLM's: a conversation with a model that only listens
+            self._finish(None, event.get("usage"))
 
-    def _spoken_in(self, event: Mapping[str, Any] | None) -> int:
-        delta = None if event is None else event.get("delta")
+    def _begin(self, name: str) -> _Answer:
+        return self._answers.setdefault(name if len(self._answers) < ANSWERS_MAX else "", _Answer(self._said_bound))
+
+    def _under_way(self, name: object) -> _Answer:
+        """The answer of this id; without one the latest. What nobody announced is one all the same, so that it is paid."""
+        answer = self._answers.get(name) if isinstance(name, str) else next(reversed(self._answers.values()), None)
+        return answer or self._begin(name if isinstance(name, str) else "")
+
+    def _spoken_in(self, event: Mapping[str, Any]) -> int:
+        delta = event.get("delta")
         size = len(delta) * _BASE64_SIZE if isinstance(delta, str) else 0
         return math.ceil(size / self._audio_bytes_per_s * SPOKEN_TOKENS_PER_S)
 
-    def _finish(self, usage: object) -> None:
+    def _finish(self, name: str | None, usage: object) -> None:
+        answer = self._under_way(name)
+        self._answers = {other: open_ for other, open_ in self._answers.items() if open_ is not answer}
         reported = _response(usage)
         if reported is None:
             self.usage_rejected |= usage is not None
-            self.reported = self.usage_now()
-            self._said_bound += self._written + self._spoken + MESSAGE_TOKENS
+            self.reported = _sum(self.reported, self._unfinished(answer))
+            self._said_bound += answer.written + answer.spoken + MESSAGE_TOKENS
         else:
             self._report(reported, was_there=True)
             # What was said until then is known now; what was said while the answer ran is still only bounded.
-            self._said_bound += reported.input_tokens + reported.output_tokens + MESSAGE_TOKENS - self._asked_bound
-        self._said_counted += self._written
-        self._heard_counted += self._spoken
-        self._is_answering = False
-        self._written = self._spoken = 0
+            known = reported.input_tokens - answer.asked_bound
+            self._said_bound += known + reported.output_tokens + MESSAGE_TOKENS
+            for other in self._answers.values():
+                other.asked_bound = max(0, other.asked_bound + known)
+        self._said_counted += answer.written
+        self._heard_counted += answer.spoken
 
     def _report(self, usage: Usage | None, *, was_there: bool) -> None:
         if usage is None:
@@ -228,7 +263,7 @@ def _response(usage: object) -> Usage | None:
     if not isinstance(usage, dict):
         return None
     try:
-        inputs, outputs = count_of(usage, "input_tokens"), count_of(usage, "output_tokens")
+        inputs, outputs = (_either(usage, *names) for names in (("input_tokens", "prompt_tokens"), ("output_tokens", "completion_tokens")))
         heard, said = _object(usage, "input_token_details"), _object(usage, "output_token_details")
         cached, cached_audio = count_of(heard, "cached_tokens") or 0, count_of(_object(heard, "cached_tokens_details"), "audio_tokens") or 0
         audio_input, audio_output = count_of(heard, "audio_tokens") or 0, count_of(said, "audio_tokens") or 0
@@ -243,6 +278,11 @@ def _response(usage: object) -> Usage | None:
     return Usage(input=plain_input, cached_input=cached, audio_input=audio_input, output=plain_output, audio_output=audio_output)
 
 
+def _either(usage: Mapping[str, Any], name: str, other: str) -> int | None:
+    count = count_of(usage, name)
+    return count_of(usage, other) if count is None else count
+
+
 def _transcription(usage: object) -> Usage | None:
     """The usage of one transcription of what was heard: in tokens, or in seconds."""
     if isinstance(usage, dict) and usage.get("type") == "duration":
@@ -251,6 +291,11 @@ def _transcription(usage: object) -> Usage | None:
             return None
         return Usage(milliseconds=math.ceil(seconds * 1000))
     return _response(usage)
+
+
+def _id_in(response: object) -> str | None:
+    name = response.get("id") if isinstance(response, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _object(members: Mapping[str, Any], name: str) -> Mapping[str, Any]:

@@ -12,8 +12,8 @@ from typing import Any
 
 from proxy.dialects.counting import InputCount, MediaRule
 from proxy.dialects.document import edit_members, encode, members_of, read_object
-from proxy.dialects.members import flag, model_name, not_priced, objects, whole, wrong
-from proxy.dialects.openai_hosted import add_hosted, is_hosted
+from proxy.dialects.members import check_spelling, flag, model_name, not_priced, objects, whole, wrong
+from proxy.dialects.openai_hosted import CLIENT_TOOLS, add_hosted, is_hosted
 from proxy.dialects.openai_input import add_input
 from proxy.dialects.protocol import Changes, Operation, Request
 from proxy.domain import NO_USAGE, Call, Usage
@@ -50,11 +50,21 @@ _REFUSED_EVERYWHERE = {
 _REFUSED_IN_RESPONSES = {
     "context_management": _EXTRA_COST,
     "background": "its answer comes after the request has ended",
+    "n_predict": "it would be obeyed over 'max_output_tokens'",  # by llama.cpp, which makes a chat of it, with all other members
 }
+_SPELT_SO = frozenset(
+    {
+        *("model", "messages", "input", "prompt", "suffix", "instructions", "tools", "stream", "stream_options", "service_tier"),
+        *("max_output_tokens", "max_tool_calls", *_CHAT_MAXIMA, *_CHOICE_COUNTS, *_REFUSED_EVERYWHERE, *_REFUSED_IN_RESPONSES),
+        *("query", "documents"),
+    }
+)
+"""Names that decide what a request costs."""
 _NEEDS = (("input", "output"),)
 _NEEDS_TOOL_USE = (("input", "output", "tool_use"),)
 _NEEDS_INPUT = (("input",),)
-_STANDARD_TIERS = (None, "auto", "default")
+_STANDARD_TIERS = (None, "auto", "default", "on_demand")
+"""The last is Groq's name for it."""
 _TOOL_TYPES = ("function", "custom")
 
 
@@ -125,14 +135,19 @@ def _own_maximum(operation: str, model: str) -> tuple[str, ...]:
 
 def check_bounded(operation: str, document: Mapping[str, Any]) -> None:
     """See that a request costs no more than it lets us see. Raises Refusal: invalid_request."""
+    check_spelling(document, _SPELT_SO)
     refused = _REFUSED_EVERYWHERE if operation != "responses" else _REFUSED_EVERYWHERE | _REFUSED_IN_RESPONSES
     for name in refused.keys() & document.keys():
-        if document[name] is not None and document[name] is not False:
+        if document[name] not in (None, False, []):
             raise not_priced(f"{name!r} cannot be used: {refused[name]}.")
+    settings = document.get("chat_template_kwargs")
+    if isinstance(settings, dict) and settings.get("chat_template") is not None:
+        raise not_priced(f"'chat_template' cannot be used: {_HIDDEN_INPUT}.")
     if document.get("service_tier") not in _STANDARD_TIERS:
         raise not_priced("A 'service_tier' other than auto or default cannot be used: it has prices of its own.")
     for tool in objects(document, "tools"):
-        if tool.get("type", "function") not in _TOOL_TYPES and not (operation == "responses" and is_hosted(tool)):
+        kind = tool.get("type", "function")
+        if kind not in _TOOL_TYPES and not (operation == "responses" and (kind in CLIENT_TOOLS or is_hosted(tool))):
             raise not_priced("Only tools of type function or custom can be used: the others have a cost of their own.")
 
 

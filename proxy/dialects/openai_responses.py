@@ -41,12 +41,12 @@ _decode_event = lenient_decoder(_Event)
 class EventReader(FrameReader):
     """Reads the events of one response."""
 
-    __slots__ = ("_created", "_sequence_number", "_tool_uses", "_written_bytes")
+    __slots__ = ("_created", "_done_bytes", "_sequence_number", "_tool_uses", "_written_bytes")
 
     def __init__(self, call: Call) -> None:
         # The first and last events repeat the request's instructions and tools, and the last one all that was written.
         super().__init__(call, frame_max_bytes=4 * FRAME_MAX_BYTES + ESCAPED_BYTES_PER_BYTE * call.input_tokens_bound)
-        self._written_bytes = 0
+        self._written_bytes = self._done_bytes = 0
         self._sequence_number = 0
         self._tool_uses = 0
         self._created = b""
@@ -68,6 +68,9 @@ class EventReader(FrameReader):
         if kind == "response.output_item.added":
             self._tool_uses += is_tool_use(event.item)
             return Piece(frame.raw, self._count(item_bytes(event.item)))
+        if kind == "response.output_item.done":  # repeats the deltas; without any, all of it is new
+            self._done_bytes += item_bytes(event.item)
+            return Piece(frame.raw, self._count(max(0, self._done_bytes - self._written_bytes)))
         if kind.endswith(".partial_image"):
             return Piece(frame.raw, PARTIAL_IMAGE_OUTPUT_TOKENS)
         if kind in ENDS:

@@ -88,17 +88,22 @@ def _add_main(count: InputCount, operation: str, document: Mapping[str, Any], me
 
 
 def _add_pairs(count: InputCount, operation: str, document: Mapping[str, Any], media: MediaRule) -> Sequence[str]:
-    names = next((names for names in _PAIRS[operation] if all(document.get(name) is not None for name in names)), None)
-    if names is None:
+    """Count every pair that is there, for which of them is read is the upstream's affair."""
+    given = [names for names in _PAIRS[operation] if all(document.get(name) is not None for name in names)]
+    if not given:
         raise wrong(_PAIRS[operation][0][0], f"there, and {_PAIRS[operation][0][1]!r} with it")
-    lefts, rights = (_listed(document[name]) for name in names)
+    for one, other in given:
+        _add_pair(count, _listed(document[one]), _listed(document[other]), media)
+    return [name for names in given for name in names]
+
+
+def _add_pair(count: InputCount, lefts: Sequence[object], rights: Sequence[object], media: MediaRule) -> None:
     for left in lefts:
         _add_times(count, left, len(rights) if len(lefts) == 1 else 1, media)
     for right in rights:
         _add_times(count, right, len(lefts) if len(rights) == 1 else 1, media)
     for _ in range(max(len(lefts), len(rights))):
         count.open_message()
-    return names
 
 
 def _listed(value: object) -> Sequence[object]:

@@ -78,7 +78,7 @@ class ChunkReader(FrameReader):
         usage = None if chunk.usage is None else self._read_usage(chunk.usage)
         if chunk.error or chunk.object == "error":
             self.failed = True
-            return Piece(frame.raw, 0, usage)
+            return Piece(frame.raw, self._count(chunk.choices or ()), usage)
         if chunk.choices is None and chunk.usage is None:
             return Piece(frame.raw, tokens_in(len(frame.data or b"")))  # nothing that we know, so it may be anything
         if not chunk.choices and chunk.usage is not None and not self._call.wants_usage:

@@ -118,6 +118,7 @@ class Paths:
         if matching:
             return matching[0]
         _check_canonical(path)
+        self._check_spelling(path)
         for before, by_method in self._rests:
             if path.startswith(before):
                 return _at(path, by_method), ""
@@ -125,6 +126,16 @@ class Paths:
         if why is not None:
             raise Refusal("unknown_path", f"This path is not served, for it cannot be priced here: {why}.", hint=UNPRICED_HINT)
         raise Refusal("unknown_path", "Nothing is served at this path.", hint=self._hint(path))
+
+    def _check_spelling(self, path: str) -> None:
+        """See that no operation is meant in another spelling, which a server may serve and a rule for the rest would price otherwise."""
+        plain = path.rstrip("/").casefold()
+        if not self._rests or plain == path:
+            return
+        for known in self._dialects:
+            before, _, after = known.partition(MODEL_IN_PATH)
+            if plain == known.casefold() or (after and plain.startswith(before.casefold()) and plain.endswith(after.casefold())):
+                raise Refusal("unknown_path", "Nothing is served at this path.", hint=f"Did you mean {known}?")
 
     def _hint(self, path: str) -> str:
         if "/v1" + path in self._exact:

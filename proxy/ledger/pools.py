@@ -19,6 +19,7 @@ from proxy.errors import Conflict, Refusal
 from proxy.ledger import keys
 from proxy.ledger.engine import Call, Engine
 from proxy.ledger.listening import listening
+from proxy.policy.adaptive_seats import Move
 
 LEASE_MS: Final = 10_000
 """How long a seat stays taken, and a ticket waits, unless it is heard of again."""
@@ -27,6 +28,8 @@ BEAT_MS: Final = 1_000
 LEARNING_MS: Final = BEAT_MS * 5 // 4
 """How long a pool that the server has lost gives no seat: until every worker has beaten, and was answered."""
 TICKETS_PER_CALL: Final = 500
+CUT_AGAIN_MS: Final = 1_000
+"""How long a cut of the seats counts: what is heard meanwhile was sent before it."""
 PRIORITY_MAX: Final = 499
 
 
@@ -93,9 +96,8 @@ class Pools:
         except Refusal:
             self._tickets.pop((pool, ticket), None)
             raise
-        if reply[0] == "WAITING" and not known.seated:
-            return Place(False, reply[2], reply[3])
-        return Place(True)
+        # The message of its hand-over may have overtaken the answer that it waits.
+        return Place(True) if known.seated else Place(False, reply[2], reply[3])
 
     async def charge(self, pool: str, ticket: str, *, spent_nanocredits: int) -> bool:
         """Say what a request has cost so far, in all; whether it may go on.
@@ -133,10 +135,22 @@ class Pools:
 
     async def configure(
         self, pool: str, *, seats: int | None = None, memory_nanocredits: int | None = None, draining: bool | None = None
-    ) -> None:
-        """Set a pool up, or change what is not None. Nobody loses a seat that he has; a draining pool gives none and lets nobody enter."""
+    ) -> bool:
+        """Set a pool up, or change what is not None; False for one that the server does not know and that is given no seats.
+
+        Nobody loses a seat that he has; a draining pool gives none and lets nobody enter.
+        """
         values = ("" if value is None else int(value) for value in (seats, memory_nanocredits, draining))
-        await self._run(pool, "pool_configure", *values, self._learning_ms)
+        reply = await self._run(pool, "pool_configure", *values, self._learning_ms)
+        return bool(reply[0] == "OK")
+
+    async def adapt(self, pool: str, move: Move, *, least: int, most: int) -> int | None:
+        """Move the number of seats between two bounds; what it is then. None for a pool that the server does not know.
+
+        Several workers that hear the same no cut it once.
+        """
+        reply = await self._run(pool, "pool_adapt", move.more, move.percent, least, most, CUT_AGAIN_MS)
+        return reply[2] if reply[0] == "OK" else None
 
     def listen(self, on_seated: Callable[[str, str], None]) -> AbstractAsyncContextManager[None]:
         """Hear at once of this worker's tickets that were seated, by pool and ticket, for as long as the context lasts.
@@ -162,7 +176,8 @@ class Pools:
             call = self._calls[pool] = Call.on(behind, str(self._lease_ms).encode())
         return await self._engine.run(verb, keys.of_pool(pool, "records"), call, values)
 
-    async def _enter(self, pool: str, name: str, ticket: _Ticket, *, runs: bool = False) -> list[Any]:
+    async def _enter(self, pool: str, name: str, ticket: _Ticket) -> list[Any]:
+        """Ask for a ticket's seat; or, where it had one, say that it has it still, for its request runs, whatever the server knows."""
         reply = await self._run(
             pool,
             "pool_enter",
@@ -177,7 +192,7 @@ class Pools:
             ticket.seats,
             self._learning_ms,
             ticket.depth,
-            ticket.spent_nanocredits if runs else "",
+            ticket.spent_nanocredits if ticket.seated else "",
         )
         match reply[0]:
             case "FULL":
@@ -208,10 +223,10 @@ class Pools:
         return standing
 
     async def _enter_again(self, pool: str, name: str) -> Literal["S", "Y", "W", "G"]:
-        """A ticket that the server has lost: one that had a seat has it still, for its request runs; another waits again."""
+        """A ticket that the server has lost."""
         ticket = self._tickets[pool, name]
         try:
-            reply = await self._enter(pool, name, ticket, runs=ticket.seated)
+            reply = await self._enter(pool, name, ticket)
         except Refusal:
             return "G"
         letters: Mapping[str, Literal["S", "Y", "W"]] = {"SEATED": "S", "YIELDING": "Y", "WAITING": "W"}

@@ -39,7 +39,7 @@ VERBS = (
     "audit",
 )
 
-POOL_VERBS = ("pool_enter", "pool_charge", "pool_leave", "pool_beat", "pool_configure", "pool_state")
+POOL_VERBS = ("pool_enter", "pool_charge", "pool_leave", "pool_beat", "pool_configure", "pool_adapt", "pool_state")
 
 LANDS_WHEN_FULL = ("debit", "settle", "void", "expire", "deliver", "pool_charge", "pool_leave", "pool_beat")
 """The ends of holds and of seats: they free what is held, and must land even when the server has no memory left."""

@@ -9,11 +9,20 @@ from aiohttp import web
 
 from proxy import domain
 from proxy.dialects import Dialect
+from proxy.errors import Refusal
 from proxy.server.exchange import Exchange
 from proxy.server.holding import Reservation
-from proxy.server.metering import Meter
+from proxy.server.metering import Charge, Meter
 from proxy.server.seating import Turn
 from proxy.server.upstream import Endpoint
+
+
+class WantedBack(Refusal):
+    """A spare seat is wanted by somebody with a budget."""
+
+    def __init__(self) -> None:
+        message = "The budget is used up, and somebody who has one wants the spare seat that this request was given."
+        super().__init__("insufficient_quota", message, hint="Try again when the endpoint is idle, or once the budget turns.")
 
 
 @dataclass(slots=True)
@@ -38,12 +47,12 @@ class Visit:
     is_over: bool = False
     """Whether all has been said, so that a client which leaves now is not one that hung up."""
 
-    def ended(self, turn: Turn) -> Callable[[int | None], None]:
+    def ended(self, turn: Turn) -> Callable[[Charge | None], None]:
         """What is to happen when its hold ends: its seat is given back, and its cost counted."""
 
-        def end(spent_nanocredits: int | None) -> None:
-            self.spent_nanocredits = spent_nanocredits
-            turn.leave(spent_nanocredits)
+        def end(charge: Charge | None) -> None:
+            self.spent_nanocredits = None if charge is None else charge.spent_nanocredits
+            turn.leave(charge)
 
         return end
 
@@ -77,6 +86,7 @@ class Errand:
         if self.turn.seat is not None:
             self.exchange.queues()
             self.turn.seat.so_far = self.hold.meter.certain_nanocredits
+            self.turn.seat.on_yield = lambda: self.exchange.interrupt(WantedBack())
             self.visit.queued_s = (self.visit.queued_s or 0.0) + await self.turn.seat.taken()
             self.exchange.sends()
 

@@ -65,6 +65,8 @@ class Book(KeyLookup, Protocol):
     @property
     def price_book(self) -> tuple[domain.Price, ...]: ...
 
+    async def path(self, account_id: domain.AccountId) -> domain.Path: ...
+
 
 class Proxy:
     """The proxy of one worker process: `handle` answers requests, `pulse` and `tell_backlog` are to be called again and again."""
@@ -90,7 +92,7 @@ class Proxy:
         self._holds = Holds(ledger, backlog, metrics, settings.ledger)
         self._exchanges = Exchanges()
         self.seating = Seating(pools, metrics, self._holds.in_background)
-        self._sender = Sender(metrics)
+        self._sender = Sender(metrics, self.seating)
         self._forwarder = Forwarder(metrics, now_ms)
         self._prices = Prices(lambda: directory.price_book, now_ms)
         self.settler = BatchSettler(batches, self._holds, admission=lambda: self.admission, now_ms=now_ms)
@@ -111,6 +113,7 @@ class Proxy:
         self._listen = settings.listen
         self._slice_tokens = settings.ledger.slice_tokens
         self._budget_status = settings.compat.budget_status
+        self._commons = None if settings.commons.account is None else domain.AccountId(settings.commons.account)
         self._holds.configure(settings.ledger)
         self.seating.configure(settings.upstream)
         self.admission = Admission(tuple(endpoints), self._prices, settings.opaque)
@@ -207,7 +210,10 @@ class Proxy:
         meter = Meter(asked.call, price, slice_tokens=self._slice_tokens)
         with self._turn(request, visit, caller, asked.largest(price)) as turn:
             turn.ask(asked.endpoints[0].section)  # a seat is asked for together with the hold, and waited for below, if at all
-            async with Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model) as hold:
+            reservation = Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model)
+            if caller.plan.scavenge:
+                reservation.otherwise = lambda: self._spare_seat(turn, asked.endpoints[0])
+            async with reservation as hold:
                 hold.on_end = visit.ended(turn)
                 lowered = None if asked.call.stream else meter.lower_maximum(wanted.want_nanocredits)
                 with self._exchanges.opened(asked.endpoints[0].section, hold, write_timeout_s=self._listen.body_timeout_s) as exchange:
@@ -218,6 +224,13 @@ class Proxy:
                     del letter, inquiry  # a stream may run for long, and its prompt may be large
                     with reply:
                         return await self._forwarder.forward(errand, reply)
+
+    async def _spare_seat(self, turn: Turn, endpoint: Endpoint) -> domain.Path | None:
+        """Who pays for a caller whose budget is used up: the commons, for a seat that nobody else wants; None where there is no such."""
+        if self._commons is None or endpoint.section.first_seats is None:
+            return None
+        turn.ask(endpoint.section, spare=True)
+        return await self._directory.path(self._commons)
 
     def _turn(self, request: web.BaseRequest, visit: Visit, caller: domain.Caller, most_nanocredits: int) -> Turn:
         visit.caller, visit.most_nanocredits = caller, most_nanocredits

@@ -21,14 +21,16 @@ _REQUEST_DROPPED = _HOP_BY_HOP | {
     *("authorization", "x-api-key", "x-goog-api-key", "api-key", "cookie"),  # credentials
     *("host", "content-length", "content-type", "content-encoding", "accept-encoding", "expect"),  # written anew
     *("forwarded", "via", "from", "remote-user", "true-client-ip", "origin", "referer"),  # who and where the caller is
-    *("openai-organization", "openai-project", "x-goog-user-project"),  # whom the upstream would bill
+    *("openai-organization", "openai-project", "x-goog-user-project", "x-hf-bill-to"),  # whom the upstream would bill
     *("anthropic-workspace-id", "anthropic-user-profile-id"),  # the same
-    *("x-http-method-override", "x-goog-fieldmask"),  # what would make another request of it, or hide what it used
+    *("x-http-method-override", "x-http-method", "x-method-override", "prefer"),  # what would make another request of it
+    "x-goog-fieldmask",  # what would hide what it used
 }
 _REQUEST_DROPPED_PREFIXES = (
     *("x-forwarded-", "x-real-", "x-client-ip", "x-cluster-client-", "x-original-", "x-rewrite-", "x-envoy-", "cf-"),
     *("x-user", "x-auth", "x-remote-", "x-consumer-", "x-authenticated-", "x-ledger-", "x-gateway-", "x-llm-d-", "x-goog-auth"),
     *("x-amz-security-", "x-ms-token-", "proxy-", "sec-"),
+    *("x-portkey-", "x-litellm-", "helicone-", "x-vertex-ai-"),  # what other gateways take for orders: another model, place or tier
 )
 _ANSWER_DROPPED = _HOP_BY_HOP | {
     *("content-length", "content-encoding"),  # written anew

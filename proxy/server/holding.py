@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Generic, Literal, Protocol, Self, TypeVar
 
@@ -63,7 +63,7 @@ class Reservation(Generic[AnyMeter]):
     __slots__ = (
         *("_debited_nanocredits", "_ended", "_estimate", "_extending", "_heard_s", "_held_nanocredits", "_holds", "_lost"),
         *("_pending", "_refused", "_sequence", "_told_s", "_unheld"),
-        *("amount_nanocredits", "hold_id", "meter", "model", "on_end", "path", "tightest"),
+        *("amount_nanocredits", "hold_id", "meter", "model", "on_end", "otherwise", "path", "tightest"),
     )
 
     def __init__(self, holds: Holds, path: Path, hold_id: str, estimate: Estimate, meter: AnyMeter, *, model: str) -> None:
@@ -91,8 +91,11 @@ class Reservation(Generic[AnyMeter]):
         """The hold is no longer open, so nothing more may be forwarded on it."""
         self._unheld = False
         self._ended = False
-        self.on_end: Callable[[int | None], None] = lambda spent_nanocredits: None
-        """Called when the hold ends, before the ledger is told, with the cost; None where nothing was sent."""
+        self.on_end: Callable[[Charge | None], None] = lambda charge: None
+        """Called when the hold ends, before the ledger is told, with what it cost; None where nothing was sent."""
+
+        self.otherwise: Callable[[], Awaitable[Path | None]] | None = None
+        """Who else may pay where the budget is used up: another path, or None."""
 
     # --- beginning ---------------------------------------------------------------------------------------------------------------
 
@@ -105,6 +108,12 @@ class Reservation(Generic[AnyMeter]):
             hold = await holds.ledger.hold(
                 self.path, self.hold_id, want_nanocredits=wanted.want_nanocredits, least_nanocredits=wanted.least_nanocredits
             )
+        except Refusal as refusal:
+            path = None if self.otherwise is None or refusal.code != "insufficient_quota" else await self.otherwise()
+            if path is None:
+                raise
+            self.path, self.otherwise = path, None
+            return await self.__aenter__()
         except LedgerUnavailable:
             self._void_later()
             if not holds.allow(wanted.want_nanocredits):
@@ -286,7 +295,7 @@ class Reservation(Generic[AnyMeter]):
     async def _end(self, charge: Charge) -> Settlement | None:
         """Settle or void; the same again changes nothing."""
         holds, spent, overrun = self._holds, charge.spent_nanocredits, charge.overrun_nanocredits
-        self.on_end(None if charge is NO_CHARGE else spent)
+        self.on_end(None if charge is NO_CHARGE else charge)
         memo = f"{self.model} {charge.counts}".rstrip()
         settlement: Settlement | None = None
         try:

@@ -14,10 +14,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Protocol, Self
 
 from proxy import config
-from proxy.domain import Beats, Caller, Path, Place
+from proxy.domain import Beats, Caller, Path, Place, Usage
 from proxy.errors import LedgerUnavailable, Refusal
 from proxy.metrics import DeficitReason, Metrics
+from proxy.policy.adaptive_seats import AdaptiveSeats, Move
 from proxy.policy.estimates import Estimates
+from proxy.server.metering import Charge
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +50,7 @@ class Pools(Protocol):
         seats: int,
         depth: int,
         priority: int = 0,
+        spare: bool = False,
     ) -> Place: ...
 
     async def charge(self, pool: str, ticket: str, *, spent_nanocredits: int) -> bool | None: ...
@@ -56,7 +59,9 @@ class Pools(Protocol):
 
     async def beat(self, tickets: Mapping[str, Sequence[str]]) -> Beats: ...
 
-    async def configure(self, pool: str, *, seats: int | None = None) -> None: ...
+    async def configure(self, pool: str, *, seats: int | None = None, memory_nanocredits: int | None = None) -> bool: ...
+
+    async def adapt(self, pool: str, move: Move, *, least: int, most: int) -> int | None: ...
 
 
 class Seat:
@@ -71,26 +76,44 @@ class Seat:
         "_seated_s",
         "_seating",
         "_section",
+        "_spare",
         "granted",
+        "on_yield",
         "so_far",
         "ticket",
     )
 
     def __init__(
-        self, seating: Seating, section: config.Upstream, ticket: str, caller: Caller, *, estimate_nanocredits: int, priority: int
+        self,
+        seating: Seating,
+        section: config.Upstream,
+        ticket: str,
+        caller: Caller,
+        *,
+        estimate_nanocredits: int,
+        priority: int,
+        spare: bool,
     ) -> None:
         self._seating = seating
         self._section = section
         self._caller = caller
         self._estimate = estimate_nanocredits
         self._priority = priority
+        self._spare = spare
         self._asked_s = time.monotonic()
         self._seated_s: float | None = None
         self._left = False
         self.ticket = ticket
         self.so_far: Callable[[], int] = lambda: 0
         """What the request has cost until now."""
+        self.on_yield: Callable[[], None] = lambda: None
+        """Called when a spare seat is wanted back."""
         self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it has asked and not yet been seated."""
+        return self._seated_s is None and not self._left
 
     @property
     def is_dearer(self) -> bool:
@@ -108,7 +131,7 @@ class Seat:
 
     async def _enter(self) -> None:
         section = self._section
-        assert section.seats is not None, "who has no limit has no seats"
+        assert section.first_seats is not None, "who has no limit has no seats"
         try:
             place = await self._seating.pools.enter(
                 self.pool,
@@ -116,9 +139,10 @@ class Seat:
                 path=self._caller.path,
                 weights=self._caller.weights,
                 estimate_nanocredits=self._estimate,
-                seats=section.seats,
+                seats=section.first_seats,
                 depth=section.queue_depth_per_account,
                 priority=self._priority,
+                spare=self._spare,
             )
         except Refusal as refusal:
             self._fail(self._seating.full(refusal, section))
@@ -151,14 +175,28 @@ class Seat:
         self._seating.metrics.queued(pool=self.pool, seconds=waited_s)
         return waited_s
 
-    def leave(self, spent_nanocredits: int | None) -> None:
-        """Give it back, or stop waiting; `spent` is None where nothing was sent. Does not wait."""
+    def leave(self, charge: Charge | None) -> None:
+        """Give it back, or stop waiting; None where nothing was sent. Does not wait."""
         if self._left:
             return
         self._left = True
+        rest_s = 0.0
         if self._seated_s is not None:
-            self._seating.was_taken(self.pool, time.monotonic() - self._seated_s)
-        self._seating.in_background(self._leave(spent_nanocredits))
+            taken_s = time.monotonic() - self._seated_s
+            rest_s = 0.0 if charge is None else self._rest_s(charge.usage, taken_s)
+            self._seating.was_taken(self.pool, taken_s + rest_s)
+        spent = None if charge is None else charge.spent_nanocredits
+        if rest_s > 0:
+            asyncio.get_running_loop().call_later(rest_s, lambda: self._seating.in_background(self._leave(spent)))
+        else:
+            self._seating.in_background(self._leave(spent))
+
+    def _rest_s(self, usage: Usage, taken_s: float) -> float:
+        """How much longer the seat stays taken where the upstream counts tokens a minute: so many seats give so many tokens their time."""
+        per_minute, seats = self._section.tokens_per_minute, self._section.first_seats
+        if per_minute is None or seats is None:
+            return 0.0
+        return (usage.input_tokens + usage.output_tokens) * 60 * seats / per_minute - taken_s
 
     async def _leave(self, spent_nanocredits: int | None) -> None:
         self._seating.mine[self.pool].pop(self.ticket, None)
@@ -182,25 +220,26 @@ class Turn:
         self.seat: Seat | None = None
         """The one that it has or waits for; None where the upstream has no limit."""
 
-    def ask(self, section: config.Upstream) -> None:
-        """Ask for a seat at this upstream, and give back the one before."""
+    def ask(self, section: config.Upstream, *, spare: bool = False) -> None:
+        """Ask for a seat at this upstream, and give back the one before; a spare one only where nobody else wants it."""
         self.leave(None)
         self.seat = None
-        if section.seats is not None:
+        if section.first_seats is not None:
             self.seat = Seat(
                 self._seating,
                 section,
-                self._ticket,
+                self._ticket + ("+" if spare else ""),
                 self._caller,
                 estimate_nanocredits=self._seating.likely(self._caller, section.name, most_nanocredits=self._most),
                 priority=self._priority,
+                spare=spare,
             )
             self.seat.ask()
 
-    def leave(self, spent_nanocredits: int | None) -> None:
-        """Give the seat back; `spent` is None where nothing was sent. Does not wait."""
+    def leave(self, charge: Charge | None) -> None:
+        """Give the seat back; None where nothing was sent. Does not wait."""
         if self.seat is not None:
-            self.seat.leave(spent_nanocredits)
+            self.seat.leave(charge)
 
     def __enter__(self) -> Self:
         return self
@@ -220,12 +259,16 @@ class Seating:
         self.mine: defaultdict[str, dict[str, Seat]] = defaultdict(dict)
         """By pool and ticket. Bounded by the requests that are open."""
         self._mean_s: dict[str, float] = {}
-        self._untold: dict[str, int] = {}
-        """Numbers of seats that the pools have not been told yet."""
+        self._untold: dict[str, config.Upstream] = {}
+        """Upstreams whose pools have not been told yet how they are to be."""
+        self._adaptive: dict[str, AdaptiveSeats] = {}
 
     def configure(self, sections: Sequence[config.Upstream]) -> None:
         """Take over new numbers of seats; the next beat tells the pools."""
-        self._untold = {section.name: section.seats for section in sections if section.seats is not None}
+        limited = [section for section in sections if section.first_seats is not None]
+        self._untold = {section.name: section for section in limited}
+        adapting = {section.name for section in limited if section.seats == "auto"}
+        self._adaptive = {name: adaptive for name, adaptive in self._adaptive.items() if name in adapting}
 
     def likely(self, caller: Caller, pool: str, *, most_nanocredits: int) -> int:
         """What a request will probably cost, by what the caller's recent ones did cost here; `most` is what it may cost."""
@@ -241,8 +284,10 @@ class Seating:
         """Keep all leases alive, hear of seats whose message was lost, tell what running requests have cost. Every second or so."""
         try:
             for pool in list(self._untold):
-                await self.pools.configure(pool, seats=self._untold[pool])
-                self._untold.pop(pool, None)
+                section = self._untold[pool]
+                seats = None if section.seats == "auto" else section.first_seats
+                if await self.pools.configure(pool, seats=seats, memory_nanocredits=section.memory_credits):
+                    self._untold.pop(pool, None)
             await self._beat()
         except LedgerUnavailable:
             log.debug("no beat: the ledger is away")
@@ -255,6 +300,10 @@ class Seating:
         for pool, names in beats.seated.items():
             for name in names:
                 self.seated(pool, name)
+        for pool, names in beats.yielding.items():
+            for name in names:
+                if (seat := self.mine[pool].get(name)) is not None:
+                    seat.on_yield()
         for pool, names in beats.unknown.items():
             for name in names:
                 if (seat := self.mine[pool].get(name)) is not None and not seat.granted.done():
@@ -271,6 +320,24 @@ class Seating:
             amount = self.likely(caller, pool, most_nanocredits=most_nanocredits)
             self.metrics.not_served(pool=pool, reason=_REASONS.get(outcome, "other"), amount_nanocredits=amount)
 
+    def heard(self, section: config.Upstream, status: int | None, seconds: float) -> None:
+        """An upstream answered, or (None) did not, after so long; one whose seats are "auto" gets more or fewer by it."""
+        if section.seats != "auto" or section.first_seats is None:
+            return
+        adaptive = self._adaptive.setdefault(section.name, AdaptiveSeats(section.first_seats))
+        is_wanted = any(seat.is_waiting for seat in self.mine[section.name].values())
+        move = adaptive.observe(status, seconds, is_wanted=is_wanted)
+        if move is not None:
+            self.in_background(self._adapt(section, adaptive, move))
+
+    async def _adapt(self, section: config.Upstream, adaptive: AdaptiveSeats, move: Move) -> None:
+        try:
+            seats = await self.pools.adapt(section.name, move, least=section.seats_min, most=section.seats_max)
+        except LedgerUnavailable:
+            return
+        if seats is not None:
+            adaptive.seats = seats
+
     def was_taken(self, pool: str, seconds: float) -> None:
         """A seat was taken for so long; the mean tells those who are refused how long to wait."""
         before = self._mean_s.get(pool)
@@ -286,7 +353,7 @@ class Seating:
         return self._later(section, "queue_timeout", message, waiting=1)
 
     def _later(self, section: config.Upstream, code: str, message: str, *, waiting: int) -> Refusal:
-        assert section.seats is not None, "who has no limit has no seats"
-        wait_s = waiting * self._mean_s.get(section.name, 1.0) / section.seats
+        assert section.first_seats is not None, "who has no limit has no seats"
+        wait_s = waiting * self._mean_s.get(section.name, 1.0) / section.first_seats
         hint = "Try again later, or send fewer requests at a time."
         return Refusal(code, message, hint=hint, retry_after_s=min(PATIENCE_MAX_S, max(1.0, wait_s)))

@@ -6,6 +6,7 @@ not know budgets.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from proxy.domain import Call
 from proxy.errors import Failure, Refusal
 from proxy.metrics import Metrics
 from proxy.server.errand import Errand
+from proxy.server.seating import Seating
 from proxy.server.upstream import Endpoint, Reply
 
 MESSAGE_MAX_BYTES = 16 * 2**20
@@ -78,8 +80,9 @@ class Letter:
 class Sender:
     """Finds an upstream that takes a request."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, seating: Seating) -> None:
         self._metrics = metrics
+        self._seating = seating
 
     async def send(self, errand: Errand, letter: Letter, endpoints: Sequence[Endpoint], *, output_tokens_max: int | None) -> Reply:
         """The head of the first answer that is worth having, or else of the last; what came to nothing costs nothing.
@@ -92,12 +95,16 @@ class Sender:
             try:
                 with errand.exchange:
                     await errand.take_seat()
+                    asked_s = time.monotonic()
                     reply = await letter.send_to(endpoint, output_tokens_max=output_tokens_max, sent=errand.hold.meter.begin)
             except (Failure, Refusal) as reason:
                 errand.hold.meter.call_off()
+                if reason.code in ("upstream_error", "upstream_timeout"):
+                    self._seating.heard(endpoint.section, None, 0.0)
                 if is_last or reason.code not in FAIL_OVER_CODES:
                     raise
             else:
+                self._seating.heard(endpoint.section, reply.status, time.monotonic() - asked_s)
                 if is_last or reply.status not in FAIL_OVER_STATUSES:
                     return reply
                 errand.hold.meter.call_off()

@@ -421,3 +421,14 @@ def test_an_empty_table_says_so() -> None:
 def test_what_is_printed_cannot_command_a_terminal() -> None:
     """A reason or an id from elsewhere is text, whatever it holds."""
     assert "\x1b" not in table("WHY", [("\x1b[2Jgone",)])
+
+
+async def test_pools_are_listed_drained_and_opened(command: Command) -> None:
+    """A line for each upstream with seats."""
+    listed = await command("pool list")
+    titles = ["POOL", "SEATS", "USED", "BACKLOG", "CALLERS", "LAG", "SERVED", "SPARE_USED", "SPARE_WAITING", "DRAINING"]
+    assert listed.table == [titles, ["scarce", "2", "0", "0", "0", "0", "0", "0", "0", "no"]]
+    assert (await command("pool drain scarce --reason 'new driver'")).table[1][-1] == "yes"
+    assert (await command("pool show scarce --json")).json["draining"] is True
+    assert (await command("pool open scarce --json")).json["draining"] is False
+    assert "there is no pool 'plenty'" in (await command("pool show plenty", code=1)).err

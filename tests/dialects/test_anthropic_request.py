@@ -199,6 +199,12 @@ def test_a_file_that_the_upstream_keeps_needs_the_operators_rule() -> None:
 # --- what cannot be priced -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["Model", "MAX_TOKENS", "max_to\u212aens", "Messages", "Stream", "Speed"])
+def test_names_in_another_case_are_refused(name: str) -> None:
+    """Servers written in Go read a name in any case and obey the last."""
+    assert "must be spelt" in refusal(**{name: "dear"}).message
+
+
 @pytest.mark.parametrize(
     "members",
     [

@@ -21,6 +21,13 @@ def wav(seconds: float, *, rate: int = 16_000, channels: int = 1, width: int = 2
     return file.getvalue()
 
 
+FAST_FORM = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 8, 4_000_000_000, 0, 32, 32)
+TWO_FORMS = wav(0.1)[:36] + FAST_FORM + wav(0.1)[36:]
+"""A decoder goes by the first form, another by the second."""
+ACT = wav(0.1)[:12] + FAST_FORM + bytes(220) + b"\x84" + bytes(743)
+"""A recorder's file, which decoders know by its zeros and take for G.729."""
+
+
 def bound(recording: bytes) -> int:
     return milliseconds_bound(memoryview(recording))
 
@@ -58,10 +65,11 @@ def test_other_chunks_before_the_samples_are_passed_over() -> None:
     "recording",
     [
         *(b"ID3" + bytes(4_997), wav(0.1)[:20] + b"\x55\x00" + wav(0.1)[22:], b"RIFF" + bytes(40), wav(0.1)[:30], b"OggS" + bytes(96)),
+        *(TWO_FORMS, ACT, wav(0.1)[:16] + b"\x0e" + wav(0.1)[17:]),
         *(wav(0.1)[:22] + b"\x00\x00" + wav(0.1)[24:], b"RIFF\x00\x00\x00\x00WAVE" + b"junk\x00\x00\x00\x00" * 200, b""),
     ],
 )
 def test_any_other_recording_counts_at_the_lowest_bit_rate(recording: bytes) -> None:
-    """8 kbit/s: a second for every thousand bytes; so does a WAV that is compressed, torn or without channels."""
+    """8 kbit/s: a second for every thousand bytes; so does a WAV that is compressed, torn, without channels, or of two minds."""
     assert bound(recording) == len(recording)
     assert bound(recording) == len(recording)

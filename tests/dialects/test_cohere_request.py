@@ -185,6 +185,12 @@ def test_what_cannot_be_read_or_priced_is_refused(operation: str, members: dict[
     assert word in refusal(operation, **members).message
 
 
+@pytest.mark.parametrize(("operation", "name"), [("chat", "Model"), ("chat", "Max_Tokens"), ("embed", "MODEL"), ("rerank", "Documents")])
+def test_names_in_another_case_are_refused(operation: str, name: str) -> None:
+    """Servers written in Go read a name in any case and obey the last."""
+    assert "must be spelt" in refusal(operation, **{name: "dear"}).message
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["type", "content", "text", "x"]), inner, max_size=3),

@@ -109,6 +109,25 @@ def test_images_that_are_sent_count_by_the_operators_rule(request_: Request, ima
     assert (call.input_tokens_bound, call.units.image) == (16 + 5 + images * 1_000, 1)
 
 
+@pytest.mark.parametrize("name", ["num_images", "num_images_per_prompt", "num_outputs_per_prompt", "batch_size", "batch_count"])
+def test_the_number_of_images_has_other_names(name: str) -> None:
+    """The largest counts, whichever a server obeys, in JSON as in forms."""
+    for request in (generation(n=2, **{name: 8}), edit(**{name: "8"})):
+        assert parse(request).units.image == 8
+
+
+def test_members_that_a_prompt_hides_are_refused() -> None:
+    """One server reads them there, the number of images among them."""
+    prompt = 'a cat <sd_cpp_extra_args>{"batch_count": 8}</sd_cpp_extra_args>'
+    assert "hides" in refusal(generation(prompt=prompt)).message
+
+
+@pytest.mark.parametrize("name", ["Model", "N", "Size"])
+def test_names_in_another_case_are_refused(name: str) -> None:
+    """Servers written in Go read a name in any case and obey the last."""
+    assert "must be spelt" in refusal(generation(**{name: "dear"})).message
+
+
 def test_nothing_but_an_alias_is_rewritten() -> None:
     """No member of a request makes an image smaller."""
     for request in (generation(), edit()):
@@ -146,12 +165,12 @@ def stream(*events: dict[str, Any]) -> tuple[list[tuple[int, Usage | None, bool]
 
 @pytest.mark.parametrize("kind", ["image_generation", "image_edit"])
 def test_a_streamed_image_counts_what_is_reported(kind: str) -> None:
-    """Partial images first, then the rest of what the whole took; an event may be as large as an image."""
+    """Partial images count a third of the most that the image may take, until it is there; an event may be as large as an image."""
     image = "A" * (FRAME_MAX_BYTES + 1)
     pieces, reader = stream(
         {"type": f"{kind}.partial_image", "b64_json": image}, {"type": f"{kind}.completed", "b64_json": image, "usage": USAGE}
     )
-    assert pieces == [(100, None, False), (956, Usage(input=30, output=1_056, image=1), True)]
+    assert pieces == [(2_114, None, False), (0, Usage(input=30, output=1_056, image=1), True)]
     assert (reader.ended, reader.failed) == (True, False)
 
 

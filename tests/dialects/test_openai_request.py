@@ -166,6 +166,8 @@ TOOLS_BYTES = len(json.dumps(TOOLS, separators=(",", ":")))
         pytest.param(chat_input(message([{"type": "file", "file": {"file_id": "f"}}])), 4008, 4004, id="a file"),
         pytest.param(chat_input(message([{"type": "video_url", "video_url": {"url": "u"}}])), 4008, 4004, id="a video counts as a file"),
         pytest.param(chat_input(message([{"image_url": {"url": "u"}}])), 1008, 1004, id="a part whose only member is its type"),
+        pytest.param(chat_input(message([{"text": "x" * 8, "image_url": "u"}])), 1016, 1006, id="a medium behind a text, untyped"),
+        pytest.param(chat_input(message([{"type": "image_url", "image_url": "u", "text": "x" * 8}])), 1016, 1006, id="a text in a medium"),
         pytest.param(chat_input(message("x" * 4, audio={"id": "audio_1"})), 8 + 2004, 4 + 2001, id="an earlier spoken answer"),
         pytest.param(chat_input(message("x" * 4, name="n" * 8)), 8 + 12, 4 + 3, id="a name"),
         pytest.param(chat_input(message(None, tool_calls=TOOLS)), 8 + TOOLS_BYTES, 4 - (-TOOLS_BYTES // 4), id="tool calls as JSON"),
@@ -337,6 +339,22 @@ def test_a_count_that_is_no_plain_positive_number_is_refused(operation: str, nam
     assert f"'{name}' must be a whole number from 1 to" in refusal(operation, **{name: value}).message
 
 
+@pytest.mark.parametrize(
+    ("operation", "members", "word"),
+    [
+        *((operation, {"Model": "dear"}, "model") for operation in PATHS),
+        ("chat", {"me\u017f\u017fages": []}, "messages"),
+        ("chat", {"Max_Tokens": 100_000}, "max_tokens"),
+        ("chat", {"max_to\u212aens": 100_000}, "max_tokens"),
+        ("chat", {"N": 8}, "n"),
+        ("responses", {"Background": True}, "background"),
+    ],
+)
+def test_names_in_another_case_are_refused(operation: str, members: dict[str, Any], word: str) -> None:
+    """Servers written in Go read a name in any case and obey the last, so another model would answer than the one that is paid for."""
+    assert f"must be spelt {word!r}" in refusal(operation, **members).message
+
+
 @pytest.mark.parametrize("model", [..., None, "", 7, True, ["m"], {"id": "m"}, "m" * 257, "m\n", "m\x00", "m\u202e"], ids=repr)
 @pytest.mark.parametrize("operation", PATHS)
 def test_a_model_that_is_no_plain_name_is_refused(operation: str, model: object) -> None:
@@ -377,6 +395,7 @@ def test_a_member_of_a_wrong_kind_is_refused(operation: str, members: dict[str, 
         ("chat", {"plugins": [{"id": "web"}]}),
         *(("chat", {name: ["dear"]}) for name in ("models", "fallbacks")),
         ("chat", {"chat_template": "{% for i in range(99) %}x{% endfor %}"}),
+        ("chat", {"chat_template_kwargs": {"chat_template": "{% for i in range(99) %}x{% endfor %}"}}),
         *(("chat", {"tools": [*TOOLS, {"type": kind}]}) for kind in ("web_search", "mcp", "", 7, {}, None)),
         *(
             ("responses", {"tools": [{"type": kind}]})
@@ -398,11 +417,15 @@ def test_what_costs_in_ways_that_cannot_be_seen_or_priced_is_refused(operation: 
     assert refusal(operation, **members).hint
 
 
+SHELL_OUTPUT = {"type": "local_shell_call_output", "call_id": "c", "output": "x"}
+
+
 @pytest.mark.parametrize(
     ("operation", "members"),
     [
         *((operation, {"service_tier": tier}) for operation in TEXT_OPERATIONS for tier in (None, "auto", "default")),
-        ("chat", {"web_search_options": None, "enable_search": False}),
+        ("chat", {"service_tier": "on_demand"}),
+        ("chat", {"web_search_options": None, "enable_search": False, "plugins": [], "models": [], "fallbacks": []}),
         ("chat", {"tools": [*TOOLS, {"type": "custom", "custom": {"name": "c"}}, {"function": {"name": "g"}}]}),
         ("chat", {"tools": None}),
         ("chat", {"tools": []}),
@@ -411,12 +434,24 @@ def test_what_costs_in_ways_that_cannot_be_seen_or_priced_is_refused(operation: 
         ("responses", {"background": False, "previous_response_id": None, "store": True, "conversation": None}),
         ("responses", {"reasoning": {"effort": "high"}, "include": ["reasoning.encrypted_content"], "text": {"verbosity": "low"}}),
         ("responses", {"tools": [{"type": "function", "name": "f", "parameters": {}}]}),
+        ("responses", {"context_management": [], "tools": [{"type": "local_shell"}, {"type": "apply_patch"}]}),
+        ("responses", {"input": [{"type": "local_shell_call", "call_id": "c", "action": {"command": ["ls"]}}, SHELL_OUTPUT]}),
+        ("responses", {"input": [{"type": "apply_patch_call_output", "call_id": "c", "output": "done"}]}),
         ("embeddings", {"stream": "ignored here"}),
     ],
 )
 def test_what_costs_nothing_more_passes(operation: str, members: dict[str, Any]) -> None:
     """The rest is the upstream's to judge."""
     assert parse(operation, **members).model == "m"
+
+
+def test_tools_that_the_api_explains_have_room_in_the_bound() -> None:
+    """The client runs them; what they are for stands nowhere in the request."""
+    plain = parse("responses", tools=[{"type": "function", "name": "apply_patch"}])
+    explained = parse("responses", tools=[{"type": "apply_patch"}])
+    assert explained.input_tokens_bound > plain.input_tokens_bound + 2_000
+    assert explained.input_tokens_counted <= plain.input_tokens_counted
+    assert refusal("chat", tools=[{"type": "apply_patch"}]).hint
 
 
 INNER_NAMES = ("type", "role", "content", "text", "id", "output", "input", "audio", "function", "include_usage")

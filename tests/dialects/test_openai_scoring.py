@@ -36,6 +36,7 @@ def parse(path: str, **members: Any) -> Call:
         ("/score", {"model": "m", "text_1": "q" * 10, "text_2": ["d" * 8, "e" * 8]}, 2 * (10 + 8 + 8), 2 * (3 + 2 + 4)),
         ("/v1/score", {"model": "m", "text_1": ["q" * 10] * 2, "text_2": ["d" * 8] * 2}, 2 * (10 + 8 + 8), 2 * (3 + 2 + 4)),
         ("/score", {"model": "m", "queries": ["q" * 10] * 2, "documents": "d" * 8}, 2 * (10 + 8 + 8), 2 * (3 + 2 + 4)),
+        ("/score", QUERY | {"text_1": "", "text_2": "", "queries": "q" * 10, "documents": ["d" * 8] * 2}, 18 + 2 * 26, 7 + 2 * 9),
         ("/classify", {"model": "m", "input": ["x" * 8, "y" * 8]}, 2 * (8 + 4), 4),
         ("/classify", {"model": "m", "messages": [{"role": "user", "content": "x" * 8}]}, 8 + 8, 2 + 4 + 3),
         ("/pooling", {"model": "m", "input": [1, 2, 3]}, 3 + 4, 3),

@@ -257,6 +257,15 @@ def test_an_error_in_a_chat_stream_is_noticed_and_passed_on(stream: bytes) -> No
     assert (reader.failed, reader.ended, sum(piece.output_tokens for piece in pieces)) == (True, False, 1)
 
 
+@pytest.mark.parametrize(("deltas", "tokens"), [(["x" * 40], [10, 0]), (["x" * 20], [5, 5]), ([], [10])])
+def test_an_item_that_comes_without_deltas_counts_when_it_is_done(deltas: list[str], tokens: list[int]) -> None:
+    """Some servers send the text at once; whoever leaves after it has had it."""
+    events = [event({"type": "response.output_text.delta", "delta": delta}) for delta in deltas]
+    item = {"type": "message", "content": [{"type": "output_text", "text": "x" * 40}]}
+    pieces, _ = read(call_of("responses"), *events, event({"type": "response.output_item.done", "item": item}))
+    assert [piece.output_tokens for piece in pieces] == tokens
+
+
 @pytest.mark.parametrize("ending", ["completed", "incomplete", "failed"])
 def test_a_response_ends_with_its_last_event(ending: str) -> None:
     """There is no other end marker, and that event holds the usage."""
@@ -264,6 +273,13 @@ def test_a_response_ends_with_its_last_event(ending: str) -> None:
     pieces, reader = read(call_of("responses"), event({"type": f"response.{ending}", "response": {"status": ending, "usage": usage}}))
     assert [(piece.last, piece.usage) for piece in pieces] == [(True, Usage(input=3, output=2))]
     assert (reader.ended, reader.failed) == (True, ending == "failed")
+
+
+def test_words_beside_an_error_count() -> None:
+    """A chunk may hold both."""
+    chunk = {"error": {"message": "overloaded"}, "choices": [{"index": 0, "delta": {"content": "x" * 40}, "finish_reason": "error"}]}
+    pieces, reader = read(call_of(), event(chunk))
+    assert ([piece.output_tokens for piece in pieces], reader.deltas, reader.failed) == ([10], 1, True)
 
 
 def test_an_error_event_of_a_response_is_noticed() -> None:

@@ -229,6 +229,16 @@ def test_of_several_dialects_with_one_path_the_marked_one_counts_then_the_earlie
     assert paths_of(*dialects).find("POST", path, headers).dialect.name == meant
 
 
+@pytest.mark.parametrize("path", ["/v1/x/", "/V1/X", "/v1/X/", "/V1/models/m:generateContent", "/v1/models/m:generateContent/"])
+def test_a_rule_for_the_rest_takes_no_operation_in_another_spelling(path: str) -> None:
+    """Some servers read paths in any case, or with a slash more, and the rule has another price."""
+    paths = paths_of(Speaking("plain", "/v1/x", "/v1/models/{model}:generateContent"), Speaking("opaque", "/*"))
+    assert refusal(paths, "POST", path).code == "unknown_path"
+    assert paths.find("POST", "/v1/x").dialect.name == "plain"
+    for other in ("/v1/y", "/v1/x/y", "/v1/models/m:other", "/custom/", "/Custom"):
+        assert paths.find("POST", other).dialect.name == "opaque"
+
+
 def test_only_the_dialects_that_are_spoken_have_paths() -> None:
     """A path of a dialect that no upstream speaks is unknown, whatever its marker."""
     assert refusal(paths_of(MARKED), "POST", "/v1/only", {"x-marked": "1"}).code == "unknown_path"

@@ -40,6 +40,7 @@ def test_end_to_end_headers_pass(name: str) -> None:
         *("Forwarded", "X-Forwarded-For", "X-FORWARDED-Host", "X-Real-IP", "X-User", "X-User-Id", "X_User", "X_Forwarded_For"),
         *("X-Auth-Request-User", "Remote-User", "X-Ledger-Account", "X-Gateway-Model-Name-Rewrite", "CF-Connecting-IP", "Via"),
         *("OpenAI-Organization", "OpenAI-Project", "x_api_key", "Proxy-Anything", "Content-Type"),
+        *("X-HTTP-Method-Override", "X-Method-Override", "Prefer", "X-HF-Bill-To", "x-portkey-config", "X-Vertex-AI-LLM-Request-Type"),
     ],
 )
 def test_hop_by_hop_credential_and_identity_headers_do_not_pass(name: str) -> None:

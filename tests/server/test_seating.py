@@ -255,3 +255,114 @@ async def test_waiting_is_bounded_neither_by_the_answers_limits_nor_by_the_hold(
         await exchange.finish()
         assert await waiting == 200
         await running
+
+
+async def test_automatic_seats_shrink_when_the_upstream_says_no(upstream: ScriptedUpstream, start: Start) -> None:
+    """From 16 down by its refusals, never below the lower bound; each refusal passes to its caller."""
+    upstream.automatic = lambda exchange: exchange.answer(openai_answers.error("busy"), status=429)
+    async with start(upstream={"seats": "auto", "seats_min": 4}) as proxied:
+        seats = []
+        for _ in range(6):
+            assert (await ask(proxied))[0] == 429
+            seats.append(proxied.pools.pool("up").seats)
+        assert seats == [11, 7, 4, 4, 4, 4]
+
+
+async def test_automatic_seats_grow_while_somebody_waits(upstream: ScriptedUpstream, start: Start) -> None:
+    """One more after as many answers as there are seats, up to the upper bound."""
+    upstream.automatic = lambda exchange: exchange.answer(ANSWER)
+    async with start(upstream={"seats": "auto", "seats_min": 2, "seats_max": 3}) as proxied:
+        await proxied.pools.configure("up", seats=2)
+
+        async def press() -> None:
+            while proxied.pools.pool("up").seats < 3:
+                await ask(proxied)
+
+        await asyncio.gather(*(press() for _ in range(6)))
+        assert proxied.pools.pool("up").seats == 3
+
+
+async def test_tokens_a_minute_keep_a_seat_taken(upstream: ScriptedUpstream, start: Start) -> None:
+    """An upstream that counts tokens gets no more than its number: 15 tokens at 1,800 a minute and one seat take half a second."""
+    upstream.automatic = lambda exchange: exchange.answer(ANSWER)
+    async with start(upstream={"seats": 1, "tokens_per_minute": 1800}) as proxied:
+        began_s = asyncio.get_running_loop().time()
+        assert [status for status, _, _ in [await ask(proxied), await ask(proxied)]] == [200, 200]
+        assert asyncio.get_running_loop().time() - began_s >= 0.5
+
+
+SCAVENGING: dict[str, Any] = {
+    "settings": {"commons": {"account": "commons"}},
+    "plan": {"scavenge": True},
+    "credits_nanocredits": 40,
+}
+"""A budget for one request."""
+
+
+async def commons(proxied: Proxied, upstream: ScriptedUpstream, credits_nanocredits: int = 1_000_000) -> None:
+    """The account that pays for spare seats; the caller's own budget is used up already."""
+    upstream.automatic = lambda exchange: exchange.answer(ANSWER)
+    assert (await ask(proxied))[0] == 200
+    await proxied.until_settled()
+    upstream.forget()
+    await proxied.model.create_account(
+        AccountId("commons"),
+        parent=None,
+        plan="everyone",
+        weight=None,
+        limits=(Limit(credits_nanocredits, "day"),),
+        labels={},
+        operation_id="open-commons",
+    )
+
+
+async def test_a_spare_seat_is_paid_by_the_commons(upstream: ScriptedUpstream, start: Start) -> None:
+    """Whose budget is used up may have what nobody wants, if the plan says so; its own account is charged nothing."""
+    async with start(upstream=ONE_SEAT, **SCAVENGING) as proxied:
+        await commons(proxied, upstream)
+        own = await proxied.spent()
+        upstream.automatic = lambda exchange: exchange.answer(ANSWER)
+        assert (await ask(proxied))[0] == 200
+        await proxied.until_settled()
+        assert await proxied.spent() == own
+        assert (await proxied.account(AccountId("commons"))).totals.spent == COST
+
+
+@pytest.mark.parametrize("lack", ["the plan's leave", "the commons' budget", "a limit of seats"])
+async def test_no_spare_seat_without_leave_or_means(upstream: ScriptedUpstream, start: Start, lack: str) -> None:
+    """Then a budget that is used up is used up."""
+    how: dict[str, Any] = {"upstream": ONE_SEAT, **SCAVENGING}
+    if lack == "the plan's leave":
+        how["plan"] = {"scavenge": False}
+    if lack == "a limit of seats":
+        how["upstream"] = {}
+    async with start(**how) as proxied:
+        await commons(proxied, upstream, 0 if lack == "the commons' budget" else 1_000_000)
+        status, _, body = await ask(proxied)
+        assert status == 402
+        assert b"insufficient_quota" in body or b"request_exceeds_budget" in body
+        assert upstream.received == []
+
+
+async def test_a_spare_seat_is_given_back_when_somebody_with_a_budget_waits(upstream: ScriptedUpstream, start: Start) -> None:
+    """The stream on it is cut with the reason, the commons pay what was forwarded, and whoever waited is served."""
+    async with start(upstream=ONE_SEAT, **SCAVENGING) as proxied:
+        await commons(proxied, upstream)
+        own = await proxied.spent()
+        keys = await people(proxied, "payer")
+
+        async def stream() -> bytes:
+            async with proxied.post(json=chat(stream=True, max_tokens=100)) as answer:
+                return bytes(await answer.read())
+
+        streaming = asyncio.create_task(stream())
+        exchange = await upstream.next_request()
+        await exchange.send(openai_answers.event(openai_answers.chat_chunk({"content": "one "})))
+        upstream.automatic = lambda exchange: exchange.answer(ANSWER)
+        assert (await ask(proxied, keys["payer"]))[0] == 200
+        await exchange.client_gone()
+        assert b"wants the spare seat" in await streaming
+        await proxied.until_settled()
+        assert await proxied.spent() == own
+        assert (await proxied.account(AccountId("commons"))).totals.spent > 0
+        assert (await proxied.account(AccountId("payer"))).totals.spent == COST

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from proxy.domain import Beats, Path, Place
 from proxy.errors import Refusal
+from proxy.policy.adaptive_seats import Move
 from proxy.policy.fair_share import Claim, FairPool, Step
 from proxy.policy.fair_share import Place as Stand
 
@@ -62,10 +63,21 @@ class ModelPools:
 
     async def configure(
         self, pool: str, *, seats: int | None = None, memory_nanocredits: int | None = None, draining: bool | None = None
-    ) -> None:
+    ) -> bool:
+        if pool not in self._pools and seats is None:
+            return False
         state = self._pools.setdefault(pool, FairPool(seats or 0, depth=64, lease_ms=LEASE_MS))
         if seats is not None:
             self._told(pool, state.set_seats(seats, now_ms=self._now_ms()))
+        return True
+
+    async def adapt(self, pool: str, move: Move, *, least: int, most: int) -> int | None:
+        state = self._pools.get(pool)
+        if state is None:
+            return None
+        seats = max(least, min(most, state.seats * move.percent // 100 + move.more))
+        self._told(pool, state.set_seats(seats, now_ms=self._now_ms()))
+        return seats
 
     def _told(self, pool: str, step: Step) -> Step:
         if not self.loses_messages:

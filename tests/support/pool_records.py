@@ -25,9 +25,9 @@ class StoredTicket:
 
 @dataclasses.dataclass(frozen=True)
 class StoredMember:
-    """An account or an organisation. `behind` the clock of its group, which is all that is observable of what it was served."""
+    """An account or an organisation: what it was served above the floor of its group, which is all of it that can be observed."""
 
-    behind: int
+    above_floor: int
     waiting: int
     seated: int
 
@@ -80,5 +80,5 @@ def read_pool(client: redis.Redis, pool: str) -> StoredPool | None:
             clocks[parent] if parent in ("", "+") else (records[f"+/{parent[1:]}" if parent[0] == "+" else f"/{parent}"][6:11:4])
         )
         served = max(0, values[0] - (shifts - values[1]) * REBASE_BY)
-        stored.members[field] = StoredMember(clock - served, values[3], values[4])
+        stored.members[field] = StoredMember(served - max(0, clock - own[11]), values[3], values[4])
     return stored

@@ -57,6 +57,9 @@ class Book:
     def add(self, key: str, caller: Caller) -> None:
         self.callers[hashlib.sha256(key.encode()).hexdigest()] = caller
 
+    async def path(self, account_id: AccountId) -> domain.Path:
+        return (account_id,)
+
     async def caller(self, key_sha256_hex: str) -> Caller | None:
         return self.callers.get(key_sha256_hex)
 

@@ -135,8 +135,8 @@ def _drawn(words: Sequence[str], reported: object) -> list[bytes]:
 _image = partial(
     _openai,
     whole=lambda text, reported: answers.with_usage({"created": 1, "data": [{"b64_json": text}]}, reported),
-    word_nanocredits=700,  # 100 tokens
-    word_held_nanocredits=1100,
+    word_nanocredits=15_260,  # 2,180 tokens: a third of (6,240 + 300)
+    word_held_nanocredits=23_980,
 )
 _DRAWN: Final[Mapping[str, Charge]] = {
     "present": Charge(94, 94),  # 12 x 3 + 5 x 7 + 23

@@ -1,4 +1,4 @@
-"""Operator verbs over the admin API: `compute-ledger account|key|limit|grant|adjust|transfer|journal|hold|plan|price|event ...`.
+"""Operator verbs over the admin API: `compute-ledger account|key|limit|grant|adjust|transfer|journal|hold|plan|price|pool|event ...`.
 
 Each verb makes its calls and returns what to show: the API's document for `--json`, a table for people. Knows the API by its paths alone.
 """

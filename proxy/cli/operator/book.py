@@ -10,7 +10,7 @@ from proxy.cli.operator.limits import written
 from proxy.cli.operator.shown import Shown, more
 from proxy.cli.operator.tables import table
 
-_SETTINGS = ("limits", "weight", "models", "transfers")
+_SETTINGS = ("limits", "weight", "models", "transfers", "scavenge")
 _LIMIT_SETTINGS = ("credits", "window", "time_zone", "rollover", "rollover_max")
 
 
@@ -31,7 +31,8 @@ def set_plan(client: AdminClient, args: argparse.Namespace) -> Shown:
     plan["limits"] = [{name: limit[name] for name in _LIMIT_SETTINGS} for limit in plan.get("limits", [])]
     if args.limit or args.no_limits:
         plan["limits"] = args.limit or []
-    named = {"weight": args.weight, "models": args.model, "transfers": args.transfers, "reason": args.reason or None}
+    leaves = {"transfers": args.transfers, "scavenge": args.scavenge}
+    named = {"weight": args.weight, "models": args.model, **leaves, "reason": args.reason or None}
     plan.update({name: value for name, value in named.items() if value is not None})
     plan = client.call("PUT", f"/plans/{segment(args.name)}", body=plan)
     return Shown(plan, _plans([plan]))

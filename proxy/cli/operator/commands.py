@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.cli.operator import accounts, book, credits, history, price_import, prices
+from proxy.cli.operator import accounts, book, credits, history, pools, price_import, prices
 from proxy.cli.operator.client import AdminClient, CommandFailed, client_from_environment
 from proxy.cli.operator.limits import FORM, label, limit
 from proxy.cli.operator.shown import Shown
@@ -29,6 +29,7 @@ def add_operator_commands(subparsers: Subparsers) -> None:
     _add_credits(subparsers)
     _add_history(subparsers)
     _add_book(subparsers)
+    _add_pools(subparsers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,8 @@ def _add_book(subparsers: Subparsers) -> None:
     change.add_argument("--no-limits", action="store_true", help="no limit at all")
     change.add_argument("--weight", type=int, metavar="N")
     change.add_argument("--model", action="append", metavar="PATTERN", help="what its accounts may use; may be repeated")
+    scavenging = "whether its accounts, once without budget, may use spare seats at the commons' expense"
+    change.add_argument("--scavenge", action=argparse.BooleanOptionalAction, help=scavenging)
     change.add_argument("--transfers", action=argparse.BooleanOptionalAction, help="whether its accounts may give credits away")
     _add_prices(_noun(subparsers, "price", "The price book: credits per million tokens"))
 
@@ -195,3 +198,14 @@ def _add_prices(noun: Noun) -> None:
     add.add_argument("--tier", type=prices.tier, action="append", metavar=prices.TIER_FORM, help=help)
     add.add_argument("--level", metavar="NAME", help="the level of AI that the model stands for")
     price_import.add_to(noun.verbs)
+
+
+def _add_pools(subparsers: Subparsers) -> None:
+    noun = _noun(subparsers, "pool", "Pools: the seats of upstreams that serve only so many requests at a time")
+    noun.verb("list", pools.list_pools, "List pools and how they stand")
+    noun.verb("show", pools.show_pool, "Show a pool").add_argument("pool", metavar="POOL")
+    for name, act, summary in (
+        ("drain", pools.drain, "Give no more seats and let no more requests wait; what runs goes on"),
+        ("open", pools.reopen, "Give seats again"),
+    ):
+        noun.verb(name, act, summary, changes=True).add_argument("pool", metavar="POOL")

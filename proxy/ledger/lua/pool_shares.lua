@@ -1,8 +1,9 @@
 -- Who shares: the members of a group and their order, as `proxy/policy/shares.py` has it.
 -- Invariants: a member has one mark in the order if it waits, one if it is idle and remembered, else none. One that is idle, at or below
--- the floor and without remembered accounts is forgotten: it would start there anyhow, for the floor never falls.
+-- the floor and without remembered accounts is forgotten: it would start there anyhow, for the floor never falls. So forgetting loses
+-- nothing, but where a group has more idle members above the floor than IDLE_MAX: then those least above it start at the floor, too.
 
-local FORGET_EVERY, FORGOTTEN_MAX, MARKS_MAX = 8, 16, 1000
+local FORGET_EVERY, FORGOTTEN_MAX, IDLE_MAX, MARKS_MAX = 8, 16, 10000, 1000
 
 local function served(spent, weight)
   local scaled = spent * SCALE
@@ -125,6 +126,6 @@ local function rebase(of)
 end
 
 local function tidy(of)
-  if of.grew and of.idle % FORGET_EVERY == 0 then forget(of, floor_of(of)) end
+  if of.grew and of.idle % FORGET_EVERY == 0 then forget(of, of.idle > IDLE_MAX and MAX or floor_of(of)) end
   while floor_of(of) > REBASE_ABOVE do rebase(of) end
 end

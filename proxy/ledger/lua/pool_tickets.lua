@@ -8,7 +8,7 @@ local TIDY_EVERY, TIDY_MAX = 16, 64
 
 local function new_ticket(name, class, root, account, estimate, priority, channel)
   local t = {
-    name = name, state = WAITING, class = class, root = root, account = account, estimate = math.max(1, estimate), priority = priority,
+    name = name, state = WAITING, class = class, root = root, account = account, estimate = estimate, priority = priority,
     number = pool.step, channel = channel, cumulative = 0, charged = 0, root_weight = 1, account_weight = 1, told = 0,
   }
   tickets[name] = t
@@ -72,7 +72,9 @@ local function wait_no_more(t)
   if t.queued then out[#out + 1] = t.queued end
 end
 
+-- Corrects what a seated ticket's members are charged for it; never to nothing, or its account would never move back in the order.
 local function charge(t, spent)
+  spent = math.max(1, spent)
   charge_member(root_of(t), t.charged, spent, t.root_weight)
   charge_member(account_of(t), t.charged, spent, t.account_weight)
   t.charged = spent

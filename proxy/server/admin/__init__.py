@@ -1,7 +1,7 @@
 """The admin API and its listener.
 
 A request's way: `listener` (edge) > `tokens` (who) > `routing` (which route, may they, what did they send) > one of `accounts`,
-`credits`, `book`, `history` (act) > `events` (audit log) > `views`, `records` (answer) or `problems` (no). `models` and
+`credits`, `book`, `pools`, `history` (act) > `events` (audit log) > `views`, `records` (answer) or `problems` (no). `models` and
 `fields` say what may be sent; `openapi` describes it all from the same table and models.
 """
 

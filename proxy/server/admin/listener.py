@@ -19,7 +19,7 @@ from aiohttp import web
 from proxy import domain
 from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
-from proxy.server.admin import accounts, book, credits, history, openapi
+from proxy.server.admin import accounts, book, credits, history, openapi, pools
 from proxy.server.admin.models import NoBody, NoQuery
 from proxy.server.admin.problems import (
     CONTENT_TYPE,
@@ -32,6 +32,7 @@ from proxy.server.admin.problems import (
 from proxy.server.admin.routing import PREFIX, Ask, Desk, MethodNotAllowed, Route, bearer_of, find, read, respond, route
 from proxy.server.admin.tokens import Token, Tokens
 from proxy.server.admin.views import Document
+from proxy.server.pools import UpstreamPools
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,7 @@ def route_table(*, version: str) -> tuple[Route, ...]:
         """This document."""
         return written[0]
 
-    routes = (*accounts.ROUTES, *credits.ROUTES, *book.ROUTES, *history.ROUTES, describe)
+    routes = (*accounts.ROUTES, *credits.ROUTES, *book.ROUTES, *pools.ROUTES, *history.ROUTES, describe)
     written.append(Document(openapi.document(routes, version=version)))
     return routes
 
@@ -69,12 +70,13 @@ class AdminListener:
         directory: Directory,
         ledger: domain.Ledger,
         journal: Journal,
+        pools: UpstreamPools,
         tokens: Tokens,
         readiness: Readiness,
         metrics: ReadMetrics,
         version: str,
     ) -> None:
-        self._desk = Desk(directory, ledger, journal)
+        self._desk = Desk(directory, ledger, journal, pools)
         self._tokens = tokens
         self._readiness = readiness
         self._metrics = metrics

@@ -206,6 +206,7 @@ class PlanPut(Asked):
     weight: Weight = 1
     models: Annotated[tuple[ModelPattern, ...], Field(min_length=1, max_length=256)] = ("*",)
     transfers: Annotated[bool, Field(strict=True)] = Field(default=False, description="May accounts give credits away?")
+    scavenge: Annotated[bool, Field(strict=True)] = Field(default=False, description="May accounts without budget use spare seats?")
     reason: Reason = ""
 
     @model_validator(mode="after")
@@ -214,7 +215,7 @@ class PlanPut(Asked):
         return self
 
     def to_plan(self, name: str) -> domain.Plan:
-        return domain.Plan(name, limits_of(self.limits), self.weight, self.models, self.transfers)
+        return domain.Plan(name, limits_of(self.limits), self.weight, self.models, self.transfers, self.scavenge)
 
 
 class TokenRates(Asked):
@@ -266,3 +267,10 @@ class PriceCreate(TokenRates):
         row = self.model_dump(exclude={"effective", "reason", "tiers"})
         tiers = tuple(domain.Tier(**tier.model_dump()) for tier in self.tiers)
         return domain.Price(effective_at_ms=self.effective, source="api", tiers=tiers, **row)
+
+
+class PoolPatch(Asked):
+    draining: Annotated[bool, Field(strict=True)] = Field(
+        description="Give no more seats and let no more requests wait, until it is false again"
+    )
+    reason: Reason = ""

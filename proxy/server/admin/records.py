@@ -1,4 +1,4 @@
-"""What the admin API and self-service answer of plans, prices and the history; see `views.py` for the rest and the rules."""
+"""What the admin API and self-service answer of plans, prices, pools and the history; see `views.py` for the rest and the rules."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ class PlanView(View):
     limits: tuple[LimitView, ...]
     models: tuple[str, ...]
     transfers: bool
+    scavenge: bool
 
     @classmethod
     def of(cls, plan: domain.Plan) -> Self:
         limits = tuple(LimitView.of(limit) for limit in plan.limits)
-        return cls(name=plan.name, weight=plan.weight, limits=limits, models=plan.models, transfers=plan.transfers)
+        return cls(name=plan.name, weight=plan.weight, limits=limits, models=plan.models, transfers=plan.transfers, scavenge=plan.scavenge)
 
 
 class PlanPage(PageView[PlanView]):
@@ -99,6 +100,43 @@ def _rates(row: domain.Price | domain.Tier, kinds: Sequence[str]) -> dict[str, s
 
 
 class PricePage(PageView[PriceView]):
+    pass
+
+
+# --- pools --------------------------------------------------------------------------------------------------------------------
+
+
+class PoolView(View):
+    """How the seats of an upstream stand."""
+
+    name: str
+    seats: int
+    used: int = Field(description="With spare ones; above `seats` only after there were more, or after an outage")
+    backlog: int = Field(description="Requests that wait for a seat")
+    callers_waiting: int = Field(description="Accounts with a request that waits")
+    lag: CreditsText = Field(description="By how much service per weight those who wait differ: organisations, or one's accounts")
+    served: CreditsText = Field(description="What all requests with a seat have cost")
+    spare_used: int = Field(description="Seats taken by accounts whose budget is used up")
+    spare_waiting: int
+    draining: bool
+
+    @classmethod
+    def of(cls, state: domain.PoolState) -> Self:
+        return cls(
+            name=state.name,
+            seats=state.seats,
+            used=state.used,
+            backlog=state.waiting,
+            callers_waiting=state.callers_waiting,
+            lag=credits(state.lag_nanocredits),
+            served=credits(state.served_nanocredits),
+            spare_used=state.spare_used,
+            spare_waiting=state.spare_waiting,
+            draining=state.draining,
+        )
+
+
+class PoolPage(PageView[PoolView]):
     pass
 
 

@@ -26,6 +26,7 @@ from proxy.server.admin.events import Author
 from proxy.server.admin.models import NoBody, NoQuery
 from proxy.server.admin.problems import Mistake, Mistakes, mistakes_of
 from proxy.server.admin.tokens import Role, Token, Tokens
+from proxy.server.pools import UpstreamPools
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 QUERY_MEMBERS_MAX = 16
@@ -45,6 +46,8 @@ class Desk:
     directory: Directory
     ledger: domain.Ledger
     journal: Journal
+    pools: UpstreamPools | None = None
+    """None where nothing but a caller's own account may be acted on."""
 
 
 @dataclass(frozen=True, slots=True)

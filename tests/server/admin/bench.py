@@ -10,11 +10,13 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from proxy.config import LedgerSection
+from proxy.config import LedgerSection, Upstream
 from proxy.domain import Limit, Plan, Price
 from proxy.ledger import Store, open_ledger
+from proxy.ledger.pools import Pools
 from proxy.server.admin import AdminListener, Tokens, token_of
 from proxy.server.admin.tokens import Role
+from proxy.server.pools import UpstreamPools
 from tests.support.ledger_server import LedgerServer
 
 CREDIT = 1_000_000_000
@@ -71,9 +73,13 @@ class Client:
 
 @dataclass(slots=True)
 class Health:
-    """What the application would say of itself."""
+    """What the application would say of itself, and the upstreams that it has."""
 
     reasons: tuple[str, ...] = ()
+    upstreams: tuple[Upstream, ...] = (
+        Upstream(name="scarce", base_url="http://127.0.0.1:1", seats=2),
+        Upstream(name="plenty", base_url="http://127.0.0.1:1"),
+    )
 
 
 @contextlib.asynccontextmanager
@@ -99,6 +105,7 @@ async def listen(store: Store, health: Health) -> AsyncIterator[str]:
         directory=store.directory,
         ledger=store.ledger,
         journal=store.journal,
+        pools=UpstreamPools(Pools(store.engine), lambda: health.upstreams),
         tokens=Tokens([token_of(f"{role}-1", role, SECRETS[role]) for role in ROLES]),
         readiness=readiness,
         metrics=metrics,

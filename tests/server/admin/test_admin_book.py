@@ -20,7 +20,7 @@ async def test_a_plan_is_put_whole_and_applies_to_its_accounts(call: Client) -> 
     assert written == await call.done("GET", "/plans/everyone")
     (limit,) = written.pop("limits")
     assert limit == {"credits": "1.5", "window": "week", "time_zone": "Asia/Tokyo", "rollover": "capped", "rollover_max": "3"}
-    assert written == {"name": "everyone", "weight": 4, "models": ["gpt-*", "llama3"], "transfers": True}
+    assert written == {"name": "everyone", "weight": 4, "models": ["gpt-*", "llama3"], "transfers": True, "scavenge": False}
     account = await call.done("GET", "/accounts/user:ann")
     assert (account["available"], account["weight"]) == ("1.5", 4)
     empty = await call.done("PUT", "/plans/everyone", {})

@@ -76,7 +76,8 @@ async def test_real_answers_fit_their_schemas(call: Client) -> None:
     await check("PUT", "/plans/gold", {"limits": [{"credits": 1}]}, template="/plans/{name}")
     await check("POST", "/prices", {"model": "m", "effective": "2026-01-01", "input": 1})
     await check("POST", "/prices", {"model": "n", "effective": "2026-01-01", "input": 1, "tiers": [{"above_input_tokens": 9, "input": 2}]})
-    for path in ("/accounts", "/plans", "/prices", "/events", "/openapi.json"):
+    await check("PATCH", "/pools/scarce", {"draining": True}, template="/pools/{name}")
+    for path in ("/accounts", "/plans", "/pools", "/prices", "/events", "/openapi.json"):
         await check("GET", path)
     for what in ("", "/journal", "/holds", "/grants"):
         await check("GET", f"/accounts/user:ann{what}", template=f"/accounts/{{id}}{what}")
