@@ -21,6 +21,8 @@ from tests.support.scripted_upstream import Exchange
 CHAT = "/v1/chat/completions"
 WHO = "X-Who"
 TOKEN_NANOCREDITS = 1000
+GOLDEN = 0.6180339887498949
+"""The multiples of this, whole parts left out, are spread evenly."""
 PRICE = '[[price]]\nmodel = "*"\ninput = "0"\noutput = "1"\n[[plan]]\nname = "everyone"\nlimits = []\n'
 
 
@@ -34,12 +36,16 @@ class Served:
 
 
 class Room:
-    """One upstream, and the seats that it ought to have. With `own_seats` it makes requests wait itself, first come first served."""
+    """One upstream, and the seats that it ought to have. With `own_seats` it makes requests wait itself, first come first served; by
+    `spread` services are longer or shorter, in a sequence that is always the same."""
 
-    def __init__(self, name: str, *, seats: int | None = None, service_s: float = 0.0, own_seats: int | None = None) -> None:
+    def __init__(
+        self, name: str, *, seats: int | None = None, service_s: float = 0.0, spread: float = 0.0, own_seats: int | None = None
+    ) -> None:
         self.name = name
         self.seats = seats
         self.service_s = service_s
+        self.spread = spread
         self.open = asyncio.Event()
         """Nobody's service ends before this is set."""
         self.open.set()
@@ -55,10 +61,11 @@ class Room:
     async def serve(self, exchange: Exchange) -> None:
         async with self._own:
             tokens = exchange.document["max_tokens"]
+            service_s = self.service_s * (1 - self.spread + 2 * self.spread * (len(self.served) * GOLDEN % 1))
             self.served.append(Served(exchange.headers[WHO], tokens, time.monotonic()))
             try:
                 self._count(1)
-                await asyncio.sleep(self.service_s)  # what it does in this time is nobody's concern
+                await asyncio.sleep(service_s)  # what it does in this time is nobody's concern
                 await self.open.wait()
             finally:
                 self._count(-1)  # before the answer's last byte, after which another may come at once

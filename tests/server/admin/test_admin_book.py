@@ -24,7 +24,7 @@ async def test_a_plan_is_put_whole_and_applies_to_its_accounts(call: Client) -> 
     account = await call.done("GET", "/accounts/user:ann")
     assert (account["available"], account["weight"]) == ("1.5", 4)
     empty = await call.done("PUT", "/plans/everyone", {})
-    assert empty == {"name": "everyone", "limits": [], "weight": 1, "models": ["*"], "transfers": False}
+    assert empty == {"name": "everyone", "limits": [], "weight": 1, "models": ["*"], "transfers": False, "scavenge": False}
 
 
 async def test_plans_are_listed_by_name_in_pages(call: Client) -> None:
