@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects.counting import AUDIO_BYTES_PER_TEXT_BYTE, NOT_WRITTEN, size_bytes, tokens_in, written_bytes
+from proxy.dialects.counting import AUDIO_BYTES_PER_TEXT_BYTE, BYTES_PER_TOKEN, NOT_WRITTEN, size_bytes, tokens_in, written_bytes
 from proxy.dialects.document import lenient_decoder
 from proxy.dialects.openai_hosted import tool_uses
 from proxy.domain import Answer, Call, Usage
@@ -25,6 +25,8 @@ _OUTPUT_DETAILS = ("reasoning_tokens", "audio_tokens")
 _REASONING = ("reasoning", "reasoning_content", "reasoning_details")
 """Names for one and the same text; servers that moved from one to another send several."""
 _WRITTEN = ("content", "tool_calls", "function_call")
+_IMAGE_BYTES = 2_520 * BYTES_PER_TOKEN
+"""What an image of up to 4K counts, however large it is; the models that draw in chats are Google's, by way of others' APIs."""
 
 
 def read_usage(value: object, *, has_output: bool = True) -> Usage | None:
@@ -145,6 +147,8 @@ def message_bytes(message: object) -> int:
             size += size_bytes(value)
         elif name in _WRITTEN:
             size += written_bytes(value)
+        elif name == "images" and isinstance(value, list):
+            size += len(value) * _IMAGE_BYTES
         elif name == "audio" and isinstance(value, dict):
             size += written_bytes(value.get("transcript"))
             size += -(-written_bytes(value.get("data")) // AUDIO_BYTES_PER_TEXT_BYTE)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS, Reader
-from proxy.dialects.sse import EVENT_STREAM, Frame, FrameSplitter
+from proxy.dialects.sse import EVENT_STREAM, FRAME_MAX_BYTES, Frame, FrameSplitter
 from proxy.domain import Call, Piece, Usage
 from tests.dialects.recorded_streams import RECORDINGS, Recording
 
@@ -273,6 +273,14 @@ def test_a_response_ends_with_its_last_event(ending: str) -> None:
     pieces, reader = read(call_of("responses"), event({"type": f"response.{ending}", "response": {"status": ending, "usage": usage}}))
     assert [(piece.last, piece.usage) for piece in pieces] == [(True, Usage(input=3, output=2))]
     assert (reader.ended, reader.failed) == (True, ending == "failed")
+
+
+def test_an_image_in_a_chat_counts_by_the_piece_and_not_by_its_bytes() -> None:
+    """It comes in one chunk, however large, and whoever leaves after it has had it."""
+    image = {"type": "image_url", "image_url": {"url": "data:image/png;base64," + "A" * (FRAME_MAX_BYTES + 1)}}
+    chunk = delta({"content": "", "images": [image]})
+    pieces, reader = read(call_of(), chunk)
+    assert ([piece.output_tokens for piece in pieces], forwarded(pieces), reader.deltas) == ([2_520], chunk, 1)
 
 
 def test_words_beside_an_error_count() -> None:

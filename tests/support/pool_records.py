@@ -79,6 +79,6 @@ def read_pool(client: redis.Redis, pool: str) -> StoredPool | None:
         clock, shifts = (
             clocks[parent] if parent in ("", "+") else (records[f"+/{parent[1:]}" if parent[0] == "+" else f"/{parent}"][6:11:4])
         )
-        served = max(0, values[0] - (shifts - values[1]) * REBASE_BY)
+        served = values[0] - (shifts - values[1]) * REBASE_BY
         stored.members[field] = StoredMember(served - max(0, clock - own[11]), values[3], values[4])
     return stored

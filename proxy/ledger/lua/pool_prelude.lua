@@ -35,8 +35,9 @@ local function cost(n)
   return math.min(number(n), COST_MAX)
 end
 
+-- A number such that names order as numbers do. Only of members without a mark is the service ever below 0.
 local function wide(n)
-  return string.format('%016d', n)
+  return string.format('%016d', math.max(0, n))
 end
 
 local function begin(keys, argv)
@@ -99,7 +100,7 @@ local function read_member(of, name, packed)
   if packed then
     local v, shifts, clock, top, active, idle, own_shifts
     v, shifts, m.weight, m.waiting, m.seated, m.since, clock, top, active, idle, own_shifts = cmsgpack.unpack(packed)
-    m.v = math.max(0, v - (of.shifts - shifts) * REBASE_BY)
+    m.v = v - (of.shifts - shifts) * REBASE_BY
     m.inside = group(under, clock, top, active, idle, own_shifts)
     m.was_idle, m.was_waiting, m.old_v, m.old_since = is_idle(m), m.waiting > 0, m.v, m.since
   else

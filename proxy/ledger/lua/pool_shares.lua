@@ -33,7 +33,7 @@ local function part(m, was_seated)
 end
 
 local function charge_member(m, before, after, weight)
-  m.v = math.min(MAX, math.max(0, m.v + served(after, weight) - served(before, weight)))
+  m.v = math.min(MAX, m.v + served(after, weight) - served(before, weight))
 end
 
 -- The order ----------------------------------------------------------------------------------------------------------------------
@@ -113,7 +113,7 @@ local function rebase(of)
         local v = tonumber(string.sub(marks[n], #prefix + 1, #prefix + 16))
         old[#old + 1] = marks[n]
         new[#new + 1] = 0
-        new[#new + 1] = prefix .. wide(math.max(0, v - REBASE_BY)) .. string.sub(marks[n], #prefix + 17)
+        new[#new + 1] = prefix .. wide(v - REBASE_BY) .. string.sub(marks[n], #prefix + 17)
       end
       redis.call('ZREM', KEYS[2], unpack(old))
       redis.call('ZADD', KEYS[2], unpack(new))
@@ -121,7 +121,7 @@ local function rebase(of)
   end
   of.clock, of.top, of.shifts = of.clock - REBASE_BY, math.max(0, of.top - REBASE_BY), of.shifts + 1
   for _, m in pairs(members) do
-    if m.of == of then m.v, m.old_v = math.max(0, m.v - REBASE_BY), math.max(0, m.v - REBASE_BY) end
+    if m.of == of then m.v, m.old_v = m.v - REBASE_BY, m.v - REBASE_BY end
   end
 end
 
