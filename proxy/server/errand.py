@@ -38,7 +38,7 @@ class Visit:
     outcome: str = "complete"
     queued_s: float | None = None
     """How long it waited for a seat; None where there are as many as anyone likes."""
-    most_nanocredits: int = 0
+    most_nanocredits: Callable[[], int] = lambda: 0
     """What it may cost, once that is known."""
     spent_nanocredits: int | None = None
     """What it did cost; None while nothing has been sent."""

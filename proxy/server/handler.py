@@ -198,30 +198,40 @@ class Proxy:
 
         asked = self.admission.read(dialect, inquiry)
         letter = _letter(dialect, inquiry, asked, request.headers, caller_key=key)
+        del inquiry
         visit.model, visit.pool = asked.call.model, asked.endpoints[0].name
         if operation.free:
             self.admission.check_free(caller, asked)
             return await self._forwarder.relay(request, visit, letter, asked.endpoints[0])
 
         price = self.admission.price(caller, asked)
+        visit.caller, visit.most_nanocredits = caller, lambda: asked.largest(price)
         if operation.socket:
             return await self._converse(request, visit, caller, letter, asked.endpoints[0], price)
+        return await self._carry_out(request, visit, caller, letter, asked, price)
+
+    async def _carry_out(
+        self, request: web.BaseRequest, visit: Visit, caller: domain.Caller, letter: Letter, asked: Asked, price: domain.Price
+    ) -> web.StreamResponse:
+        """One request and its answer: hold, seat, send, forward; whatever happens inside, leaving each ends it."""
+        first = asked.endpoints[0]
         wanted = asked.estimate(price, slice_tokens=self._slice_tokens)
         meter = Meter(asked.call, price, slice_tokens=self._slice_tokens)
-        with self._turn(request, visit, caller, asked.largest(price)) as turn:
-            turn.ask(asked.endpoints[0].section)  # a seat is asked for together with the hold, and waited for below, if at all
+        with self._turn(request, visit, caller) as turn:
+            turn.ask(first.section)  # a seat is asked for together with the hold, and waited for below, if at all
             reservation = Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model)
             if caller.plan.scavenge:
-                reservation.otherwise = lambda: self._spare_seat(turn, asked.endpoints[0])
+                reservation.otherwise = lambda: self._spare_seat(turn, first)
             async with reservation as hold:
                 hold.on_end = visit.ended(turn)
                 lowered = None if asked.call.stream else meter.lower_maximum(wanted.want_nanocredits)
-                with self._exchanges.opened(asked.endpoints[0].section, hold, write_timeout_s=self._listen.body_timeout_s) as exchange:
-                    errand = Errand(request, visit, dialect, asked.call, asked.endpoints[0], hold, exchange, turn)
+                with self._exchanges.opened(first.section, hold, write_timeout_s=self._listen.body_timeout_s) as exchange:
+                    errand = Errand(request, visit, letter.dialect, asked.call, first, hold, exchange, turn)
                     self._metrics.latency_added(time.monotonic() - visit.began_s)
                     reply = await self._sender.send(errand, letter, asked.endpoints, output_tokens_max=lowered)
                     self._metrics.first_byte(pool=visit.pool, seconds=time.monotonic() - visit.began_s)
-                    del letter, inquiry  # a stream may run for long, and its prompt may be large
+                    if asked.call.stream:
+                        letter.forget()
                     with reply:
                         return await self._forwarder.forward(errand, reply)
 
@@ -232,10 +242,8 @@ class Proxy:
         turn.ask(endpoint.section, spare=True)
         return await self._directory.path(self._commons)
 
-    def _turn(self, request: web.BaseRequest, visit: Visit, caller: domain.Caller, most_nanocredits: int) -> Turn:
-        visit.caller, visit.most_nanocredits = caller, most_nanocredits
-        priority = read_priority(request.headers)
-        return Turn(self.seating, visit.request_id, caller, most_nanocredits=most_nanocredits, priority=priority)
+    def _turn(self, request: web.BaseRequest, visit: Visit, caller: domain.Caller) -> Turn:
+        return Turn(self.seating, visit.request_id, caller, most=visit.most_nanocredits, priority=read_priority(request.headers))
 
     async def _converse(
         self, request: web.BaseRequest, visit: Visit, caller: domain.Caller, letter: Letter, endpoint: Endpoint, price: domain.Price
@@ -245,7 +253,7 @@ class Proxy:
         conversation = Conversation(endpoint.media, models=(model, endpoint.aliases.get(model, model)))
         meter = ConversationMeter(price, slice_tokens=self._slice_tokens)
         wanted = meter.estimate(conversation.usage_ahead(asking=True))
-        with self._turn(request, visit, caller, wanted.want_nanocredits) as turn:
+        with self._turn(request, visit, caller) as turn:
             turn.ask(endpoint.section)
             async with Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model) as hold:
                 hold.on_end = visit.ended(turn)

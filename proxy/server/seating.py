@@ -211,11 +211,11 @@ class Turn:
 
     __slots__ = ("_caller", "_most", "_priority", "_seating", "_ticket", "seat")
 
-    def __init__(self, seating: Seating, ticket: str, caller: Caller, *, most_nanocredits: int, priority: int) -> None:
+    def __init__(self, seating: Seating, ticket: str, caller: Caller, *, most: Callable[[], int], priority: int) -> None:
         self._seating = seating
         self._ticket = ticket
         self._caller = caller
-        self._most = most_nanocredits
+        self._most = most
         self._priority = priority
         self.seat: Seat | None = None
         """The one that it has or waits for; None where the upstream has no limit."""
@@ -230,7 +230,7 @@ class Turn:
                 section,
                 self._ticket + ("+" if spare else ""),
                 self._caller,
-                estimate_nanocredits=self._seating.likely(self._caller, section.name, most_nanocredits=self._most),
+                estimate_nanocredits=self._seating.likely(self._caller, section.name, most_nanocredits=self._most()),
                 priority=self._priority,
                 spare=spare,
             )
@@ -311,13 +311,13 @@ class Seating:
         running = [seat for seats in self.mine.values() for seat in seats.values() if seat.is_dearer]
         await asyncio.gather(*(self.pools.charge(seat.pool, seat.ticket, spent_nanocredits=seat.so_far()) for seat in running))
 
-    def count(self, caller: Caller, pool: str, outcome: str, most_nanocredits: int, spent_nanocredits: int | None) -> None:
+    def count(self, caller: Caller, pool: str, outcome: str, most: Callable[[], int], spent_nanocredits: int | None) -> None:
         """Count a request that has ended as demand of its pool: served, or not, and why."""
         if spent_nanocredits:
             self.estimates.observe(caller.account, pool, spent_nanocredits)
             self.metrics.served(pool=pool, amount_nanocredits=spent_nanocredits)
         elif outcome != "complete":
-            amount = self.likely(caller, pool, most_nanocredits=most_nanocredits)
+            amount = self.likely(caller, pool, most_nanocredits=most())
             self.metrics.not_served(pool=pool, reason=_REASONS.get(outcome, "other"), amount_nanocredits=amount)
 
     def heard(self, section: config.Upstream, status: int | None, seconds: float) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from urllib.parse import urlencode
 
 from aiohttp import ClientWebSocketResponse
@@ -31,7 +31,7 @@ FAIL_OVER_STATUSES = frozenset({429, 500, 502, 503, 504, 529})
 FAIL_OVER_CODES = frozenset({"upstream_error", "upstream_timeout", "queue_full", "queue_timeout", "draining"})
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Letter:
     """A request on its way out, whichever upstream it goes to."""
 
@@ -43,6 +43,10 @@ class Letter:
     content_type: str
     passing: str
     """Lines of the head that come from the client."""
+
+    def forget(self) -> None:
+        """Let go of the body once it has been sent: a stream may run for long, and its prompt may be large."""
+        self.request = replace(self.request, body=b"")
 
     def open_to(self, endpoint: Endpoint, protocols: Sequence[str]) -> AbstractAsyncContextManager[ClientWebSocketResponse]:
         """Begin the conversation that it asks for. Entering raises UpstreamError, UpstreamTimeout."""
