@@ -1,12 +1,14 @@
 """How long a recording lasts at most, before anyone has listened to it.
 
-Plain WAV says so exactly, for by what it claims it is decoded. All else is taken for the lowest bit rate of MP3 (ISO 13818-3): what the
-head of a compressed file claims need not be true of the rest.
+Plain WAV says so exactly, for by what it claims it is decoded, and so do the frames of an MP3. All else is taken for MP3's lowest bit rate:
+what the head of a compressed file claims need not be true of the rest.
 """
 
 from __future__ import annotations
 
 import struct
+
+from proxy.dialects.mp3_length import read_frames
 
 LOWEST_BYTES_PER_S = 1_000
 """8 kbit/s."""
@@ -25,7 +27,8 @@ def milliseconds_bound(recording: memoryview) -> int:
     try:
         bits_per_s, samples = _read_wav(recording)
     except (struct.error, ValueError):
-        bits_per_s, samples = LOWEST_BYTES_PER_S * 8, len(recording)
+        framed = read_frames(recording)
+        return framed.milliseconds + -(-(len(recording) - framed.size) * 1000 // LOWEST_BYTES_PER_S)
     return -(-samples * 8 * 1000 // bits_per_s)
 
 

@@ -36,7 +36,7 @@ _ITEM_TYPES = (
 def add_input(count: InputCount, operation: str, document: Mapping[str, Any], media: MediaRule) -> int:
     """Count all input of a request; how many prompts it holds. Raises Refusal: invalid_request."""
     prompts = 1
-    if operation == "chat":
+    if operation == "chat" or (operation == "embeddings" and document.get("messages") is not None):  # vLLM embeds chats, for their media
         add_messages(count, document, media)
         main = "messages"
     elif operation == "responses":

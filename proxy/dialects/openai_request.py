@@ -43,9 +43,9 @@ _REFUSED_EVERYWHERE = {
     "enable_search": _EXTRA_COST,
     "plugins": _EXTRA_COST,
     "moderation": _EXTRA_COST,
-    "models": _OTHER_MODEL,
-    "fallbacks": _OTHER_MODEL,
-    "chat_template": _HIDDEN_INPUT,
+    **dict.fromkeys(("models", "preset", "user_config"), _OTHER_MODEL),
+    **dict.fromkeys(("fallbacks", "context_window_fallbacks", "content_policy_fallbacks", "context_window_fallback_dict"), _OTHER_MODEL),
+    **dict.fromkeys(("chat_template", "session_params"), _HIDDEN_INPUT),
 }
 _REFUSED_IN_RESPONSES = {
     "context_management": _EXTRA_COST,

@@ -65,6 +65,8 @@ class Pools:
         self._learning_ms = learning_ms
         self._channel = keys.seats_of_worker(secrets.token_hex(8))
         self._calls: dict[str, Call] = {}
+        self._memory_nanocredits: dict[str, int] = {}
+        """As this worker set it, for a pool that the server has lost."""
         self._tickets: dict[tuple[str, str], _Ticket] = {}
         self.subscribed = asyncio.Event()
         """Whether messages arrive at present."""
@@ -108,13 +110,13 @@ class Pools:
         known = self._tickets.get((pool, ticket))
         if known is not None:
             known.spent_nanocredits = max(known.spent_nanocredits, spent_nanocredits)
-        reply = await self._run(pool, "pool_charge", ticket, spent_nanocredits)
+        reply = await self._run(pool, "pool_charge", ticket, spent_nanocredits, *_account(known))
         return reply[0] in ("SEATED", "WAITING")
 
     async def leave(self, pool: str, ticket: str, *, spent_nanocredits: int | None) -> None:
         """End a ticket, waiting or seated; its seat goes to the next. None: nothing was sent, so nothing is owed."""
-        self._tickets.pop((pool, ticket), None)
-        await self._run(pool, "pool_leave", ticket, spent_nanocredits or 0)
+        known = self._tickets.pop((pool, ticket), None)
+        await self._run(pool, "pool_leave", ticket, spent_nanocredits or 0, *_account(known))
 
     async def beat(self, tickets: Mapping[str, Sequence[str]]) -> Beats:
         """Renew the leases of this worker's tickets, by pool, and hear where they are. What the server has lost is entered again."""
@@ -140,6 +142,8 @@ class Pools:
 
         Nobody loses a seat that he has; a draining pool gives none and lets nobody enter.
         """
+        if memory_nanocredits is not None:
+            self._memory_nanocredits[pool] = memory_nanocredits
         values = ("" if value is None else int(value) for value in (seats, memory_nanocredits, draining))
         reply = await self._run(pool, "pool_configure", *values, self._learning_ms)
         return bool(reply[0] == "OK")
@@ -182,9 +186,7 @@ class Pools:
             pool,
             "pool_enter",
             name,
-            "+" if ticket.spare else "",
-            ticket.path[0],
-            ticket.path[-1],
+            *_account(ticket),
             *ticket.weights,
             ticket.estimate_nanocredits,
             max(-PRIORITY_MAX, min(PRIORITY_MAX, ticket.priority)),
@@ -193,6 +195,7 @@ class Pools:
             self._learning_ms,
             ticket.depth,
             ticket.spent_nanocredits if ticket.seated else "",
+            self._memory_nanocredits.get(pool, 0),
         )
         match reply[0]:
             case "FULL":
@@ -214,13 +217,18 @@ class Pools:
             for chunk, reply in zip(chunks, replies, strict=True)
             for name, letter in zip(chunk, reply[2].decode(), strict=True)
         }
-        lost = [name for name, letter in standing.items() if letter == "G" and (pool, name) in self._tickets]
+        lost = [name for name, letter in standing.items() if self._is_lost(pool, name, letter)]
         standing.update(zip(lost, await asyncio.gather(*(self._enter_again(pool, name) for name in lost)), strict=True))
         for name, letter in standing.items():
             known = self._tickets.get((pool, name))
             if known is not None and letter in "SY":
                 known.seated = True
         return standing
+
+    def _is_lost(self, pool: str, name: str, letter: str) -> bool:
+        """Whether the server knows less of a ticket than this worker: nothing at all, or that it waits while its request runs."""
+        known = self._tickets.get((pool, name))
+        return known is not None and (letter == "G" or (letter == "W" and known.seated))
 
     async def _enter_again(self, pool: str, name: str) -> Literal["S", "Y", "W", "G"]:
         """A ticket that the server has lost."""
@@ -231,6 +239,11 @@ class Pools:
             return "G"
         letters: Mapping[str, Literal["S", "Y", "W"]] = {"SEATED": "S", "YIELDING": "Y", "WAITING": "W"}
         return letters[reply[0]]
+
+
+def _account(ticket: _Ticket | None) -> tuple[str, str, str]:
+    """Whose a ticket is: its class, root and account."""
+    return ("", "", "") if ticket is None else ("+" if ticket.spare else "", ticket.path[0], ticket.path[-1])
 
 
 def _state(pool: str, reply: Sequence[Any]) -> PoolState:

@@ -205,20 +205,36 @@ class Meter:
     def runs_low(self) -> bool:
         """Whether less than half a slice is left, so that it is time to ask for the next; never beyond the request's own maximum."""
         covered = self.covered_tokens
-        if 2 * (covered - max(self.forwarded_tokens, self._reported_tokens)) >= self._slice_tokens:
+        if 2 * (covered - (self._computed_tokens if self._reported_tokens else self.forwarded_tokens)) >= self._slice_tokens:
             return False
         return self.output_tokens_max is None or covered < self.output_tokens_max * self._call.choices
 
     def next_slice(self) -> int:
         """Nanocredits to ask for so that another slice is covered."""
-        return self._lacking(max(self.covered_tokens, self._reported_tokens) + self._slice_tokens)
+        return self._lacking(max(self.covered_tokens, self._computed_tokens) + self._slice_tokens)
 
     def slice_for(self, tokens: int) -> int:
         """Nanocredits to ask for so that the next so many tokens are covered, and a slice after them."""
-        return self._lacking(self.forwarded_tokens + tokens + self._slice_tokens)
+        return self._lacking(self._computed_tokens + tokens + self._slice_tokens)
 
     def covers(self, tokens: int) -> bool:
-        return self.forwarded_tokens + tokens <= self.covered_tokens
+        """Whether so much more may be forwarded: it is covered, and so is what the upstream says that it has computed by now."""
+        if self.forwarded_tokens + tokens > self.covered_tokens:
+            return False
+        return self._usage is None or self._computed_tokens + tokens <= self.covered_tokens or self._pays(self._usage, tokens)
+
+    def _pays(self, usage: Usage, tokens: int) -> bool:
+        """Whether the hold pays so many tokens beyond what was reported, at the rates of what it is and not at the dearest."""
+        usage = replace(usage, output=usage.output + self._tokens_since_usage + tokens)
+        return cost_nanocredits(self._price, usage) <= self.amount_nanocredits
+
+    @property
+    def _computed_tokens(self) -> int:
+        """Output so far: what was forwarded, or more where the upstream reports more, as it does of what it thinks unseen."""
+        reported = self._reported_tokens + self._tokens_since_usage
+        if self.output_tokens_max is not None:
+            reported = min(reported, self.output_tokens_max * self._call.choices)  # beyond that nothing is charged but what is forwarded
+        return max(self.forwarded_tokens, reported)
 
     def _lacking(self, output_tokens: int) -> int:
         call = self._call
@@ -233,7 +249,7 @@ class Meter:
         for place, piece in enumerate(pieces):
             tokens = piece.output_tokens
             if tokens:
-                if self.forwarded_tokens + tokens > self.covered_tokens:
+                if self.forwarded_tokens + tokens > self.covered_tokens or (self._reported_tokens and not self.covers(tokens)):
                     return b"".join(ready), pieces[place:]
                 self.forwarded_tokens += tokens
                 self._tokens_since_usage += tokens

@@ -27,6 +27,7 @@ PRIORITY_MAX = 9
 MEAN_WEIGHT = 0.1
 """How much the latest request counts in the mean time that a seat is taken."""
 PATIENCE_MAX_S = 3600.0
+KEPT_MAX = 10_000
 _REASONS: Mapping[str, DeficitReason] = {
     **dict.fromkeys(("insufficient_quota", "request_exceeds_budget", "budget_in_flight"), "budget"),
     **dict.fromkeys(("upstream_error", "upstream_timeout"), "upstream"),
@@ -145,7 +146,7 @@ class Seat:
                 spare=self._spare,
             )
         except Refusal as refusal:
-            self._fail(self._seating.full(refusal, section))
+            self._fail(self._seating.full(refusal, section) if refusal.code == "queue_full" else refusal)
         except LedgerUnavailable as failure:
             self._fail(failure)
         else:
@@ -200,10 +201,7 @@ class Seat:
 
     async def _leave(self, spent_nanocredits: int | None) -> None:
         self._seating.mine[self.pool].pop(self.ticket, None)
-        try:
-            await self._seating.pools.leave(self.pool, self.ticket, spent_nanocredits=spent_nanocredits)
-        except LedgerUnavailable:
-            log.warning("a seat of %s could not be given back; its lease ends by itself", self.pool)
+        await self._seating.give_back(self.pool, self.ticket, spent_nanocredits)
 
 
 class Turn:
@@ -261,6 +259,8 @@ class Seating:
         self._mean_s: dict[str, float] = {}
         self._untold: dict[str, config.Upstream] = {}
         """Upstreams whose pools have not been told yet how they are to be."""
+        self._kept: dict[tuple[str, str], int | None] = {}
+        """Tickets that could not be given back yet, by pool and name, and what they did cost."""
         self._adaptive: dict[str, AdaptiveSeats] = {}
 
     def configure(self, sections: Sequence[config.Upstream]) -> None:
@@ -280,6 +280,16 @@ class Seating:
         if seat is not None:
             seat.grant()
 
+    async def give_back(self, pool: str, ticket: str, spent_nanocredits: int | None) -> None:
+        """End a ticket. While the ledger is away its seat stays taken: a later beat gives it back, or its lease ends by itself."""
+        try:
+            await self.pools.leave(pool, ticket, spent_nanocredits=spent_nanocredits)
+        except LedgerUnavailable:
+            if len(self._kept) < KEPT_MAX:
+                self._kept[pool, ticket] = spent_nanocredits
+        else:
+            self._kept.pop((pool, ticket), None)
+
     async def beat(self) -> None:
         """Keep all leases alive, hear of seats whose message was lost, tell what running requests have cost. Every second or so."""
         try:
@@ -293,6 +303,7 @@ class Seating:
             log.debug("no beat: the ledger is away")
 
     async def _beat(self) -> None:
+        await asyncio.gather(*(self.give_back(pool, ticket, spent) for (pool, ticket), spent in self._kept.items()))
         tickets = {pool: list(seats) for pool, seats in self.mine.items() if seats}
         if not tickets:
             return

@@ -21,6 +21,50 @@ def wav(seconds: float, *, rate: int = 16_000, channels: int = 1, width: int = 2
     return file.getvalue()
 
 
+def mp3(*frames: tuple[int, int]) -> bytes:
+    """Frames, each of a head and a size."""
+    return b"".join(struct.pack(">I", head) + bytes(size - 4) for head, size in frames)
+
+
+FRAME, PADDED = (0xFFFB9000, 417), (0xFFFB9200, 418)
+"""128 kbit/s at 44.1 kHz: 1,152 samples each."""
+SLOW = (0xFFE31800, 72)
+"""8 kbit/s at 8 kHz: 576 samples, which is 72 ms."""
+ID3 = b"ID3\x04\x00\x00\x00\x00\x01\x00" + bytes(128)
+
+
+@pytest.mark.parametrize(
+    ("recording", "milliseconds"),
+    [
+        (mp3(*[FRAME] * 100), 2_613),
+        (mp3(*[FRAME, PADDED] * 50), 2_613),
+        (ID3 + mp3(*[FRAME] * 100), 2_613),
+        (mp3(*[SLOW] * 100), 7_200),
+        (mp3(FRAME, (0xFFFBE000, 1044), *[FRAME] * 98), 2_613),
+        (mp3(*[FRAME] * 100)[:-40], 2_613),
+        (mp3(*[FRAME] * 100) + b"TAG" + bytes(125), 2_613 + 128),
+        (mp3(*[FRAME] * 10, *[SLOW] * 10), 262 + 720),
+    ],
+)
+def test_the_frames_of_an_mp3_say_how_long_it_lasts(recording: bytes, milliseconds: int) -> None:
+    """Each by its own head; what is no frame, or one of another kind, counts at the lowest bit rate."""
+    assert bound(recording) == milliseconds
+
+
+@pytest.mark.parametrize(
+    "recording",
+    [
+        mp3(FRAME),
+        mp3(FRAME, *[SLOW] * 10),
+        b"x" + mp3(*[FRAME] * 10),
+        *(mp3(*[(head, 417)] * 10) for head in (0xFFFB0000, 0xFFFBF000, 0xFFFB9C00, 0xFFFD9000, 0xFFEB9000, 0xFFF19000)),
+    ],
+)
+def test_what_only_looks_like_an_mp3_counts_at_the_lowest_bit_rate(recording: bytes) -> None:
+    """One frame, another layer, a bit rate or a sampling rate that there is not, or that is free."""
+    assert bound(recording) == len(recording)
+
+
 FAST_FORM = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 8, 4_000_000_000, 0, 32, 32)
 TWO_FORMS = wav(0.1)[:36] + FAST_FORM + wav(0.1)[36:]
 """A decoder goes by the first form, another by the second."""

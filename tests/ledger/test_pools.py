@@ -14,7 +14,8 @@ from proxy.errors import Conflict, Refusal
 from proxy.ledger import keys
 from proxy.ledger.connection import connector
 from proxy.ledger.engine import Engine
-from proxy.ledger.pools import BEAT_MS, LEARNING_MS, LEASE_MS, Pools, QueueFull
+from proxy.ledger.pools import BEAT_MS, CUT_AGAIN_MS, LEARNING_MS, LEASE_MS, Pools, QueueFull
+from proxy.policy.adaptive_seats import Move
 from tests.support.ledger_bench import Clock
 from tests.support.ledger_server import LedgerServer
 from tests.support.pool_records import read_pool
@@ -226,6 +227,20 @@ async def test_a_ticket_that_has_left_cannot_enter(two: tuple[Worker, Worker]) -
     assert (await one.state()).used == 0
 
 
+async def test_a_ticket_may_come_again_in_the_step_that_forgets_it(two: tuple[Worker, Worker]) -> None:
+    """Its end is forgotten after a lease, among the first of many, just when it enters once more."""
+    one, other = two
+    await other.enter("gone soon")
+    for n in range(15):
+        await one.leave(f"t{n}", None)
+    one.clock.pass_s(LEASE_MS / 1000)
+
+    assert (await one.enter("t0")).seated
+    assert await one.beat("t0") == ("t0",)
+    await one.leave("t0")
+    assert (await one.state()).used == 0
+
+
 async def test_an_account_has_so_many_places(two: tuple[Worker, Worker]) -> None:
     """One too many is refused and told how far behind others are; another account still has its own places."""
     one, _ = two
@@ -289,6 +304,22 @@ async def test_seats_can_be_added_and_taken_away(two: tuple[Worker, Worker]) -> 
     assert await one.beat("b", "c") == ("b",)
 
 
+async def test_seats_adapt_between_bounds_and_are_cut_once_for_one_no(two: tuple[Worker, Worker]) -> None:
+    """Two workers that hear the same no cut the seats once; a second later they may be cut again; seats that are added are given away."""
+    one, other = two
+    assert await one.pools.adapt("nowhere", Move(percent=50), least=1, most=100) is None
+    await one.pools.configure(POOL, seats=40)
+    cut = Move(percent=50)
+    assert [await mine.pools.adapt(POOL, cut, least=4, most=100) for mine in (one, other)] == [20, 20]
+    one.clock.pass_s(CUT_AGAIN_MS / 1000)
+    assert await other.pools.adapt(POOL, Move(percent=1), least=1, most=100) == 1
+    await one.enter("a")
+    await other.enter("b")
+
+    assert await one.pools.adapt(POOL, Move(more=5), least=1, most=2) == 2
+    assert await other.beat("b") == ("b",)
+
+
 async def test_a_pool_that_nobody_knows_stands_at_zero(two: tuple[Worker, Worker]) -> None:
     """States come in the order asked, also of pools that were never used."""
     one, _ = two
@@ -319,6 +350,29 @@ async def test_a_lost_server_gives_no_seat_twice(two: tuple[Worker, Worker], led
     assert await one.beat("a", "new") == ("a",)
     state = await one.state()
     assert (state.used, state.waiting) == (2, 2)
+
+
+async def test_a_replica_that_lagged_behind_is_told_who_has_a_seat(two: tuple[Worker, Worker], ledger_server: LedgerServer) -> None:
+    """It takes over without having heard of the last seat that was given: the beat of who has it says so."""
+    one, other = two
+    await one.enter("a", "ann")
+    await other.enter("b", "bob")
+    with ledger_server.client() as client:
+        before = {name: client.dump(name) for name in client.scan_iter()}
+        await one.leave("a")
+        assert await other.beat("b") == ("b",)
+        client.delete(*client.scan_iter())
+        for name, dumped in before.items():
+            client.restore(name, 0, dumped)
+
+    assert await other.beat("b") == ("b",)
+    assert (await one.state()).used == 2
+    one.clock.pass_s(LEASE_MS / 2000)
+    await other.beat("b")
+    one.clock.pass_s(LEASE_MS / 2000)
+    assert await other.beat("b") == ("b",)
+    state = await one.state()
+    assert (state.used, state.waiting) == (1, 0)
 
 
 async def test_what_is_over_is_forgotten(two: tuple[Worker, Worker], ledger_server: LedgerServer) -> None:

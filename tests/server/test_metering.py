@@ -173,6 +173,19 @@ def test_maximum_caps_what_was_not_delivered(output: int, deltas: int, maximum: 
     assert (charge.spent_nanocredits, charge.overrun_nanocredits) == (10 + 4 * charged, 4 * overrun)
 
 
+def test_what_is_thought_unseen_must_be_covered_before_more_is_forwarded() -> None:
+    """As soon as the upstream reports it; beyond the request's maximum it is charged to nobody, and so not waited for."""
+    made = meter(100 + 4 * 50)
+    made.take([Piece(b"a", 1, Usage(input=10, output=1, reasoning=70))])
+    assert made.take([word(), word()]) == (b"w", [word()])
+    assert made.slice_for(1) == 4 * (72 + 1 + 10 - 50)
+    made.hold_is(100 + 4 * 51)
+    assert made.take([word()]) == (b"w", ())
+    bounded = meter(100 + 4 * 8, output_tokens_max=5)
+    bounded.take([Piece(b"a", 1, Usage(input=10, output=1, reasoning=48))])
+    assert bounded.take([word(), word()]) == (b"ww", ())
+
+
 @pytest.mark.parametrize(
     ("usage", "counted", "maximum", "charged", "overrun"),
     [(500, 400, 1, 400, 100), (500, 900, 1, 500, 0), (9, 5, 7, 7, 2), (None, 6, 4, 4, 2), (None, 400, 1, 100, 300)],

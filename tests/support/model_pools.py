@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from proxy.domain import Beats, Path, Place
-from proxy.errors import Refusal
+from proxy.errors import LedgerUnavailable, Refusal
 from proxy.policy.adaptive_seats import Move
 from proxy.policy.fair_share import Claim, FairPool, Step
 from proxy.policy.fair_share import Place as Stand
@@ -21,6 +21,8 @@ class ModelPools:
         self._pools: dict[str, FairPool] = {}
         self.on_seated: Callable[[str, str], None] = lambda pool, ticket: None
         self.loses_messages = False
+        self.is_down = False
+        self.draining: set[str] = set()
 
     def pool(self, name: str) -> FairPool:
         return self._pools[name]
@@ -38,6 +40,9 @@ class ModelPools:
         priority: int = 0,
         spare: bool = False,
     ) -> Place:
+        self._check_up()
+        if pool in self.draining:
+            raise Refusal("draining", "it is being drained")
         state = self._pools.setdefault(pool, FairPool(seats, depth=depth, lease_ms=LEASE_MS))
         state.depth = depth
         claim = Claim(ticket, path[0], path[-1], estimate_nanocredits, weights[0], weights[-1], priority, spare)
@@ -47,13 +52,16 @@ class ModelPools:
         return Place(step.place is Stand.SEATED)
 
     async def charge(self, pool: str, ticket: str, *, spent_nanocredits: int) -> bool | None:
+        self._check_up()
         step = self._told(pool, self._pools[pool].charge(ticket, spent_nanocredits, now_ms=self._now_ms()))
         return None if step.place is Stand.YIELDING else step.place is not Stand.GONE
 
     async def leave(self, pool: str, ticket: str, *, spent_nanocredits: int | None) -> None:
+        self._check_up()
         self._told(pool, self._pools[pool].leave(ticket, spent_nanocredits or 0, now_ms=self._now_ms()))
 
     async def beat(self, tickets: Mapping[str, Sequence[str]]) -> Beats:
+        self._check_up()
         places = {pool: self._pools[pool].heartbeat(names, now_ms=self._now_ms()).places for pool, names in tickets.items()}
 
         def those(*stands: Stand) -> dict[str, frozenset[str]]:
@@ -78,6 +86,10 @@ class ModelPools:
         seats = max(least, min(most, state.seats * move.percent // 100 + move.more))
         self._told(pool, state.set_seats(seats, now_ms=self._now_ms()))
         return seats
+
+    def _check_up(self) -> None:
+        if self.is_down:
+            raise LedgerUnavailable
 
     def _told(self, pool: str, step: Step) -> Step:
         if not self.loses_messages:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -43,6 +44,10 @@ class StoredPool:
     spare_used: int = 0
     spare_waiting: int = 0
     told: int = 0
+    rebased: int = 0
+    """How often the organisations' numbers were counted from a new base."""
+    marks: Counter[str] = dataclasses.field(default_factory=Counter)
+    """How many there are in the order, by kind."""
     members: dict[str, StoredMember] = dataclasses.field(default_factory=dict)
     tickets: dict[str, StoredTicket] = dataclasses.field(default_factory=dict)
 
@@ -64,8 +69,9 @@ def read_pool(client: redis.Redis, pool: str) -> StoredPool | None:
     own = records.pop("", None)
     if own is None:
         return None
-    stored = StoredPool(*own[:7])
-    clocks = {"": (own[13], own[17]), "+": (own[18], own[22])}
+    stored = StoredPool(*own[:7], rebased=own[17])
+    stored.marks.update(mark[:1].decode() for mark in client.zrange(keys.of_pool(pool, "order"), 0, -1))
+    clocks = {"": (own[13], own[17]), "+": (own[18], own[22]) if len(own) > 18 else (0, 0)}
     for field, values in records.items():
         if field.startswith(":"):
             ended = values[0] == 2

@@ -11,7 +11,7 @@ read_pool(packed)
 local seats = pool.seats + more
 if percent < 100 and now - tonumber(redis.call('HGET', KEYS[1], '#cut') or 0) >= while_ms then
   seats = math.floor(pool.seats * percent / 100)
-  redis.call('HSET', KEYS[1], '#cut', int(now))
+  redis.call('HSET', KEYS[1], '#cut', wide(now))
 end
 pool.seats = math.max(least, math.min(most, seats))
 begin_step()

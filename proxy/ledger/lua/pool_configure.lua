@@ -9,7 +9,7 @@ if packed then
 elseif A[3] == '' then
   return {'UNKNOWN', now}
 else
-  new_pool(0, number(6))
+  new_pool(0, 0, number(6))
 end
 if A[3] ~= '' then pool.seats = number(3) end
 if A[4] ~= '' then pool.memory = cost(4) * SCALE end

@@ -58,10 +58,11 @@ local function group(under, clock, top, active, idle, shifts)
   return {under = under, clock = clock or 0, top = top or 0, active = active or 0, idle = idle or 0, shifts = shifts or 0}
 end
 
-local function new_pool(seats, learning_ms)
+-- A pool that nobody knows gives no seat for a while: those who had one before the server was lost say so first.
+local function new_pool(seats, memory, learning_ms)
   pool = {
     seats = seats, used = 0, waiting = 0, callers = 0, spare_used = 0, spare_waiting = 0, told = 0, step = 0, due = MAX,
-    opens = now + learning_ms, draining = 0, memory = 0, served = 0, [''] = group('/'), ['+'] = group('+/'),
+    opens = now + learning_ms, draining = 0, memory = memory, served = 0, [''] = group('/'), ['+'] = group('+/'),
   }
   pool[''].of_roots, pool['+'].of_roots = true, true
 end
@@ -78,9 +79,11 @@ end
 
 local function packed_pool()
   local p, g, s = pool, pool[''], pool['+']
-  return cmsgpack.pack(
+  local packed = cmsgpack.pack(
     p.seats, p.used, p.waiting, p.callers, p.spare_used, p.spare_waiting, p.told, p.step, p.due, p.opens, p.draining, p.memory, p.served,
-    g.clock, g.top, g.active, g.idle, g.shifts, s.clock, s.top, s.active, s.idle, s.shifts)
+    g.clock, g.top, g.active, g.idle, g.shifts)
+  if s.clock == 0 and s.active == 0 and s.shifts == 0 then return packed end -- most pools never have a spare ticket
+  return packed .. cmsgpack.pack(s.clock, s.top, s.active, s.idle, s.shifts)
 end
 
 -- Members ------------------------------------------------------------------------------------------------------------------------
@@ -102,7 +105,7 @@ local function read_member(of, name, packed)
     v, shifts, m.weight, m.waiting, m.seated, m.since, clock, top, active, idle, own_shifts = cmsgpack.unpack(packed)
     m.v = v - (of.shifts - shifts) * REBASE_BY
     m.inside = group(under, clock, top, active, idle, own_shifts)
-    m.was_idle, m.was_waiting, m.old_v, m.old_since = is_idle(m), m.waiting > 0, m.v, m.since
+    m.known, m.was_idle, m.was_waiting, m.old_v, m.old_since = true, is_idle(m), m.waiting > 0, m.v, m.since
   else
     m.v, m.weight, m.waiting, m.seated, m.since, m.inside = floor_of(of), 1, 0, 0, 0, group(under)
   end

@@ -12,6 +12,7 @@ end
 
 -- One more ticket of a member waits. Lift: one that had none waiting is raised to the floor.
 local function join(m, weight, step)
+  m.touched = true
   if is_idle(m) then m.of.active = m.of.active + 1 end
   if m.waiting == 0 then m.v, m.since = math.max(m.v, floor_of(m.of)), step end
   m.weight, m.waiting = weight, m.waiting + 1
@@ -19,6 +20,7 @@ end
 
 -- A waiting ticket of a member takes a seat: the clock follows.
 local function sit(m, step)
+  m.touched = true
   m.of.clock = math.max(m.of.clock, m.v)
   m.waiting, m.seated, m.since = m.waiting - 1, m.seated + 1, step
 end
@@ -26,6 +28,7 @@ end
 -- A ticket of a member ends. Once a group has none at all, its clock moves up to the greatest service in it, which is that of one that
 -- went idle: what a member is charged while it has tickets is never negative in the end.
 local function part(m, was_seated)
+  m.touched = true
   if was_seated then m.seated = m.seated - 1 else m.waiting = m.waiting - 1 end
   if not is_idle(m) then return end
   m.of.active, m.of.top = m.of.active - 1, math.max(m.of.top, m.v)
@@ -33,6 +36,7 @@ local function part(m, was_seated)
 end
 
 local function charge_member(m, before, after, weight)
+  m.touched = true
   m.v = math.min(MAX, m.v + served(after, weight) - served(before, weight))
 end
 
@@ -54,7 +58,7 @@ local function mark_idle(m, keep)
     m.of.idle = m.of.idle + 1
     m.of.grew = true
   end
-  m.was_idle = keep
+  m.was_idle, m.touched, m.of.touched = keep, true, true
 end
 
 local function mark_waiting(m)
@@ -97,7 +101,7 @@ local function forget(of, up_to)
     if of.of_roots and m.inside.idle > 0 then forget(m.inside, MAX) end
     if m.inside.idle == 0 then
       redis.call('ZREM', KEYS[2], mark)
-      of.idle, m.was_idle, m.forgotten = of.idle - 1, false, true
+      of.idle, of.touched, m.was_idle, m.forgotten = of.idle - 1, true, false, true
     end
   end
 end
@@ -119,9 +123,9 @@ local function rebase(of)
       redis.call('ZADD', KEYS[2], unpack(new))
     end
   end
-  of.clock, of.top, of.shifts = of.clock - REBASE_BY, math.max(0, of.top - REBASE_BY), of.shifts + 1
+  of.clock, of.top, of.shifts, of.touched = of.clock - REBASE_BY, math.max(0, of.top - REBASE_BY), of.shifts + 1, true
   for _, m in pairs(members) do
-    if m.of == of then m.v, m.old_v = m.v - REBASE_BY, m.v - REBASE_BY end
+    if m.of == of then m.touched, m.v, m.old_v = true, m.v - REBASE_BY, m.v - REBASE_BY end
   end
 end
 

@@ -96,6 +96,13 @@ local function seat(t, paid)
   end
 end
 
+-- The same for one whose request runs already, whatever the number of seats.
+local function seat_running(t, paid, spent)
+  t.cumulative = math.max(paid, spent)
+  pool.served = math.min(MAX, pool.served + t.cumulative - paid)
+  seat(t, paid)
+end
+
 -- Totals only grow: a report that was overtaken by a later one changes nothing.
 local function report(t, spent)
   if t.state ~= SEATED or spent <= t.cumulative then return end
@@ -128,7 +135,12 @@ local function finish(t, dropped)
   if was_seated then
     pool.used = pool.used - 1
     if t.class == '+' then pool.spare_used = pool.spare_used - 1 end
-    if t.told == 1 then pool.told = pool.told - 1 elseif t.class == '+' then out[#out + 1] = spare_mark(t) end
+    if t.told == 1 then
+      pool.told = pool.told - 1
+    elseif t.class == '+' then
+      write_order() -- its mark may have come in this very step
+      out[#out + 1] = spare_mark(t)
+    end
   else
     wait_no_more(t)
   end
@@ -143,6 +155,16 @@ local function drop_overdue()
   end
   if names[1] then redis.call('ZREM', KEYS[3], unpack(names)) end
   pool.due = tonumber(redis.call('ZRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2]) or MAX
+end
+
+-- What others will be served, at these weights, before it is the turn of a root and its account.
+local function lag_of(root, account)
+  local lag = 0
+  for _, m in ipairs({root, account}) do
+    local least = first('w' .. m.of.under)
+    if least then lag = lag + math.max(0, math.floor((m.v - tonumber(string.sub(least, 1, 16))) / SCALE * m.weight)) end
+  end
+  return math.min(MAX, lag)
 end
 
 -- None while it drains, nor while those who may hold one have not been heard.
@@ -189,6 +211,20 @@ local function tell_spare()
   end
 end
 
+-- One read of all that a verb on one ticket (ARGV 3, and 5 to 7: see `leave`) may need; the ticket, if there is a pool that knows it.
+local function read_step()
+  local name, class, root, account = A[3], A[5], A[6], A[7]
+  local rows = redis.call('HMGET', KEYS[1], '', ':' .. name, class .. '/' .. root, class .. root .. '/' .. account)
+  if not rows[1] then return nil end
+  read_pool(rows[1])
+  if rows[3] then
+    local of = read_member(pool[class], root, rows[3]).inside
+    if rows[4] then read_member(of, account, rows[4]) end
+  end
+  begin_step()
+  return tickets[name] or read_ticket(name, rows[2])
+end
+
 local LETTERS = {SEATED = 'S', YIELDING = 'Y', WAITING = 'W', GONE = 'G'}
 
 local function place(t)
@@ -212,12 +248,13 @@ local function commit()
   end
   for field, m in pairs(members) do
     if m.forgotten then
-      gone[#gone + 1] = field
-    else
+      if m.known then gone[#gone + 1] = field end
+    elseif m.touched or m.inside.touched then
       row[#row + 1] = field
       row[#row + 1] = packed_member(m)
     end
   end
-  redis.call('HSET', KEYS[1], unpack(row))
+  -- In this order: what was forgotten in this step may have come again in it.
   if gone[1] then redis.call('HDEL', KEYS[1], unpack(gone)) end
+  redis.call('HSET', KEYS[1], unpack(row))
 end
