@@ -210,6 +210,9 @@ class Upstream(Section):
     tool_use_tokens: int | None = Field(default=None, ge=0, le=10_000_000)
     """At most so many tokens of input come back from each use of the upstream's own tools (a web search, a page fetched); omitted: such
     tools are refused."""
+    unseen_tokens: int = Field(default=0, ge=0, le=10_000_000)
+    """What its models may compute unseen for each streamed answer (hidden reasoning), held beside what is forwarded; what goes beyond the
+    hold is overrun."""
     continuous_usage: bool = False
     """Whether it reports usage in every chunk of a stream when asked to, as vLLM does."""
     connections_max: int = Field(default=4096, ge=1, le=100_000)
@@ -316,6 +319,10 @@ def unique_limits(rows: tuple[LimitRow, ...]) -> tuple[LimitRow, ...]:
 LimitRows = Annotated[tuple[LimitRow, ...], Field(max_length=8), AfterValidator(unique_limits)]
 
 
+RequestCount = Annotated[int, Field(ge=1, le=1_000_000)]
+"""Of a minute, or of a moment."""
+
+
 class PlanRow(Section):
     name: Identifier
     weight: int = Field(default=1, ge=1, le=1_000_000)
@@ -323,9 +330,12 @@ class PlanRow(Section):
     models: tuple[ModelPattern, ...] = ("*",)
     transfers: bool = False
     scavenge: bool = False
+    requests_per_minute: RequestCount | None = None
+    concurrent_requests: RequestCount | None = None
 
     def to_plan(self) -> domain.Plan:
-        return domain.Plan(self.name, tuple(row.to_limit() for row in self.limits), self.weight, self.models, self.transfers, self.scavenge)
+        limits = tuple(row.to_limit() for row in self.limits)
+        return domain.Plan(**(dict(self) | {"limits": limits}))
 
 
 class Opaque(Section):

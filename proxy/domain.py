@@ -60,6 +60,10 @@ class Plan:
     """Whether its accounts may give credits away themselves."""
     scavenge: bool = False
     """Whether its accounts, once their budget is used up, may take seats that nobody else wants, at the commons' expense."""
+    requests_per_minute: int | None = None
+    """How many requests each of its accounts may begin a minute, all of them at once if need be; None: as many as come."""
+    concurrent_requests: int | None = None
+    """How many requests of each of its accounts may run at a time; None: as many as come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +133,11 @@ class Account:
     totals: Totals = Totals()
     available_nanocredits: int | None = 0
     """What could be spent now, every level of the path considered; None where no level has a limit."""
+    requests_per_minute: int | None = None
+    concurrent_requests: int | None = None
+    """Both as its plan has them; its own limits replace limits of credits alone."""
+    running_requests: int = 0
+    """As many as it has open holds, those of the accounts below it among them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +178,17 @@ class Tightest:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestRate:
+    """The requests a minute of a path that leave least, and how many of them may begin now; for the response headers."""
+
+    account: AccountId
+    requests_per_minute: int
+    remaining_requests: int
+    restored_at_ms: int
+    """When all of them may begin again, if none does meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
 class Hold:
     """Credits reserved for one request. `amount` is all that was reserved so far, spent or not."""
 
@@ -176,6 +196,8 @@ class Hold:
     path: Path
     amount_nanocredits: int
     tightest: Tightest | None
+    rate: RequestRate | None = None
+    """As the hold left it; None where no level has one, and after an extension."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +440,8 @@ class Call:
     """What a stream's pieces are counted in as they are forwarded."""
     divisible: bool = True
     """Whether a maximum in the request can make its output shorter; else all of it is held, or it is refused."""
+    unseen_tokens: int = 0
+    """Output, over all choices, that the model may compute without sending it: held beside what is forwarded."""
     reports_usage: bool = True
     """Whether the API reports usage at all; where it never does, counting is the rule and nothing to be flagged."""
     timed: bool = False
@@ -490,7 +514,9 @@ class Ledger(Protocol):
     async def hold(self, path: Path, hold_id: str, *, want_nanocredits: int, least_nanocredits: int) -> Hold:
         """Reserve as much of `want` as every level can pay, at least `least`, at every level of the path in one step.
 
-        Raises Refusal: insufficient_quota, request_exceeds_budget, budget_in_flight, account_suspended.
+        In the same step one more request has begun and runs at every level, until its hold ends; how it ends gives nothing back of the
+        requests a minute. Raises Refusal: insufficient_quota, request_exceeds_budget, budget_in_flight, too_many_requests,
+        account_suspended.
         """
         ...
 

@@ -31,6 +31,7 @@ STATUS_BY_CODE: Final[dict[str, int]] = {
     "budget_in_flight": 429,
     "queue_full": 429,
     "queue_timeout": 429,
+    "too_many_requests": 429,
     "internal_error": 500,
     "upstream_error": 502,
     "ledger_unavailable": 503,

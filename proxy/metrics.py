@@ -33,7 +33,7 @@ OTHER: Final = "other"
 Flow = Literal["debited", "granted", "expired", "transferred", "overrun", "adjusted"]
 FlagReason = Literal["missing", "absurd", "below_deltas", "above_maximum"]
 CutReason = Literal["budget", "ledger", "drain"]
-DeficitReason = Literal["budget", "queue_full", "queue_timeout", "upstream", "client_gone", "other"]
+DeficitReason = Literal["budget", "rate", "queue_full", "queue_timeout", "upstream", "client_gone", "other"]
 BacklogEvent = Literal["written", "settled", "refused"]
 
 DIALECTS: Final = frozenset(get_args(config.Dialect)) | {"opaque"}

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from struct import Struct
 
-_HEAD = Struct("<ddIBHB")
+_HEAD = Struct("<ddIBHBId")
 _WINDOW = Struct("<6didB")
 _HOLD = Struct("<4d")
 _ENDS = ("open", "settled", "voided", "expired")
@@ -35,10 +35,12 @@ class StoredWindow:
 
 @dataclass(frozen=True, slots=True)
 class StoredBalance:
-    """What an account has spent and holds, and the present window of every limit that it ever had, by the limit's key."""
+    """What an account has spent, holds and runs, and the present window of every limit that it ever had, by the limit's key."""
 
     spent: int
     held: int
+    running: int
+    """Its open holds."""
     windows: Mapping[str, StoredWindow]
 
 
@@ -55,12 +57,12 @@ class StoredHold:
 
 
 def read_balance(packed: bytes) -> StoredBalance:
-    spent, held, _, _, _, count = _HEAD.unpack_from(packed)
+    spent, held, _, _, _, count, running, _ = _HEAD.unpack_from(packed)
     windows, at = {}, _HEAD.size
     for _ in range(count):
         key, window, at = _window_at(packed, at)
         windows[key] = window
-    return StoredBalance(int(spent), int(held), windows)
+    return StoredBalance(int(spent), int(held), running, windows)
 
 
 def read_window(packed: bytes) -> StoredWindow:

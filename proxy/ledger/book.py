@@ -51,8 +51,10 @@ class Book(Changes):
 
     async def _known_plan(self, name: str) -> Plan:
         """An account's plan, which another process may have defined a moment ago."""
-        if name not in self._plans:
-            await self.refresh()
+        if name not in self._plans:  # the change may have been read and not yet taken in, so it is no use to ask for changes
+            text = await self._engine.command("HGET", keys.PLANS, name)
+            if text is not None:
+                self._plans.setdefault(name, records.decode_plan(_definition(text)))
         return self.plan(name)
 
     async def put_plan(self, plan: Plan, *, operation_id: str) -> None:

@@ -15,6 +15,7 @@ from proxy.domain import (
     Hold,
     Limit,
     Path,
+    RequestRate,
     Settlement,
     Tightest,
 )
@@ -51,12 +52,14 @@ class RedisLedger:
         _check_amounts(least_nanocredits, want_nanocredits, most=want_nanocredits)
         numbers = _three(want_nanocredits, least_nanocredits, self.hold_ttl_ms)
         reply = await self._verbs.on_hold("hold", path, hold_id, numbers)
-        if reply[0] == "INSUFFICIENT" and reply[8]:  # holds are overdue: what they keep may be what is missing
+        if reply[0] in ("INSUFFICIENT", "TOO_MANY") and reply[-1]:  # holds are overdue: what they keep may be what is missing
             await self._sweeper.expire_root(path[0])
             reply = await self._verbs.on_hold("hold", path, hold_id, numbers)
         if reply[0] == "INSUFFICIENT":
             raise _insufficient(path, reply, needed_nanocredits=least_nanocredits)
-        return Hold(hold_id, path, reply[2], self._tightest(path, reply[3:]))
+        if reply[0] == "TOO_MANY":
+            raise _too_many_requests(path, reply)
+        return _hold(path, hold_id, reply)
 
     async def debit(self, path: Path, hold_id: str, *, spent_nanocredits: int) -> bool:
         _check_amounts(spent_nanocredits)
@@ -68,7 +71,7 @@ class RedisLedger:
         _check_amounts(sequence, least=1)
         numbers = _four(sequence, spent_nanocredits, want_nanocredits, self.hold_ttl_ms)
         reply = await self._verbs.on_hold("extend", path, hold_id, numbers)
-        return None if reply[0] == "GONE" else Hold(hold_id, path, reply[2], self._tightest(path, reply[3:]))
+        return None if reply[0] == "GONE" else _hold(path, hold_id, reply)
 
     async def settle(self, path: Path, hold_id: str, *, spent_nanocredits: int, overrun_nanocredits: int = 0, memo: str = "") -> Settlement:
         _check_amounts(spent_nanocredits, overrun_nanocredits)
@@ -200,22 +203,6 @@ class RedisLedger:
         charged, self._sweeper.charged_nanocredits = self._sweeper.charged_nanocredits, 0
         return charged
 
-    # --- answers ---------------------------------------------------------------------------------------------------------------
-
-    def _tightest(self, path: Path, reply: list[Any]) -> Tightest | None:
-        if reply[0] < 0:
-            return None
-        level, key, credits_, remaining, starts_ms, resets_ms = reply
-        ends = resets_ms != records.NEVER_MS
-        return Tightest(
-            account=path[level],
-            limit_key=key.decode(),
-            credits_nanocredits=credits_,
-            remaining_nanocredits=remaining,
-            resets_at_ms=resets_ms if ends else None,
-            window_s=(resets_ms - starts_ms) // 1000 if ends else None,
-        )
-
 
 def _check_amounts(*amounts_nanocredits: int, least: int = 0, most: int = AMOUNT_MAX_NANOCREDITS) -> None:
     """Raises Refusal: invalid_request, where an amount is no amount that the ledger can count."""
@@ -246,6 +233,34 @@ def _finished_grant(grant_id: str, arguments: dict[str, Any]) -> Grant:
     )
 
 
+def _hold(path: Path, hold_id: str, reply: list[Any]) -> Hold:
+    """What a verb that takes has answered: the amount, the limit that leaves least (-1: none), after a hold also the rate that does."""
+    limit, rate = ([], reply[4:]) if reply[3] < 0 else (reply[3:9], reply[9:])
+    return Hold(hold_id, path, reply[2], _tightest(path, limit), _rate(path, rate))
+
+
+def _tightest(path: Path, reply: list[Any]) -> Tightest | None:
+    if not reply:
+        return None
+    level, key, credits_, remaining, starts_ms, resets_ms = reply
+    ends = resets_ms != records.NEVER_MS
+    return Tightest(
+        account=path[level],
+        limit_key=key.decode(),
+        credits_nanocredits=credits_,
+        remaining_nanocredits=remaining,
+        resets_at_ms=resets_ms if ends else None,
+        window_s=(resets_ms - starts_ms) // 1000 if ends else None,
+    )
+
+
+def _rate(path: Path, reply: list[Any]) -> RequestRate | None:
+    if not reply:
+        return None
+    level, per_minute, remaining, restored_ms = reply
+    return RequestRate(path[level], per_minute, remaining, restored_ms)
+
+
 def _settlement(hold_id: str, reply: list[Any]) -> Settlement:
     return Settlement(hold_id, reply[2].decode(), reply[3], reply[4])
 
@@ -269,3 +284,16 @@ def _insufficient(path: Path, reply: list[Any], *, needed_nanocredits: int) -> R
         return Refusal("budget_in_flight", f"The budget of {name} is held by running requests.", hint=hint, retry_after_s=1.0, **details)
     hint = "Wait for the window to turn, or ask for a grant or a higher limit."
     return Refusal("insufficient_quota", f"The budget of {name} is spent.", hint=hint, **details)
+
+
+def _too_many_requests(path: Path, reply: list[Any]) -> Refusal:
+    """Which rate of which account is used up, and when that may be otherwise."""
+    _, _, level, which, most, wait_ms, _ = reply
+    account = path[level]
+    if which == b"running":
+        message = f"Account {account!r} already runs {most} requests, as many as its plan lets run at a time."
+        hint, limit, retry_after_s = "Try again once one of them has ended.", "concurrent_requests", 1.0
+    else:
+        message = f"Account {account!r} has begun as many requests as its plan lets begin: {most} a minute."
+        hint, limit, retry_after_s = "Spread requests over the minute.", "requests_per_minute", wait_ms / 1000
+    return Refusal("too_many_requests", message, hint=hint, account=account, limit=limit, retry_after_s=retry_after_s)

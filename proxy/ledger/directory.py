@@ -19,6 +19,7 @@ from proxy.domain import (
     Caller,
     Limit,
     Path,
+    Plan,
 )
 from proxy.errors import Conflict, Refusal
 from proxy.ledger import keys, records
@@ -112,8 +113,8 @@ class Directory(Book, AuditLog):
             self.generation += anew
         return settings
 
-    async def limits_of(self, settings: Settings) -> tuple[Limit, ...]:
-        return settings.own_limits if settings.own_limits is not None else (await self._known_plan(settings.plan)).limits
+    async def plan_of(self, settings: Settings) -> Plan:
+        return await self._known_plan(settings.plan)
 
     # --- accounts ----------------------------------------------------------------------------------------------------------------
 

@@ -67,6 +67,10 @@ def account(root: str, account_id: str) -> str:
     return f"cl:{{{root}}}:a:{account_id}"
 
 
+def balance(root: str, account_id: str) -> str:
+    return f"cl:{{{root}}}:b:{account_id}"
+
+
 def journal_index(root: str, account_id: str) -> str:
     return f"cl:{{{root}}}:x:{account_id}"
 

@@ -144,6 +144,12 @@ def _carried(limit: Limit, stored: StoredWindow | None, skipped_windows: int) ->
     return min(cap, max(0, stored.left) + skipped_windows * limit.credits_nanocredits)
 
 
+def rates_row(plan: Plan) -> list[int]:
+    """What a level's row ends with where its plan has a rate: requests a minute, and at a time."""
+    rates = [plan.requests_per_minute or 0, plan.concurrent_requests or 0]
+    return rates if any(rates) else []
+
+
 def pack_levels(path: Path) -> bytes:
     """A path as the scripts take it, for verbs that take nothing: without limits."""
     return pack([[account, -1, []] for account in path])
@@ -186,6 +192,9 @@ def read_account(
         grants=tuple(sorted(grants, key=lambda g: (g.created_at_ms, g.grant_id))),
         totals=Totals(**totals(fields, balance)),
         available_nanocredits=available,
+        requests_per_minute=plan.requests_per_minute,
+        concurrent_requests=plan.concurrent_requests,
+        running_requests=balance.running,
     )
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-PRELUDE = ("prelude", "prelude_accounts", "prelude_credits", "prelude_holds")
+PRELUDE = ("prelude", "prelude_accounts", "prelude_rates", "prelude_credits", "prelude_holds")
 """What stands in front of every verb, in this order."""
 
 POOL_PRELUDE = ("pool_prelude", "pool_shares", "pool_tickets")

@@ -110,9 +110,10 @@ class Verbs:
         until_ms = records.NEVER_MS
         for account in path:
             settings = await self._directory.settings(account, anew=anew)
-            limits, limits_until_ms = records.limit_rows(await self._directory.limits_of(settings), now_ms)
+            plan = await self._directory.plan_of(settings)
+            limits, limits_until_ms = records.limit_rows(plan.limits if settings.own_limits is None else settings.own_limits, now_ms)
             until_ms = min(until_ms, limits_until_ms)
-            rows.append([account, settings.version, limits])
+            rows.append([account, settings.version, limits, *records.rates_row(plan)])
         packed = records.pack(rows)
         levels = Levels(Call.on(keys.behind_hold(path), packed), Call.on(keys.behind_operation(path), packed), until_ms, generation)
         if len(self._levels) >= CACHED_PATHS_MAX:

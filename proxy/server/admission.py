@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from typing import Any
 
 from proxy import config
 from proxy.dialects import DIALECTS, Dialect, MediaRule, Paths, Request
@@ -74,7 +75,10 @@ class Admission:
         media = endpoints[0].media if len(endpoints) == 1 else reduce(MediaRule.or_more, (e.media for e in endpoints))
         if media != speaking[0].media:
             call = dialect.parse_request(request, media)
-        return Asked(call if call.model else replace(call, model=model), endpoints)
+        changes: dict[str, Any] = {} if call.model else {"model": model}
+        if unseen := max(endpoint.section.unseen_tokens for endpoint in endpoints):
+            changes["unseen_tokens"] = _unseen_tokens(call, unseen)
+        return Asked(replace(call, **changes) if changes else call, endpoints)
 
     def check_free(self, caller: Caller, asked: Asked) -> None:
         """See that a caller may have what costs nothing. Raises Refusal model_not_allowed."""
@@ -104,6 +108,13 @@ class Admission:
         if endpoint is None:
             raise UpstreamError(f"The upstream {name} is no longer served here.")
         return endpoint
+
+
+def _unseen_tokens(call: Call, each: int) -> int:
+    """What may come unseen of a stream, over all its choices; whole answers are held up to their maximum, which has it in it."""
+    if not call.stream or call.measure != "output" or call.output_tokens_max == 0:
+        return 0
+    return (each if call.output_tokens_max is None else min(each, call.output_tokens_max)) * call.choices
 
 
 def _opaque_rule(section: config.Opaque) -> OpaqueRule:

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.domain import Settlement, Tightest, credits_from_nanocredits
+from proxy.domain import RequestRate, Settlement, Tightest, credits_from_nanocredits
 from proxy.errors import Expected
 
 BUDGET_CODES = frozenset({"insufficient_quota", "request_exceeds_budget"})
@@ -87,7 +87,13 @@ def add_queue(headers: CIMultiDict[str], queued_s: float | None) -> None:
 
 
 def add_budget(
-    headers: CIMultiDict[str], tightest: Tightest | None, *, request_id: str, now_ms: int, settlement: Settlement | None = None
+    headers: CIMultiDict[str],
+    tightest: Tightest | None,
+    *,
+    request_id: str,
+    now_ms: int,
+    rate: RequestRate | None = None,
+    settlement: Settlement | None = None,
 ) -> None:
     """Our own headers of an answer that was let through; `settlement` where the cost is known before the answer is sent."""
     headers["X-Request-Id"] = request_id
@@ -95,11 +101,16 @@ def add_budget(
         headers["Server"] = SERVER
     if settlement is not None:
         headers["X-Ledger-Cost"] = credits_from_nanocredits(settlement.spent_nanocredits)
-    if tightest is None:
-        return
-    headers["RateLimit-Policy"] = _policy(tightest.limit_key, tightest.credits_nanocredits, tightest.window_s)
-    headers["RateLimit"] = _limit(tightest, now_ms)
-    headers["X-Ledger-Remaining"] = credits_from_nanocredits(tightest.remaining_nanocredits)
+    policies, limits = [], []
+    if tightest is not None:
+        policies.append(_policy(tightest.limit_key, tightest.credits_nanocredits, tightest.window_s))
+        limits.append(_limit(tightest, now_ms))
+        headers["X-Ledger-Remaining"] = credits_from_nanocredits(tightest.remaining_nanocredits)
+    if rate is not None:
+        policies.append(f'"requests";q={rate.requests_per_minute};w=60')
+        limits.append(f'"requests";r={rate.remaining_requests};t={_seconds_until(rate.restored_at_ms, now_ms)}')
+    if policies:
+        headers["RateLimit-Policy"], headers["RateLimit"] = ", ".join(policies), ", ".join(limits)
 
 
 @lru_cache(maxsize=1024)
@@ -109,8 +120,12 @@ def _policy(limit_key: str, credits_nanocredits: int, window_s: int | None) -> s
 
 
 def _limit(tightest: Tightest, now_ms: int) -> str:
-    resets = "" if tightest.resets_at_ms is None else f";t={max(0, math.ceil((tightest.resets_at_ms - now_ms) / 1000))}"
+    resets = "" if tightest.resets_at_ms is None else f";t={_seconds_until(tightest.resets_at_ms, now_ms)}"
     return f'"{tightest.limit_key}";r={_microcredits(tightest.remaining_nanocredits)}{resets}'
+
+
+def _seconds_until(at_ms: int, now_ms: int) -> int:
+    return max(0, math.ceil((at_ms - now_ms) / 1000))
 
 
 def _microcredits(amount_nanocredits: int) -> int:

@@ -192,7 +192,7 @@ class Batching:
         if isinstance(began, Expected):
             raise began
         response = self._shown(concern, began)
-        answers.add_budget(response.headers, hold.tightest, request_id=visit.request_id, now_ms=self._now_ms())
+        answers.add_budget(response.headers, hold.tightest, request_id=visit.request_id, now_ms=self._now_ms(), rate=hold.rate)
         return response
 
     def _check_input(self, caller: Caller, asked: BatchInput, url: str) -> None:
@@ -204,7 +204,7 @@ class Batching:
             raise Conflict(f"The price of {asked.model} has changed since the file was uploaded.", hint="Upload it again.")
 
     async def _hold(self, batch: KeptBatch) -> Hold:
-        """Raises Refusal: insufficient_quota, request_exceeds_budget, budget_in_flight, account_suspended; LedgerUnavailable."""
+        """Raises what `Ledger.hold` does; LedgerUnavailable."""
         bound = batch.input.bound_nanocredits
         try:
             return await self._holds.ledger.hold(batch.path, batch.hold_id, want_nanocredits=bound, least_nanocredits=bound)

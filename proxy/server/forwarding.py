@@ -7,6 +7,7 @@ sees what it cost. `metering` decides, `holding` carries out, `exchange` keeps t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from aiohttp import HttpVersion11, web
@@ -19,12 +20,15 @@ from proxy.server import answers
 from proxy.server.decoding import CodedReader, Undecodable
 from proxy.server.errand import Errand, Visit, broken_off
 from proxy.server.exchange import ClientTooSlow
-from proxy.server.metering import NO_CHARGE, Charge
+from proxy.server.metering import NO_CHARGE, Charge, Meter
 from proxy.server.sending import Letter
 from proxy.server.upstream import Endpoint, Reply
 
 ANSWER_MAX_BYTES = 64 * 2**20
 WRITTEN_AT_ONCE_MAX_BYTES = 2**16
+REST_S = 0.2
+REST_MAX_BYTES = 2**16
+"""How long, and how much, an upstream may go on after its end marker; then it is over."""
 
 CUT_REASONS: dict[str, CutReason] = {"ledger_unavailable": "ledger", "draining": "drain"}
 
@@ -73,7 +77,8 @@ class Forwarder:
         held_nanocredits = hold.amount_nanocredits
         settlement = await hold.settle(charge)
         tightest = hold.left_after(held_nanocredits, charge)
-        answers.add_budget(reply.headers, tightest, request_id=visit.request_id, now_ms=self._now_ms(), settlement=settlement)
+        at_ms = self._now_ms()
+        answers.add_budget(reply.headers, tightest, request_id=visit.request_id, now_ms=at_ms, rate=hold.rate, settlement=settlement)
         response = web.Response(status=reply.status, headers=reply.headers, body=body)
         if len(body) > WRITTEN_AT_ONCE_MAX_BYTES:  # a client that does not read it must not keep it in memory for ever
             with errand.exchange:
@@ -125,7 +130,8 @@ class Forwarder:
     async def _forward_stream(self, errand: Errand, reply: Reply, reader: Reader) -> web.StreamResponse:
         """Forward it as it comes, as far as the hold covers it; its end marker waits until the hold is settled."""
         hold, request = errand.hold, errand.request
-        answers.add_budget(reply.headers, hold.tightest, request_id=errand.visit.request_id, now_ms=self._now_ms())
+        request_id = errand.visit.request_id
+        answers.add_budget(reply.headers, hold.tightest, request_id=request_id, now_ms=self._now_ms(), rate=hold.rate)
         response = web.StreamResponse(status=reply.status, headers=reply.headers)
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()
@@ -201,8 +207,18 @@ async def _pump(errand: Errand, reply: Reply, reader: Reader, response: web.Stre
                 meter.refused = ()
         if meter.runs_low:
             hold.extend_ahead()
+    if meter.last is not None and not reply.is_over:
+        await _take_rest(reply, reader, meter)
     if not reader.ended and not reader.failed:
         raise UpstreamError(f"The upstream {errand.endpoint.name} ended its answer without the end marker.")
+
+
+async def _take_rest(reply: Reply, reader: Reader, meter: Meter) -> None:
+    """What follows an end marker at once: some servers end twice. And only a connection that is read to its end is used again."""
+    with contextlib.suppress(TimeoutError, UpstreamError, Undecodable):
+        async with asyncio.timeout(REST_S):
+            while len(meter.last or b"") <= REST_MAX_BYTES and (chunk := await reply.next_chunk()):
+                meter.take(reader.feed(chunk))
 
 
 async def _written(errand: Errand, response: web.StreamResponse, data: bytes, *, ends: bool) -> web.StreamResponse:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Generic, Literal, Protocol, Self, TypeVar
 
-from proxy.domain import Path, Settlement, Tightest
+from proxy.domain import Path, RequestRate, Settlement, Tightest
 from proxy.errors import LedgerUnavailable, Refusal
 from proxy.ledger.backlog import Record
 from proxy.server.holds import Holds
@@ -63,7 +63,7 @@ class Reservation(Generic[AnyMeter]):
     __slots__ = (
         *("_debited_nanocredits", "_ended", "_estimate", "_extending", "_heard_s", "_held_nanocredits", "_holds", "_lost"),
         *("_pending", "_refused", "_sequence", "_told_s", "_unheld"),
-        *("amount_nanocredits", "hold_id", "meter", "model", "on_end", "otherwise", "path", "tightest"),
+        *("amount_nanocredits", "hold_id", "meter", "model", "on_end", "otherwise", "path", "rate", "tightest"),
     )
 
     def __init__(self, holds: Holds, path: Path, hold_id: str, estimate: Estimate, meter: AnyMeter, *, model: str) -> None:
@@ -76,6 +76,7 @@ class Reservation(Generic[AnyMeter]):
         self.amount_nanocredits = 0
         """What the request may cost by now: what the ledger holds for it, or what an outage's allowance lets pass."""
         self.tightest: Tightest | None = None
+        self.rate: RequestRate | None = None
         self._held_nanocredits = 0
         """As the ledger last said."""
         self._debited_nanocredits = 0
@@ -100,7 +101,7 @@ class Reservation(Generic[AnyMeter]):
     # --- beginning ---------------------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        """Reserve. Raises Refusal: insufficient_quota, request_exceeds_budget, budget_in_flight, account_suspended; LedgerUnavailable."""
+        """Reserve. Raises what `Ledger.hold` does; LedgerUnavailable."""
         holds, wanted = self._holds, self._estimate
         holds.backlog.check_room()
         began_s = time.monotonic()
@@ -127,6 +128,7 @@ class Reservation(Generic[AnyMeter]):
             holds.ledger_answered()
             self._held_nanocredits = hold.amount_nanocredits
             self._grown(hold.amount_nanocredits, hold.tightest)
+            self.rate = hold.rate
         self._told_s = self._heard_s = began_s
         return self
 

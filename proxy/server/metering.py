@@ -77,11 +77,14 @@ def estimate(call: Call, price: Price, *, slice_tokens: int, output_tokens_max: 
 
 
 def bound_nanocredits(call: Call, price: Price, *, output_tokens: int, units: Usage | None = None) -> int:
-    """What a request may cost if its output, over all choices, is of this size; `units` where those are no longer the call's own."""
+    """What a request may cost if its output, over all choices, is of this size and what comes unseen beside it as large as it may be.
+
+    `units` where those are no longer the call's own.
+    """
     return estimate_nanocredits(
         price,
         input_tokens=call.input_tokens_bound,
-        output_tokens=output_tokens,
+        output_tokens=output_tokens + call.unseen_tokens,
         units=call.units if units is None else units,
         measure=call.measure,
     )
@@ -182,13 +185,14 @@ class Meter:
         """The hold is so large now."""
         self.amount_nanocredits = amount_nanocredits
         call = self._call
-        self.covered_tokens = affordable_output_tokens(
+        covered = affordable_output_tokens(
             self._price,
             input_tokens=call.input_tokens_bound,
             amount_nanocredits=amount_nanocredits,
             units=_units_for(call, self._covered_ms),
             measure=call.measure,
         )
+        self.covered_tokens = max(0, covered - call.unseen_tokens)
 
     def hold_is_lost(self) -> None:
         """The hold is no longer open: what was forwarded stays forwarded, nothing more is covered."""
@@ -298,7 +302,10 @@ class Meter:
     def charge_whole(self, answer: Answer) -> Charge:
         """What an answer costs that came as a whole."""
         self.usage_rejected = answer.usage_rejected
-        return self._charged(answer.usage, delivered_tokens=answer.output_tokens_counted, deltas=0, reportable=True)
+        delivered_tokens = answer.output_tokens_counted
+        # No output cannot be believed of an answer that has some; how much less than its bytes it really was, nobody here knows.
+        floor = delivered_tokens if answer.usage is not None and answer.usage.output_tokens == 0 else 0
+        return self._charged(answer.usage, delivered_tokens=delivered_tokens, deltas=floor, reportable=True)
 
     def _counted(self, output: int) -> Usage:
         """What is charged where no usage comes, for so much output in the call's measure."""

@@ -31,6 +31,7 @@ KEPT_MAX = 10_000
 _REASONS: Mapping[str, DeficitReason] = {
     **dict.fromkeys(("insufficient_quota", "request_exceeds_budget", "budget_in_flight"), "budget"),
     **dict.fromkeys(("upstream_error", "upstream_timeout"), "upstream"),
+    "too_many_requests": "rate",
     "queue_full": "queue_full",
     "queue_timeout": "queue_timeout",
     "client_gone": "client_gone",

@@ -241,6 +241,11 @@ class Reply:
         """The whole body where it came along with the head, as small ones do; None where it is still to be waited for."""
         return self._content.read_nowait() if self._content.is_eof() else None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether all of it has been read."""
+        return self._content.at_eof()
+
     async def next_chunk(self) -> bytes:
         """The next bytes; empty when the answer is over. Raises UpstreamError where it breaks off."""
         try:

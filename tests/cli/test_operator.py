@@ -161,6 +161,10 @@ async def test_a_plan_keeps_what_a_change_does_not_name(command: Command) -> Non
     assert after == {**before, "weight": 5}
     after = (await command("plan set gold --no-limits --no-transfers --json")).json
     assert after == {**before, "weight": 5, "limits": [], "transfers": False}
+    after = (await command("plan set gold --requests-per-minute 60 --concurrent-requests 7 --json")).json
+    assert (after["requests_per_minute"], after["concurrent_requests"], after["weight"]) == (60, 7, 5)
+    after = (await command("plan set gold --requests-per-minute 0 --json")).json
+    assert (after["requests_per_minute"], after["concurrent_requests"]) == (None, 7)
     assert [row[0] for row in (await command("plan list")).table] == ["PLAN", "everyone", "gold"]
 
 

@@ -57,6 +57,55 @@ async def test_200_at_once_on_a_budget_for_37(deployment: Deployment, upstream: 
     assert await outcome(caller, max_tokens=2) == (402, "insufficient_quota")
 
 
+async def test_200_at_once_where_7_may_run(deployment: Deployment, upstream: ScriptedUpstream) -> None:
+    """Of 200 requests at once exactly the 7 run that the plan lets run, whichever worker they meet; each that ends lets one more in."""
+    await deployment.admin("PUT", "plans/seven", {"concurrent_requests": 7})
+    caller = await deployment.open_account("1", plan="seven")
+
+    async def admitted(tries: int, places: int) -> list[tuple[Exchange, asyncio.Task[tuple[int, str]]]]:
+        """Ask so often at once; those that run, and all others were told to wait."""
+        requests = {asyncio.create_task(outcome(caller, max_tokens=2)) for _ in range(tries)}
+        exchanges = [await upstream.next_request() for _ in range(places)]
+        async with asyncio.timeout(20):
+            while len(running := {request for request in requests if not request.done()}) > places:
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+        assert Counter(request.result() for request in requests - running) == {(429, "too_many_requests"): tries - places}
+        return list(zip(exchanges, running, strict=True))
+
+    async def runs() -> int:
+        return int((await deployment.account(caller.id))["running_requests"])
+
+    first = await admitted(200, 7)
+    assert await runs() == 7
+    for exchange, _ in first[:2]:
+        await exchange.answer(answers.chat("one two", usage=answers.usage(29, 2)))
+    await until(runs, lambda count: count == 5)
+    second = await admitted(50, 2)
+    for exchange, _ in [*first[2:], *second]:
+        await exchange.answer(answers.chat("one two", usage=answers.usage(29, 2)))
+    assert {await request for _, request in [*first, *second]} == {(200, "")}
+    assert await until(runs, lambda count: count == 0) == 0
+    assert len(upstream.received) == 9
+
+
+async def test_60_at_once_where_11_may_begin_a_minute(deployment: Deployment, upstream: ScriptedUpstream) -> None:
+    """Exactly 11 are served, and told what is left of their rate; the others are told which rate it is, and when to come again."""
+    upstream.automatic = answers.generating()
+    await deployment.admin("PUT", "plans/eleven", {"requests_per_minute": 11})
+    caller = await deployment.open_account("1", plan="eleven")
+
+    async def ask() -> tuple[int, str]:
+        async with caller.post(CHAT, hello(max_tokens=1)) as answer:
+            document = await answer.json()
+            if answer.status == 200:
+                return 200, answer.headers["RateLimit"].rpartition(", ")[2].partition(";t=")[0]
+            assert 0 < int(answer.headers["retry-after-ms"]) <= 1000 * int(answer.headers["Retry-After"]) <= 6000
+            return answer.status, document["compute_ledger"]["limit"]
+
+    served = {(200, f'"requests";r={left}'): 1 for left in range(11)}
+    assert Counter(await asyncio.gather(*(ask() for _ in range(60)))) == {**served, (429, "requests_per_minute"): 49}
+
+
 async def test_budget_for_37_is_used_up_to_the_end(deployment: Deployment, upstream: ScriptedUpstream) -> None:
     """Callers that come back when told to are all served as long as there is budget: no hold leaks, nobody is refused wrongly."""
     bill = answers.usage(29, 1)  # costs less than what is held for it; of one token there is no maximum to lower

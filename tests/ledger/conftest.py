@@ -17,3 +17,12 @@ async def bench(request: pytest.FixtureRequest, ledger_servers: Callable[[str], 
     async with open_bench(server, Clock()) as bench:
         yield bench
         await prove_conservation(bench)
+
+
+@pytest.fixture
+async def other(bench: Bench, request: pytest.FixtureRequest, ledger_servers: Callable[[str], LedgerServer]) -> AsyncIterator[Bench]:
+    """Another process on the same server, with what it remembers of its own."""
+    if request.node.callspec.params["bench"] == "model":
+        pytest.skip("the model is one process")
+    async with open_bench(ledger_servers(request.node.callspec.params["bench"]), bench.clock, empty=False) as other:
+        yield other

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import datetime as dt
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import pytest
 
@@ -1361,15 +1361,6 @@ async def test_transfers_within_one_tree_and_back_conserve(bench: Bench) -> None
 # --- several processes -----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-async def other(bench: Bench, request: pytest.FixtureRequest, ledger_servers: ServerByName) -> AsyncIterator[Bench]:
-    """Another process on the same server, with what it remembers of its own."""
-    if request.node.callspec.params["bench"] == "model":
-        pytest.skip("the model is one process")
-    async with open_bench(ledger_servers(request.node.callspec.params["bench"]), bench.clock, empty=False) as other:
-        yield other
-
-
 async def test_processes_share_one_budget(bench: Bench, other: Bench) -> None:
     """Racing through two of them admits exactly what there is, and each may end what the other began."""
     path = await tree(bench, 3, 190)
@@ -1412,6 +1403,19 @@ async def test_a_plan_that_another_process_changed_binds_once_it_is_followed(ben
     await bench.plan("small", day(70))
     await other.directory.refresh()
     assert (await other.hold(path, "h2", 60, least=1)).amount_nanocredits == 10
+
+
+async def test_a_plan_that_another_process_has_just_defined_is_known_while_the_change_is_taken_in(bench: Bench, other: Bench) -> None:
+    """Whoever asks between the news and the reading of the plan gets the plan."""
+    await bench.plan("new", day(100))
+    path = await bench.account("ann", plan="new")
+    settings = await other.directory.settings(path[-1])
+    generation = other.directory.generation
+    following = asyncio.create_task(other.directory.refresh())
+    while other.directory.generation == generation:  # noqa: ASYNC110 - the moment between the two is what is tested
+        await asyncio.sleep(0)
+    assert (await other.directory.plan_of(settings)).name == "new"
+    await following
 
 
 async def test_the_ledgers_clock_is_its_servers(ledger_server: LedgerServer) -> None:

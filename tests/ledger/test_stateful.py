@@ -47,6 +47,10 @@ def limits(draw: st.DrawFn) -> Limit:
     return Limit(draw(credits_of_limits), window, zone, rollover, draw(amounts) if rollover == "capped" else 0)
 
 
+rates = st.fixed_dictionaries(
+    {"per_minute": st.sampled_from([None, None, None, 60, 7, 2]), "at_once": st.sampled_from([None, None, None, 5, 2, 1])}
+)
+"""How many requests a plan lets begin a minute, and run at a time."""
 limit_sets = st.lists(limits(), max_size=2, unique_by=lambda limit: limit.key).map(tuple)
 
 
@@ -55,6 +59,8 @@ def answer(result: object) -> object:
     match result:
         case Refusal(code="insufficient_quota" | "request_exceeds_budget" | "budget_in_flight"):
             return result.code, result.account, result.limit, result.needed_nanocredits, result.available_nanocredits, result.resets_at_ms
+        case Refusal(code="too_many_requests"):
+            return result.code, result.account, result.limit, result.retry_after_s
         case Refusal():
             return result.code
     return result
@@ -63,6 +69,7 @@ def answer(result: object) -> object:
 def standing(account: Account) -> dict[str, object]:
     """An account as it must stand in both ledgers, by the name of each figure: grants in any order."""
     flat: dict[str, object] = {"available": account.available_nanocredits, "status": account.status, "own": account.own_limits}
+    flat["requests"] = account.requests_per_minute, account.concurrent_requests, account.running_requests
     rows = [(state.limit.key, state) for state in account.limits] + [(grant.grant_id, grant) for grant in account.grants]
     for name, row in [*rows, ("totals", account.totals)]:
         flat |= {f"{name}.{field}": value for field, value in dataclasses.asdict(row).items()}
@@ -154,11 +161,13 @@ class Comparison(RuleBasedStateMachine):
 
     # --- rules -----------------------------------------------------------------------------------------------------------------
 
-    @initialize(given=st.fixed_dictionaries({name: limit_sets for name in TREE}), plans=st.tuples(limit_sets, limit_sets))
-    def open_accounts(self, given: dict[str, tuple[Limit, ...]], plans: tuple[tuple[Limit, ...], ...]) -> None:
+    @initialize(given=st.fixed_dictionaries({name: limit_sets for name in TREE}), plans=st.tuples(limit_sets, limit_sets), requests=rates)
+    def open_accounts(
+        self, given: dict[str, tuple[Limit, ...]], plans: tuple[tuple[Limit, ...], ...], requests: dict[str, int | None]
+    ) -> None:
         for bench in (self.model, self.real):
-            for name, plan in zip(PLANS, plans, strict=True):
-                self.run(bench.plan(name, *plan))
+            for name, plan in zip((*PLANS, "everyone"), (*plans, ()), strict=True):
+                self.run(bench.plan(name, *plan, **requests))
             for name, parent in TREE.items():
                 self.run(bench.account(name, *given[name], parent=parent, plan="staff" if name == "bob" else None))
         self.run(self.other.directory.refresh())
@@ -259,16 +268,16 @@ class Comparison(RuleBasedStateMachine):
         given = tuple(dataclasses.replace(state.limit, credits_nanocredits=credits) for state in states)
         self.set_limits(account=account, given=given, how=how)
 
-    @rule(account=accounts, name=st.sampled_from(PLANS), given=st.none() | limit_sets)
-    def change_plan(self, account: str, name: str, given: tuple[Limit, ...] | None) -> None:
-        """Another plan for an account, or (with limits) other limits for a plan."""
+    @rule(account=accounts, name=st.sampled_from(PLANS), given=st.none() | limit_sets, requests=rates)
+    def change_plan(self, account: str, name: str, given: tuple[Limit, ...] | None, requests: dict[str, int | None]) -> None:
+        """Another plan for an account, or (with limits) other limits and rates for a plan."""
         self.limits_changed = True
         operation_id = self.new_id("p")
         for bench in (self.model, self.real):
             if given is None:
                 self.run(bench.directory.update_account(AccountId(account), plan=name, operation_id=operation_id))
             else:
-                self.run(bench.plan(name, *given))
+                self.run(bench.plan(name, *given, **requests))
         self.run(self.other.directory.refresh())  # As every process does four times a second.
 
     @rule(account=accounts)
@@ -335,8 +344,9 @@ class Comparison(RuleBasedStateMachine):
         for name, account in real.items():
             self._check_no_overspend(name, account)
             self._check_conservation(account)
-            held = (hold.amount_nanocredits - hold.spent_nanocredits for hold in holds.values() if account.id in hold.path)
-            assert account.totals.held == sum(held)
+            own = [hold for hold in holds.values() if account.id in hold.path]
+            assert account.totals.held == sum(hold.amount_nanocredits - hold.spent_nanocredits for hold in own)
+            assert account.running_requests == len(own)
         gifts = sum(g.credits_nanocredits for account in real.values() for g in account.grants if g.reason == GIFT)
         assert gifts == sum(account.totals.given for account in real.values())
         self.limits_changed = False

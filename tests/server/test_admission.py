@@ -13,8 +13,8 @@ from proxy.config import Compat
 from tests.server.conftest import Start
 from tests.server.test_handler import COST, USAGE, Asked, bound
 from tests.support import openai_answers
-from tests.support.proxied import KEY, UPSTREAM_KEY, Proxied, chat, price
-from tests.support.scripted_upstream import Exchange, ScriptedUpstream
+from tests.support.proxied import KEY, RATE_INPUT, RATE_OUTPUT, UPSTREAM_KEY, Proxied, chat, price
+from tests.support.scripted_upstream import EVENT_STREAM, Exchange, ScriptedUpstream
 
 
 async def refused(proxied: Proxied, body: dict[str, Any], path: str = "/v1/chat/completions") -> tuple[int, dict[str, Any]]:
@@ -259,3 +259,30 @@ async def test_media_count_by_the_rule_of_the_upstream_that_serves(start: Start,
         await exchange.answer(openai_answers.chat("x"))
         await asked.whole()
         assert await proxied.spent() > 5000
+
+
+async def test_what_a_model_thinks_unseen_is_held_where_the_operator_says_how_much(start: Start, upstream: ScriptedUpstream) -> None:
+    """Of twenty streams that each think 500 tokens unseen, only those run whose thoughts the budget pays; nothing is overrun."""
+    bill = openai_answers.usage(10, 501, reasoning=500)
+    whole = b"".join(openai_answers.chat_events(["word "], usage=bill))
+    arrived = asyncio.Event()
+
+    async def think(exchange: Exchange) -> None:
+        await arrived.wait()
+        await exchange.answer(whole, headers=EVENT_STREAM)
+
+    upstream.automatic = think
+    async with start(credits_nanocredits=10_000, upstream={"unseen_tokens": 500}, settings={"ledger": {"slice_tokens": 8}}) as proxied:
+        asked = [Asked(proxied, chat(stream=True)) for _ in range(20)]
+
+        async def decided() -> bool:
+            return len(upstream.received) + sum(a.head.is_set() for a in asked) == 20
+
+        await proxied.until(decided)
+        arrived.set()
+        answers = await asyncio.gather(*(a.whole() for a in asked))
+        totals = await proxied.until_settled()
+        each = (10 * RATE_INPUT + 501 * RATE_OUTPUT) // 1_000_000
+        complete = sum(b"[DONE]" in answer for answer in answers)
+        assert (totals.spent, totals.overrun) == (complete * each, 0)
+        assert complete == 4

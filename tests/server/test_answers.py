@@ -9,7 +9,7 @@ import pytest
 from multidict import CIMultiDict
 
 from proxy.dialects import DIALECTS
-from proxy.domain import AccountId, Settlement, Tightest
+from proxy.domain import AccountId, RequestRate, Settlement, Tightest
 from proxy.errors import STATUS_BY_CODE, Expected, Failure, LedgerUnavailable, Refusal
 from proxy.server import answers
 
@@ -43,6 +43,7 @@ def test_every_code_has_its_status_and_shape(code: str) -> None:
         (Refusal("insufficient_quota", "x", resets_at_ms=NOW_MS - 5), 402, {"x-should-retry": "false", "Retry-After": "1"}),
         (Refusal("request_exceeds_budget", "x", resets_at_ms=NOW_MS + 1000), 402, {"x-should-retry": "false"}),
         (Refusal("budget_in_flight", "x", retry_after_s=1.0), 429, {"Retry-After": "1", "retry-after-ms": "1000"}),
+        (Refusal("too_many_requests", "x", retry_after_s=60.0), 429, {"Retry-After": "60", "retry-after-ms": "60000"}),
         (Refusal("queue_full", "x", retry_after_s=2.2), 429, {"Retry-After": "3", "retry-after-ms": "2200"}),
         (
             Refusal("queue_timeout", "x", retry_after_s=61),
@@ -87,6 +88,18 @@ def test_budget_headers() -> None:
         "RateLimit": '"month/Europe/Berlin";r=1234567;t=1',
         "X-Ledger-Remaining": "1.234567899",
     }
+
+
+def test_budget_headers_with_a_rate() -> None:
+    """The requests a minute stand beside the tightest limit of credits, or alone; they count in the default unit."""
+    rate, policy, left = RequestRate(AccountId("a"), 60, 57, NOW_MS + 2_001), '"requests";q=60;w=60', '"requests";r=57;t=3'
+    both: CIMultiDict[str] = CIMultiDict()
+    answers.add_budget(both, Tightest(AccountId("a"), "ever", 9_000, 5_000, None, None), request_id="r", now_ms=NOW_MS, rate=rate)
+    assert both["RateLimit-Policy"] == f'"ever";q=9;qu="microcredits", {policy}'
+    assert both["RateLimit"] == f'"ever";r=5, {left}'
+    alone: CIMultiDict[str] = CIMultiDict()
+    answers.add_budget(alone, None, request_id="r", now_ms=NOW_MS, rate=rate)
+    assert (alone["RateLimit-Policy"], alone["RateLimit"], "X-Ledger-Remaining" in alone) == (policy, left, False)
 
 
 def test_budget_headers_without_end_or_limit() -> None:

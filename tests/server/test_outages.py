@@ -58,6 +58,7 @@ async def test_settle_waits_in_the_backlog(upstream: ScriptedUpstream, start: St
         proxied.ledger.down = verbs
         for data in openai_answers.chat_events(["a ", "b "], usage=USAGE):
             await exchange.send(data)
+        await exchange.finish()
         assert (await asked.whole()).endswith(DONE)
         assert await _backlog(proxied) == 1
         assert await proxied.spent() == 0

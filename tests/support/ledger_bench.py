@@ -51,8 +51,9 @@ class Bench:
         self._operations += 1
         return f"operation-{self._operations}"
 
-    async def plan(self, name: str, *limits: Limit) -> None:
-        await self.directory.put_plan(Plan(name, limits), operation_id=self.operation_id())
+    async def plan(self, name: str, *limits: Limit, per_minute: int | None = None, at_once: int | None = None) -> None:
+        plan = Plan(name, limits, requests_per_minute=per_minute, concurrent_requests=at_once)
+        await self.directory.put_plan(plan, operation_id=self.operation_id())
 
     async def account(self, name: str, *limits: Limit, parent: str | None = None, plan: str | None = None) -> Path:
         """A new account with limits of its own, or a plan's where one is named; its path."""

@@ -15,6 +15,7 @@ from proxy.errors import Conflict
 from proxy.policy.windows import sliding_window_s, window_at
 
 GRANTS_MAX = 256
+MINUTE_US = 60_000_000
 
 
 @dataclass(slots=True, eq=False)
@@ -110,6 +111,10 @@ class Level:
     revoked: int = 0
     adjusted: int = 0
     overrun: int = 0
+    running: int = 0
+    """Open holds of the account and of those below it."""
+    used_until_us: int = 0
+    """Until when what has begun uses up the requests a minute."""
 
     @property
     def limits(self) -> tuple[Limit, ...]:
@@ -167,6 +172,44 @@ class Level:
             return AMOUNT_MAX_NANOCREDITS
         windows = (max(0, limit.credits_nanocredits + self.present(limit, now_ms).carried) for limit in self.limits)
         return min(windows) + sum(grant.left + grant.held for grant in self.usable_grants(now_ms))
+
+    # --- how many requests ---------------------------------------------------------------------------------------------------
+
+    @property
+    def per_minute(self) -> int | None:
+        return self.plans[self.plan].requests_per_minute
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as many requests run as may."""
+        at_once = self.plans[self.plan].concurrent_requests
+        return at_once is not None and self.running >= at_once
+
+    def ahead_us(self, now_ms: int) -> int:
+        """How long it takes until what has begun no longer counts: so much of the minute for each, and at most the whole minute."""
+        ahead_us = self.used_until_us - now_ms * 1000
+        if self.per_minute is None or not 0 < ahead_us <= 2 * MINUTE_US:
+            return 0  # The last is what a clock leaves that was set back.
+        return min(ahead_us, self.per_minute * _share_us(self.per_minute))
+
+    def wait_ms(self, now_ms: int) -> int:
+        """Until the next request may begin: there must be room for one in the minute ahead."""
+        if self.per_minute is None:
+            return 0
+        room_us = self.per_minute * _share_us(self.per_minute) - self.ahead_us(now_ms)
+        return max(0, _up(_share_us(self.per_minute) - room_us, 1000))
+
+    def rate(self, now_ms: int) -> domain.RequestRate | None:
+        if self.per_minute is None:
+            return None
+        ahead_us = self.ahead_us(now_ms)
+        left = self.per_minute - _up(ahead_us, _share_us(self.per_minute))
+        return domain.RequestRate(self.id, self.per_minute, left, now_ms + _up(ahead_us, 1000))
+
+    def begin_request(self, now_ms: int) -> None:
+        self.running += 1
+        if self.per_minute is not None:
+            self.used_until_us = now_ms * 1000 + self.ahead_us(now_ms) + _share_us(self.per_minute)
 
     # --- moving it -----------------------------------------------------------------------------------------------------------
 
@@ -285,3 +328,13 @@ def _keeps(limit: Limit) -> int:
             return limit.rollover_max_nanocredits
         case "full":
             return AMOUNT_MAX_NANOCREDITS
+
+
+def _up(amount: int, unit: int) -> int:
+    """How many units it takes, begun ones included."""
+    return -(-amount // unit)
+
+
+def _share_us(per_minute: int) -> int:
+    """What one request uses of its minute."""
+    return _up(MINUTE_US, per_minute)

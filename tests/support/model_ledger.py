@@ -73,20 +73,23 @@ class ModelLedger:
         if known is not None:
             if (known.path, known.want, known.least) != (path, want_nanocredits, least_nanocredits):
                 raise Conflict(f"hold {hold_id} was asked for with other arguments")
-            return self._shown(known, known.first_amount)
+            return self._shown(known, known.first_amount, rate=self._rate(path))
         if least_nanocredits > want_nanocredits:
             raise Refusal("invalid_request", "a hold cannot need more than it wants")
         levels = self._on(path)
         if suspended := next((level for level in levels if level.status != "active"), None):
             raise Refusal("account_suspended", f"{suspended.id} is {suspended.status}", account=suspended.id)
-        if any(level.available(self._now_ms()) < least_nanocredits for level in levels):
-            self._expire_due(path[0])
-        self._refuse_if_less_than(least_nanocredits, levels)
         now_ms = self._now_ms()
+        if any(level.is_full or level.wait_ms(now_ms) or level.available(now_ms) < least_nanocredits for level in levels):
+            self._expire_due(path[0])
+        self._refuse_if_too_many(levels)
+        self._refuse_if_less_than(least_nanocredits, levels)
         hold = HoldState(hold_id, path, want_nanocredits, least_nanocredits, now_ms, now_ms + self._hold_ttl_ms, {id_: [] for id_ in path})
         self._holds[path[0], hold_id] = hold
         hold.amount = hold.first_amount = self._take(hold.parts, want_nanocredits)
-        return self._shown(hold, hold.amount)
+        for level in levels:
+            level.begin_request(now_ms)
+        return self._shown(hold, hold.amount, rate=self._rate(path))
 
     async def debit(self, path: Path, hold_id: str, *, spent_nanocredits: int) -> bool:
         _check_amounts(spent_nanocredits)
@@ -322,6 +325,9 @@ class ModelLedger:
             grants=tuple(grant.shown(now_ms) for grant in level.grants.values()),
             totals=domain.Totals(**{f.name: getattr(level, f.name) for f in dataclasses.fields(domain.Totals)}),
             available_nanocredits=min(limited, default=None),
+            requests_per_minute=level.per_minute,
+            concurrent_requests=self._plans[level.plan].concurrent_requests,
+            running_requests=level.running,
         )
 
     async def holds(self, account_id: AccountId, *, after: str | None = None, limit: int = 100) -> Page:
@@ -347,6 +353,8 @@ class ModelLedger:
         parts = [part for hold in holds for part in hold.parts[level.id]]
         if not level.held == sum(part.held for part in parts) == sum(h.amount - h.spent for h in holds if h.state == "open"):
             yield "held is not what its open holds have left"
+        if level.running != sum(hold.state == "open" for hold in holds):
+            yield "as many requests do not run as it has open holds"
         if level.spent != sum(hold.spent for hold in holds) + level.adjusted:
             yield "spent is not what its holds spent, with corrections"
         sources: list[WindowState | GrantState] = [window for past in level.windows.values() for window in past]
@@ -410,6 +418,7 @@ class ModelLedger:
     def _release(self, hold: HoldState) -> None:
         for level in self._on(hold.path):
             level.release(hold.parts[level.id], self._now_ms())
+            level.running -= 1
 
     def _expire_due(self, root: str | None = None) -> int:
         """End the holds whose time is over, below one root or below all; how many."""
@@ -423,6 +432,22 @@ class ModelLedger:
     def _book_overrun(self, path: Path, amount: int) -> None:
         for level in self._on(path):
             level.overrun += amount
+
+    def _refuse_if_too_many(self, levels: Sequence[Level]) -> None:
+        """Too many that run come first; of the rates the one that makes it wait longest, the first from the root among equals."""
+        if full := next((level for level in levels if level.is_full), None):
+            message = f"{full.id} runs as many requests as it may"
+            raise Refusal("too_many_requests", message, account=full.id, limit="concurrent_requests", retry_after_s=1.0)
+        now_ms = self._now_ms()
+        level = max(levels, key=lambda level: level.wait_ms(now_ms))
+        if wait_ms := level.wait_ms(now_ms):
+            message = f"{level.id} has begun as many requests as it may"
+            raise Refusal("too_many_requests", message, account=level.id, limit="requests_per_minute", retry_after_s=wait_ms / 1000)
+
+    def _rate(self, path: Path) -> domain.RequestRate | None:
+        """The rate that leaves least, the first from the root among equals."""
+        rates = [rate for level in self._on(path) if (rate := level.rate(self._now_ms())) is not None]
+        return min(rates, key=lambda rate: rate.remaining_requests, default=None)
 
     def _refuse_if_less_than(self, least: int, levels: Sequence[Level]) -> None:
         now_ms = self._now_ms()
@@ -462,8 +487,8 @@ class ModelLedger:
                     tightest = domain.Tightest(level.id, limit.key, limit.credits_nanocredits, left, window.resets_at_ms, length_s)
         return tightest
 
-    def _shown(self, hold: HoldState, amount: int) -> domain.Hold:
-        return domain.Hold(hold.hold_id, hold.path, amount, self._tightest(hold.path))
+    def _shown(self, hold: HoldState, amount: int, *, rate: domain.RequestRate | None = None) -> domain.Hold:
+        return domain.Hold(hold.hold_id, hold.path, amount, self._tightest(hold.path), rate)
 
     def _ended(self, hold: HoldState) -> domain.Settlement:
         assert hold.state != "open"

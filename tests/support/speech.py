@@ -35,7 +35,7 @@ class Charge(NamedTuple):
 
 GENERATED: Final[Mapping[str, Charge]] = {
     "present": Charge(71, 71),  # 12 x 3 + 5 x 7
-    "none used": Charge(21, 0),  # 0 x 3 + 0 x 7, but three words were seen: 3 x 7
+    "none used": Charge(21, 28),  # 0 x 3 + 0 x 7, but three words were seen: 3 x 7; and no whole text has no tokens: 4 x 7 counted
     "below words": Charge(57, 43),  # 12 x 3 + 1 x 7 as a whole; three words were seen: 3 x 7
 }
 """Charges that are the same wherever text is generated and billed as `bill(12, 5)`, `bill(0, 0)` and `bill(12, 1)`."""

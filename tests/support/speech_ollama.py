@@ -85,7 +85,7 @@ _ollama = partial(
 _TEXT_USAGES = {"input cached": b'"eval_count":5', "output not said": b'"prompt_eval_count":12'}
 _TEXT_CHARGES = {
     **GENERATED,
-    "none used": Charge(48, 27),  # 9 x 3 counted, for no prompt is read for nothing, and 3 x 7 for the words seen
+    "none used": Charge(48, 55),  # 9 x 3 counted, for no prompt is read for nothing, and 3 x 7 for the words seen; as a whole + 4 x 7
     "input cached": Charge(62, 62),  # 9 x 3 + 5 x 7
     "output not said": Charge(57, 64),  # 12 x 3 + 3 x 7; as a whole + 4 x 7
     MISSING: Charge(48, 55),  # 9 x 3 + 3 x 7; as a whole + 4 x 7

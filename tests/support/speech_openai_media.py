@@ -140,7 +140,7 @@ _image = partial(
 )
 _DRAWN: Final[Mapping[str, Charge]] = {
     "present": Charge(94, 94),  # 12 x 3 + 5 x 7 + 23
-    "none used": Charge(23, 23),
+    "none used": Charge(23, 43_703),  # 23; a whole image without tokens cannot be believed: + 6,240 x 7
     "below words": Charge(66, 66),  # 12 x 3 + 1 x 7 + 23
 }
 IMAGES = _image(

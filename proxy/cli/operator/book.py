@@ -10,7 +10,7 @@ from proxy.cli.operator.limits import written
 from proxy.cli.operator.shown import Shown, more
 from proxy.cli.operator.tables import table
 
-_SETTINGS = ("limits", "weight", "models", "transfers", "scavenge")
+_SETTINGS = ("limits", "weight", "models", "transfers", "scavenge", "requests_per_minute", "concurrent_requests")
 _LIMIT_SETTINGS = ("credits", "window", "time_zone", "rollover", "rollover_max")
 
 
@@ -34,6 +34,8 @@ def set_plan(client: AdminClient, args: argparse.Namespace) -> Shown:
     leaves = {"transfers": args.transfers, "scavenge": args.scavenge}
     named = {"weight": args.weight, "models": args.model, **leaves, "reason": args.reason or None}
     plan.update({name: value for name, value in named.items() if value is not None})
+    rates = {"requests_per_minute": args.requests_per_minute, "concurrent_requests": args.concurrent_requests}
+    plan.update({name: value or None for name, value in rates.items() if value is not None})
     plan = client.call("PUT", f"/plans/{segment(args.name)}", body=plan)
     return Shown(plan, _plans([plan]))
 
@@ -46,7 +48,9 @@ def _plans(plans: list[dict[str, Any]]) -> str:
             " ".join(written(limit) for limit in plan["limits"]) or "unlimited",
             " ".join(plan["models"]),
             plan["transfers"],
+            plan["requests_per_minute"] or "-",
+            plan["concurrent_requests"] or "-",
         )
         for plan in plans
     ]
-    return table("PLAN WEIGHT# LIMITS MODELS TRANSFERS", rows)
+    return table("PLAN WEIGHT# LIMITS MODELS TRANSFERS REQUESTS/MIN# CONCURRENT#", rows)

@@ -181,6 +181,8 @@ def _add_book(subparsers: Subparsers) -> None:
     scavenging = "whether its accounts, once without budget, may use spare seats at the commons' expense"
     change.add_argument("--scavenge", action=argparse.BooleanOptionalAction, help=scavenging)
     change.add_argument("--transfers", action=argparse.BooleanOptionalAction, help="whether its accounts may give credits away")
+    change.add_argument("--requests-per-minute", type=int, metavar="N", help="that each account may begin; 0: as many as come")
+    change.add_argument("--concurrent-requests", type=int, metavar="N", help="that each account may run at a time; 0: as many as come")
     _add_prices(_noun(subparsers, "price", "The price book: credits per million tokens"))
 
 

@@ -21,5 +21,5 @@ if there[1] then
 end
 redis.call('HSET', key, 'version', '1', 'status', 'active', 'plan', asked.plan, 'weight', int(asked.weight), 'labels', asked.labels,
   'limits', asked.limits, 'created', int(now))
-redis.call('SET', KEYS[#path + 1], struct.pack(HEAD, 0, 0, 1, ACTIVE, 0, 0))
+redis.call('SET', KEYS[#path + 1], struct.pack(HEAD, 0, 0, 1, ACTIVE, 0, 0, 0, 0))
 return remember()

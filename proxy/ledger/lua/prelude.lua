@@ -1,12 +1,13 @@
--- What every verb shares: four files, `prelude` first. `scripts.py` puts them in front of the verbs: one library where the server knows
+-- What every verb shares: five files, `prelude` first. `scripts.py` puts them in front of the verbs: one library where the server knows
 -- functions, one script for each verb where it does not. Either way one call runs alone, between `begin` and its answer.
 --
 -- KEYS  1 the hold, or the record of an operation id   then the balance of each level of the path, root first
 --       then the root's deadlines (holds) or its outbox (transfer, deliver)   then the root's journal
 --       then for each level the account and, but for the root, its journal index
--- ARGV  1 the levels, in msgpack: {id, version, limits} for each
+-- ARGV  1 the levels, in msgpack: {id, version, limits, per_minute, at_once} for each; the last two only where one of them is set
 --         limits  {key, credits, index, starts, resets, rollover, rollover_max, seconds}: the calendar window that holds now;
 --                 seconds > 0 instead for windows that start at the first use
+--         per_minute, at_once  how many requests may begin a minute, and run at a time; 0: as many as come
 --       2 the time, in simulations alone; else '' for the server's
 --       3 the id of the hold or the operation   4 for verbs on holds their numbers, packed as doubles   then what each verb says
 --         Amounts are nanocredits, times milliseconds since 1970, all whole numbers below 2^53.
@@ -57,9 +58,16 @@ local function read_limit(n, row)
   }
 end
 
+local MINUTE_US = 60000000
+
 local function read_level(i, row)
   demand(type(row[1]) == 'string' and type(row[2]) == 'number' and type(row[3]) == 'table' and #row[3] <= 8, 'level')
-  local level = {number = i, id = row[1], version = row[2], limits = {}, names = {}, mark = ';' .. int(i - 1)}
+  local per_minute, at_once = row[4] or 0, row[5] or 0
+  demand(whole(per_minute) and whole(at_once), 'rates')
+  local level = {
+    number = i, id = row[1], version = row[2], limits = {}, names = {}, mark = ';' .. int(i - 1), per_minute = per_minute,
+    at_once = at_once, cost_us = per_minute > 0 and math.ceil(MINUTE_US / per_minute) or 0,
+  }
   for n, limit in ipairs(row[3]) do
     level.limits[n] = read_limit(n, limit)
     level.names[n] = level.limits[n].name
@@ -83,6 +91,7 @@ local function read_path(packed)
       end
     end
     read[i], ids[i] = level, level.id
+    read.rated = read.rated or level.per_minute > 0 or level.at_once > 0
   end
   read.text = table.concat(ids, ' ')
   if paths_known >= PATHS_MAX then paths, paths_known = {}, 0 end

@@ -2,10 +2,10 @@
 -- Its hash has its settings, the totals that no decision reads, its grants, and the windows that are over but still held.
 -- What is packed is unpacked into arrays and packed from them; their places have names.
 
-local HEAD = '<ddI4BHB' -- spent, held, version, status, grants listed, windows
+local HEAD = '<ddI4BHBI4d' -- spent, held, version, status, grants listed, windows, open holds, until when its rate is used up (us)
 local WINDOW = '<ddddddi4dBs' -- as below
 local SPENT, HELD = 1, 2
-local VERSION, STATUS, GRANTS, WINDOWS = 3, 4, 5, 6
+local VERSION, STATUS, GRANTS, WINDOWS, RUNNING, USED_UNTIL = 3, 4, 5, 6, 7, 8
 local CREDITS, CARRIED, STARTS, RESETS, INDEX, CAP, ROLLOVER, KEY = 3, 4, 5, 6, 7, 8, 9, 10
 local ACTIVE, CLOSED = 0, 2
 local STATUS_NAMES = {[0] = 'active', 'suspended', 'closed'}
@@ -22,7 +22,7 @@ end
 local function write_balance(account)
   local windows = account.windows
   account[WINDOWS] = #windows
-  local text = struct.pack(HEAD, unpack(account, 1, WINDOWS))
+  local text = struct.pack(HEAD, unpack(account, 1, USED_UNTIL))
   for n = 1, #windows do text = text .. write_window(windows[n]) end
   return text
 end
@@ -48,7 +48,7 @@ local function open_level(level)
     level = level, mark = level.mark, windows = windows, current = windows, names = level.names, source = level.source, moved = false,
     turned = false, left = nil, tightest = nil, posted = nil, struct.unpack(HEAD, packed)
   }
-  local count, at = account[WINDOWS], account[WINDOWS + 1]
+  local count, at = account[WINDOWS], account[USED_UNTIL + 1]
   local ordered, as_sent = count == #limits, true
   for n = 1, count do
     local w = {struct.unpack(WINDOW, packed, at)}

@@ -99,6 +99,7 @@ end
 -- expired, with all that it spent as its amount.
 local function end_hold(hold, state, spent, overrun, keep_ms, memo)
   local before, amount, extra = hold[H_SPENT], hold[AMOUNT], 0
+  if hold[STATE] == OPEN then count_ended() end -- what has expired before was counted then
   if spent < before then spent = before end
   local covered = spent < amount and spent or amount
   walk(hold[PARTS], before, covered, use)

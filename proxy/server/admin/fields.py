@@ -124,6 +124,7 @@ GivenReason = Annotated[str, Field(min_length=1, max_length=512), AfterValidator
 LabelText = Annotated[str, Field(max_length=256), AfterValidator(_printable)]
 Labels = Annotated[dict[Identifier, LabelText], Field(max_length=32)]
 Weight = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
+RequestCount = Annotated[int, Field(strict=True, ge=1, le=1_000_000)]
 ModelPattern = Annotated[config.ModelPattern, Field(description="A model's exact name, or a prefix with one trailing *")]
 
 CreditsText = Annotated[str, Field(pattern=r"^-?[0-9]+(\.[0-9]{1,9})?$", description="Credits, exact", examples=["12.5"])]

@@ -21,6 +21,7 @@ from proxy.server.admin.fields import (
     Moment,
     PositiveAmount,
     Reason,
+    RequestCount,
     SignedAmount,
     Weight,
 )
@@ -207,6 +208,8 @@ class PlanPut(Asked):
     models: Annotated[tuple[ModelPattern, ...], Field(min_length=1, max_length=256)] = ("*",)
     transfers: Annotated[bool, Field(strict=True)] = Field(default=False, description="May accounts give credits away?")
     scavenge: Annotated[bool, Field(strict=True)] = Field(default=False, description="May accounts without budget use spare seats?")
+    requests_per_minute: RequestCount | None = Field(default=None, description="That each account may begin; null: as many as come")
+    concurrent_requests: RequestCount | None = Field(default=None, description="That each account may run at a time; null: as many as come")
     reason: Reason = ""
 
     @model_validator(mode="after")
@@ -215,7 +218,16 @@ class PlanPut(Asked):
         return self
 
     def to_plan(self, name: str) -> domain.Plan:
-        return domain.Plan(name, limits_of(self.limits), self.weight, self.models, self.transfers, self.scavenge)
+        return domain.Plan(
+            name,
+            limits_of(self.limits),
+            weight=self.weight,
+            models=self.models,
+            transfers=self.transfers,
+            scavenge=self.scavenge,
+            requests_per_minute=self.requests_per_minute,
+            concurrent_requests=self.concurrent_requests,
+        )
 
 
 class TokenRates(Asked):

@@ -26,11 +26,21 @@ class PlanView(View):
     models: tuple[str, ...]
     transfers: bool
     scavenge: bool
+    requests_per_minute: int | None
+    concurrent_requests: int | None
 
     @classmethod
     def of(cls, plan: domain.Plan) -> Self:
-        limits = tuple(LimitView.of(limit) for limit in plan.limits)
-        return cls(name=plan.name, weight=plan.weight, limits=limits, models=plan.models, transfers=plan.transfers, scavenge=plan.scavenge)
+        return cls(
+            name=plan.name,
+            weight=plan.weight,
+            limits=tuple(LimitView.of(limit) for limit in plan.limits),
+            models=plan.models,
+            transfers=plan.transfers,
+            scavenge=plan.scavenge,
+            requests_per_minute=plan.requests_per_minute,
+            concurrent_requests=plan.concurrent_requests,
+        )
 
 
 class PlanPage(PageView[PlanView]):

@@ -134,6 +134,9 @@ class AccountView(View):
     own_limits: bool = Field(description="Whether its limits are its own, instead of its plan's")
     limits: tuple[LimitStateView, ...]
     grants: tuple[GrantView, ...]
+    requests_per_minute: int | None = Field(description="That may begin; null: as many as come. This and the next are its plan's")
+    concurrent_requests: int | None = Field(description="That may run at a time; null: as many as come")
+    running_requests: int = Field(description="That run now, those of the accounts below it among them")
     spent: CreditsText
     held: CreditsText
     available: CreditsText | None
@@ -159,6 +162,9 @@ class AccountView(View):
             own_limits=account.own_limits is not None,
             limits=tuple(LimitStateView.of_state(state) for state in account.limits),
             grants=tuple(GrantView.of(grant) for grant in account.grants),
+            requests_per_minute=account.requests_per_minute,
+            concurrent_requests=account.concurrent_requests,
+            running_requests=account.running_requests,
             spent=credits(totals.spent),
             held=credits(totals.held),
             available=credits_or_none(account.available_nanocredits),

@@ -29,6 +29,7 @@ async def test_an_account_has_exactly_the_members_of_the_contract(call: Client) 
         "id": "user:ann", "path": ["org:acme", "user:ann"], "plan": "everyone", "weight": 1, "status": "active",
         "labels": {"city": "Berlin"}, "own_limits": False, "grants": [], "spent": "0", "held": "0", "available": "5",
         "granted": "0", "expired": "0", "given": "0", "revoked": "0", "adjusted": "0", "overrun": "0", "version": 1,
+        "requests_per_minute": None, "concurrent_requests": None, "running_requests": 0,
     }  # fmt: skip
     again = await call.done("GET", ANN)
     assert (again["id"], again["created_at"]) == ("user:ann", created_at)
@@ -47,6 +48,16 @@ async def test_available_is_what_the_whole_path_leaves(call: Client, store: Stor
     assert account["limits"][0]["remaining"] == "4.5"
     free = await call.done("POST", "/accounts", {"id": "free", "limits": []})
     assert (free["available"], free["limits"]) == (None, [])
+
+
+async def test_an_account_shows_the_rates_of_its_plan_and_what_runs(call: Client, store: Store) -> None:
+    """Also where its limits of credits are its own; what runs below it runs in it."""
+    await call.done("PUT", "/plans/everyone", {"requests_per_minute": 60, "concurrent_requests": 7})
+    await call.done("POST", "/accounts", {"id": "org", "limits": [{"credits": 2, "window": "month"}]})
+    await call.done("POST", "/accounts", {"id": "ann", "parent": "org"})
+    await store.ledger.hold((AccountId("org"), AccountId("ann")), "h", want_nanocredits=1, least_nanocredits=0)
+    account = await call.done("GET", "/accounts/org")
+    assert [account[name] for name in ("requests_per_minute", "concurrent_requests", "running_requests")] == [60, 7, 1]
 
 
 async def test_limits_may_be_the_accounts_own_or_the_plans_again(call: Client) -> None:

@@ -15,16 +15,20 @@ async def test_a_plan_is_put_whole_and_applies_to_its_accounts(call: Client) -> 
         "weight": 4,
         "models": ["gpt-*", "llama3"],
         "transfers": True,
+        "requests_per_minute": 60,
+        "concurrent_requests": 7,
     }
     written = await call.done("PUT", "/plans/everyone", {**plan, "reason": "less for all"})
     assert written == await call.done("GET", "/plans/everyone")
     (limit,) = written.pop("limits")
     assert limit == {"credits": "1.5", "window": "week", "time_zone": "Asia/Tokyo", "rollover": "capped", "rollover_max": "3"}
-    assert written == {"name": "everyone", "weight": 4, "models": ["gpt-*", "llama3"], "transfers": True, "scavenge": False}
+    del plan["limits"]
+    assert written == {"name": "everyone", **plan, "scavenge": False}
     account = await call.done("GET", "/accounts/user:ann")
     assert (account["available"], account["weight"]) == ("1.5", 4)
     empty = await call.done("PUT", "/plans/everyone", {})
-    assert empty == {"name": "everyone", "limits": [], "weight": 1, "models": ["*"], "transfers": False, "scavenge": False}
+    rates = {"requests_per_minute": None, "concurrent_requests": None}
+    assert empty == {"name": "everyone", "limits": [], "weight": 1, "models": ["*"], "transfers": False, "scavenge": False, **rates}
 
 
 async def test_plans_are_listed_by_name_in_pages(call: Client) -> None:

@@ -104,6 +104,8 @@ BAD_BODIES: list[tuple[str, str, Any, str]] = [
     ("PUT", "/plans/p", {"transfers": "yes"}, "transfers"),
     ("PUT", "/plans/p", {"limits": None}, "limits"),
     ("PUT", "/plans/p", {"weight": -1}, "weight"),
+    ("PUT", "/plans/p", {"requests_per_minute": 0}, "requests_per_minute"),
+    ("PUT", "/plans/p", {"concurrent_requests": 1.5}, "concurrent_requests"),
     ("POST", "/prices", {"effective": "2026-01-01", "input": 1}, "model"),
     ("POST", "/prices", {"model": "m", "input": 1}, "effective"),
     ("POST", "/prices", {**PRICE, "effective": "2026-13-01"}, "effective"),
