@@ -82,8 +82,8 @@ def bound_of(record: Record) -> Bound | None:
     policy = record.policy
     if not isinstance(policy, FairShare):
         return None
-    clients = record.workload.clients
-    weight = min(client.weight for client in clients)
+    groups = record.workload.groups.values()
+    weight = min(member.weight for members in groups for member in members.values())  # organisations weigh, too
     at_once = gap_bound(
         seats=record.server.seats,
         estimate_nanocredits=policy.largest_estimate,
