@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import secrets
 import time
@@ -103,6 +104,7 @@ class Proxy:
             write_timeout_s=lambda: self._listen.body_timeout_s,
             now_ms=now_ms,
         )
+        self._ids_begin, self._numbers = secrets.token_hex(10), itertools.count()  # unique over all processes, and cheap
         self._open_requests = 0
         self._draining = False
         self._idle = asyncio.Event()
@@ -123,7 +125,7 @@ class Proxy:
 
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; whatever happens, it is counted once and its hold ends."""
-        visit = Visit(secrets.token_hex(16), time.monotonic())
+        visit = Visit(f"{self._ids_begin}{next(self._numbers):012x}", time.monotonic())
         self._open_requests += 1
         self._metrics.request_started()
         try:

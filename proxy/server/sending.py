@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 from aiohttp import ClientWebSocketResponse
 
 from proxy.dialects import Changes, Dialect, Request
+from proxy.dialects.protocol import NO_CHANGES
 from proxy.domain import Call
 from proxy.errors import Failure, Refusal
 from proxy.metrics import Metrics
@@ -68,7 +69,9 @@ class Letter:
         """
         own_name = endpoint.aliases.get(self.call.model)
         operation = self.request.operation
-        changes = Changes(output_tokens_max, own_name, endpoint.section.continuous_usage)
+        changes = NO_CHANGES
+        if output_tokens_max is not None or own_name is not None or endpoint.section.continuous_usage:
+            changes = Changes(output_tokens_max, own_name, endpoint.section.continuous_usage)
         return await endpoint.send(
             self.dialect,
             operation.method,
