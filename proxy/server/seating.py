@@ -20,13 +20,11 @@ from proxy.metrics import DeficitReason, Metrics
 from proxy.policy.adaptive_seats import AdaptiveSeats, Move
 from proxy.policy.estimates import Estimates
 from proxy.server.metering import Charge
+from proxy.server.patience import Patience
 
 log = logging.getLogger(__name__)
 
 PRIORITY_MAX = 9
-MEAN_WEIGHT = 0.1
-"""How much the latest request counts in the mean time that a seat is taken."""
-PATIENCE_MAX_S = 3600.0
 KEPT_MAX = 10_000
 _REASONS: Mapping[str, DeficitReason] = {
     **dict.fromkeys(("insufficient_quota", "request_exceeds_budget", "budget_in_flight"), "budget"),
@@ -73,6 +71,7 @@ class Seat:
         "_asked_s",
         "_caller",
         "_estimate",
+        "_lag_nanocredits",
         "_left",
         "_priority",
         "_seated_s",
@@ -102,6 +101,8 @@ class Seat:
         self._estimate = estimate_nanocredits
         self._priority = priority
         self._spare = spare
+        self._lag_nanocredits = 0
+        """What others were to be served first when it began to wait."""
         self._asked_s = time.monotonic()
         self._seated_s: float | None = None
         self._left = False
@@ -147,10 +148,11 @@ class Seat:
                 spare=self._spare,
             )
         except Refusal as refusal:
-            self._fail(self._seating.full(refusal, section) if refusal.code == "queue_full" else refusal)
+            self._fail(self._seating.patience.full(refusal, section) if refusal.code == "queue_full" else refusal)
         except LedgerUnavailable as failure:
             self._fail(failure)
         else:
+            self._lag_nanocredits = place.lag_nanocredits
             if place.seated:
                 self.grant()
 
@@ -172,7 +174,7 @@ class Seat:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._section.queue_timeout_s):
                 await self.granted
         except TimeoutError:
-            raise self._seating.timed_out(self._section) from None
+            raise self._seating.patience.timed_out(self._section, lag_nanocredits=self._lag_nanocredits) from None
         waited_s = time.monotonic() - self._asked_s
         self._seating.metrics.queued(pool=self.pool, seconds=waited_s)
         return waited_s
@@ -186,7 +188,7 @@ class Seat:
         if self._seated_s is not None:
             taken_s = time.monotonic() - self._seated_s
             rest_s = 0.0 if charge is None else self._rest_s(charge.usage, taken_s)
-            self._seating.was_taken(self.pool, taken_s + rest_s)
+            self._seating.patience.was_taken(self.pool, taken_s + rest_s, 0 if charge is None else charge.spent_nanocredits)
         spent = None if charge is None else charge.spent_nanocredits
         if rest_s > 0:
             asyncio.get_running_loop().call_later(rest_s, lambda: self._seating.in_background(self._leave(spent)))
@@ -257,7 +259,7 @@ class Seating:
         self.estimates = Estimates()
         self.mine: defaultdict[str, dict[str, Seat]] = defaultdict(dict)
         """By pool and ticket. Bounded by the requests that are open."""
-        self._mean_s: dict[str, float] = {}
+        self.patience = Patience()
         self._untold: dict[str, config.Upstream] = {}
         """Upstreams whose pools have not been told yet how they are to be."""
         self._kept: dict[tuple[str, str], int | None] = {}
@@ -349,23 +351,3 @@ class Seating:
             return
         if seats is not None:
             adaptive.seats = seats
-
-    def was_taken(self, pool: str, seconds: float) -> None:
-        """A seat was taken for so long; the mean tells those who are refused how long to wait."""
-        before = self._mean_s.get(pool)
-        self._mean_s[pool] = seconds if before is None else before + MEAN_WEIGHT * (seconds - before)
-
-    def full(self, refusal: Refusal, section: config.Upstream) -> Refusal:
-        """The refusal of one request too many in a caller's own queue."""
-        return self._later(section, "queue_full", refusal.message, waiting=section.queue_depth_per_account)
-
-    def timed_out(self, section: config.Upstream) -> Refusal:
-        """The refusal of a request that has waited for long enough."""
-        message = f"All seats of {section.name} were taken for {section.queue_timeout_s:g} seconds, and others were to go first."
-        return self._later(section, "queue_timeout", message, waiting=1)
-
-    def _later(self, section: config.Upstream, code: str, message: str, *, waiting: int) -> Refusal:
-        assert section.first_seats is not None, "who has no limit has no seats"
-        wait_s = waiting * self._mean_s.get(section.name, 1.0) / section.first_seats
-        hint = "Try again later, or send fewer requests at a time."
-        return Refusal(code, message, hint=hint, retry_after_s=min(PATIENCE_MAX_S, max(1.0, wait_s)))

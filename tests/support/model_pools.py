@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from proxy.domain import Beats, Path, Place
 from proxy.errors import LedgerUnavailable, Refusal
+from proxy.ledger.pools import QueueFull
 from proxy.policy.adaptive_seats import Move
 from proxy.policy.fair_share import Claim, FairPool, Step
 from proxy.policy.fair_share import Place as Stand
@@ -48,7 +49,7 @@ class ModelPools:
         claim = Claim(ticket, path[0], path[-1], estimate_nanocredits, weights[0], weights[-1], priority, spare)
         step = self._told(pool, state.enter(claim, now_ms=self._now_ms()))
         if step.place is Stand.REFUSED:
-            raise Refusal("queue_full", "too many wait")
+            raise QueueFull(pool, waiting=depth, lag_nanocredits=0)
         return Place(step.place is Stand.SEATED)
 
     async def charge(self, pool: str, ticket: str, *, spent_nanocredits: int) -> bool | None:
