@@ -235,9 +235,13 @@ class _Journal:
         self.size_bytes = len(HEADER)
 
     def close(self, *, remove: bool) -> None:
+        """Once: whoever was closing it may have been cancelled, and the work in its thread goes on."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor < 0:
+            return
         if remove:
             self.file.unlink(missing_ok=True)
-        os.close(self._descriptor)
+        os.close(descriptor)
 
 
 def _adopt(directory: File, known: set[File]) -> list[tuple[_Journal, list[Record]]]:
