@@ -129,7 +129,10 @@ def test_a_creation_that_says_something_else_is_refused(change: Mapping[str, Any
 
 @pytest.mark.parametrize(
     ("status", "ended"),
-    [*((s, False) for s in ("validating", "in_progress", "finalizing", "cancelling", "new")), *((s, True) for s in sorted(openai_batches._ENDED))],
+    [
+        *((status, False) for status in ("validating", "in_progress", "finalizing", "cancelling", "new")),
+        *((status, True) for status in sorted(openai_batches._ENDED)),
+    ],
 )
 def test_a_batch_says_whether_it_has_ended(status: str, ended: bool) -> None:
     """Only where it will never change again."""

@@ -85,6 +85,7 @@ class Answer:
                 self.body += data
         except aiohttp.ClientError:
             self.broken = True
+            self.body += b"".join(self.response.content._buffer)  # what came along with the end is still there
             self.response.close()
         return self
 
