@@ -14,7 +14,8 @@ import msgspec
 from proxy.dialects.counting import tokens_in, tokens_in_delta, written_bytes
 from proxy.dialects.document import drop_member, lenient_decoder
 from proxy.dialects.openai_errors import error_members
-from proxy.dialects.openai_usage import chat_usage, cumulative, message_bytes, read_usage
+from proxy.dialects.openai_usage import chat_usage, message_bytes, read_usage
+from proxy.dialects.reported import cumulative
 from proxy.dialects.sse import FRAME_MAX_BYTES, Frame, event_of
 from proxy.dialects.sse_reader import FrameReader
 from proxy.domain import Call, Piece, Usage

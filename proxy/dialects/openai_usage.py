@@ -15,9 +15,9 @@ import msgspec
 from proxy.dialects.counting import AUDIO_BYTES_PER_TEXT_BYTE, BYTES_PER_TOKEN, NOT_WRITTEN, size_bytes, tokens_in, written_bytes
 from proxy.dialects.document import lenient_decoder
 from proxy.dialects.openai_hosted import tool_uses
+from proxy.dialects.reported import count_of
 from proxy.domain import Answer, Call, Usage
 
-USAGE_TOKENS_MAX = 100_000_000
 _INPUT_DETAILS = ("cached_tokens", "cache_write_tokens", "audio_tokens")
 _INPUT_DETAILS_NAMES = ("prompt_tokens_details", "input_tokens_details", "input_token_details")
 _OUTPUT_DETAILS = ("reasoning_tokens", "audio_tokens")
@@ -38,9 +38,9 @@ def read_usage(value: object, *, has_output: bool = True) -> Usage | None:
     if not isinstance(value, dict):
         return None
     try:
-        inputs = _greater(_count(value, "prompt_tokens"), _count(value, "input_tokens"))
-        outputs = _greater(_count(value, "completion_tokens"), _count(value, "output_tokens"))
-        total = _count(value, "total_tokens")
+        inputs = _greater(count_of(value, "prompt_tokens"), count_of(value, "input_tokens"))
+        outputs = _greater(count_of(value, "completion_tokens"), count_of(value, "output_tokens"))
+        total = count_of(value, "total_tokens")
         cached, cache_write, audio_input = _details(value, _INPUT_DETAILS_NAMES, _INPUT_DETAILS)
         reasoning, audio_output = _details(value, ("completion_tokens_details", "output_tokens_details"), _OUTPUT_DETAILS)
     except ValueError:
@@ -67,16 +67,6 @@ def read_usage(value: object, *, has_output: bool = True) -> Usage | None:
     )
 
 
-def _count(members: Mapping[str, Any], name: str) -> int | None:
-    """A count, None where it is absent or null. Raises ValueError where it is not believable."""
-    value = members.get(name)
-    if value is None:
-        return None
-    if type(value) is not int or not 0 <= value <= USAGE_TOKENS_MAX:  # by type, for a bool is no count
-        raise ValueError(name)
-    return value
-
-
 def _greater(one: int | None, other: int | None) -> int | None:
     """The greater of one count under its two names: some servers send both, and leave the one that they do not mean at 0."""
     return one if other is None or (one is not None and one > other) else other
@@ -87,27 +77,10 @@ def _details(usage: Mapping[str, Any], names: Sequence[str], counts: Sequence[st
     for name in names:
         details = usage.get(name)
         if isinstance(details, dict):
-            return [_count(details, count) or 0 for count in counts]
+            return [count_of(details, count) or 0 for count in counts]
         if details is not None:
             raise ValueError(name)
     return [0] * len(counts)
-
-
-def cumulative(before: Usage | None, now: Usage) -> Usage:
-    """The greater of two reports of one stream, input and output each on its own: counts of one answer never fall."""
-    if before is None:
-        return now
-    if now.input_tokens < before.input_tokens:
-        now = replace(
-            now,
-            input=before.input,
-            cached_input=before.cached_input,
-            cache_write=before.cache_write,
-            audio_input=before.audio_input,
-        )
-    if now.output_tokens < before.output_tokens:
-        now = replace(now, output=before.output, reasoning=before.reasoning, audio_output=before.audio_output)
-    return now
 
 
 def chat_usage(usage: Usage) -> dict[str, Any]:
