@@ -24,7 +24,6 @@ from proxy.server.patience import Patience
 
 log = logging.getLogger(__name__)
 
-PRIORITY_MAX = 9
 KEPT_MAX = 10_000
 _REASONS: Mapping[str, DeficitReason] = {
     **dict.fromkeys(("insufficient_quota", "request_exceeds_budget", "budget_in_flight"), "budget"),

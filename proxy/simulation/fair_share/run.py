@@ -6,6 +6,7 @@ import heapq
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import combinations, count
 from typing import Final
 
@@ -97,7 +98,7 @@ class _Play:
         for client in workload.clients:
             self._record.demand[client.name], self._record.service[client.name], self._record.waits_s[client.name] = [], [], []
             for request in client.requests:
-                self._at(request.at_s, lambda request=request: self._arrive(request))  # type: ignore[misc]
+                self._at(request.at_s, partial(self._arrive, request))
         for second in range(workload.seconds + 1):
             self._at(second, self._sample)
 
@@ -131,8 +132,8 @@ class _Play:
             self._running[request.name] = (request, self.now_s)
             for tokens in range(SLICE_TOKENS, request.output_tokens, SLICE_TOKENS):
                 part_s = request.input_tokens / server.read_tokens_per_s + tokens / server.write_tokens_per_s
-                self._at(self.now_s + part_s, lambda request=request: self._progress(request))  # type: ignore[misc]
-            self._at(self.now_s + server.seconds(request), lambda request=request: self._finish(request))  # type: ignore[misc]
+                self._at(self.now_s + part_s, partial(self._progress, request))
+            self._at(self.now_s + server.seconds(request), partial(self._finish, request))
 
     def _progress(self, request: Request) -> None:
         self._record.policy.progress(request, self._cost(*self._running[request.name]), self.now_s)
