@@ -21,6 +21,8 @@ Path = tuple[AccountId, ...]
 """An account and all above it, root first: `("org:acme", "user:ann")`."""
 
 AccountStatus = Literal["active", "suspended", "closed"]
+AccountKind = Literal["account", "agent"]
+"""An agent is a sub-account that acts for the account above it: what it uses counts as that account's own."""
 Rollover = Literal["none", "capped", "full"]
 
 
@@ -136,6 +138,8 @@ class Account:
     requests_per_minute: int | None = None
     concurrent_requests: int | None = None
     """Both as its plan has them; its own limits replace limits of credits alone."""
+    kind: AccountKind = "account"
+    """What it was opened as; it never changes."""
     running_requests: int = 0
     """As many as it has open holds, those of the accounts below it among them."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from proxy.domain import (
     Account,
     AccountId,
+    AccountKind,
     AccountStatus,
     ApiKey,
     Caller,
@@ -41,6 +42,7 @@ class Settings:
     version: int
     weight: int
     """0 where the plan's applies."""
+    kind: AccountKind = "account"
 
 
 class Directory(Book, AuditLog):
@@ -103,9 +105,9 @@ class Directory(Book, AuditLog):
             return cached
         generation = self.generation
         path = cached.path if cached is not None else await self._read_path(account_id)
-        fields = ("plan", "limits", "version", "weight")
-        plan, limits, version, weight = await self._engine.command("HMGET", keys.account(path[0], account_id), *fields)
-        settings = Settings(path, plan.decode(), records.decode_limits(limits), int(version), int(weight))
+        fields = ("plan", "limits", "version", "weight", "kind")
+        plan, limits, version, weight, kind = await self._engine.command("HMGET", keys.account(path[0], account_id), *fields)
+        settings = Settings(path, plan.decode(), records.decode_limits(limits), int(version), int(weight), records.kind_of(kind))
         if anew or generation == self.generation:
             if len(self._settings) >= CACHE_MAX:
                 self._settings.clear()
@@ -138,6 +140,7 @@ class Directory(Book, AuditLog):
         weight: int | None = None,
         limits: tuple[Limit, ...] | None = None,
         labels: Mapping[str, str] | None = None,
+        kind: AccountKind = "account",
         operation_id: str,
     ) -> Account:
         """Open an account; one that is there with the same settings is left alone.
@@ -159,6 +162,7 @@ class Directory(Book, AuditLog):
             "weight": weight or 0,
             "labels": records.encode(dict(labels or {})).decode(),
             "limits": records.encode_limits(limits),
+            "kind": kind,
         }
         reply = await self._operate("open", path, operation_id, arguments)
         if reply[0] == "EXISTS":

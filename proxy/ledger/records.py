@@ -15,6 +15,7 @@ from proxy.domain import (
     AMOUNT_MAX_NANOCREDITS,
     Account,
     AccountId,
+    AccountKind,
     AccountStatus,
     Grant,
     Limit,
@@ -55,6 +56,11 @@ def decode_price(text: bytes) -> Price:
 
 def decode_strings(text: bytes) -> list[str]:
     return msgspec.json.decode(text, type=list[str])
+
+
+def kind_of(stored: bytes | None) -> AccountKind:
+    """What an account was opened as; those from before there were agents are none."""
+    return "agent" if stored == b"agent" else "account"
 
 
 def path_of(text: str) -> Path:
@@ -194,6 +200,7 @@ def read_account(
         available_nanocredits=available,
         requests_per_minute=plan.requests_per_minute,
         concurrent_requests=plan.concurrent_requests,
+        kind=kind_of(fields.get("kind")),
         running_requests=balance.running,
     )
 
