@@ -160,6 +160,27 @@ class Commons(Section):
     account: Identifier | None = None
 
 
+class Equality(Section):
+    """How use is told of: how equally it is spread over people, in groups, and to each person of itself."""
+
+    half_life_days: int = Field(default=7, ge=1, le=365)
+    """Beside the day, the week and the month: use of so many days ago counts half."""
+    labels: tuple[Identifier, ...] = Field(default=(), max_length=8)
+    """Names of accounts' labels whose values are groups, as plans and organisations are."""
+    group_min: int = Field(default=20, ge=2, le=1_000_000)
+    """Nothing is told of a group with fewer people."""
+    recount_hour_utc: int = Field(default=3, ge=0, le=23)
+    """When all use is counted anew each night."""
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        if reserved := {"plan", "organisation"}.intersection(self.labels):
+            raise ValueError(f"labels: {min(reserved)} is a group without being a label")
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError("labels: one stands twice")
+        return self
+
+
 class Compat(Section):
     budget_status: Literal[402, 429, 403] = 402
 
@@ -371,6 +392,7 @@ class Config(Section):
     admin: Admin = Admin()
     compat: Compat = Compat()
     commons: Commons = Commons()
+    equality: Equality = Equality()
     upstream: tuple[Upstream, ...] = ()
     opaque: tuple[Opaque, ...] = ()
     price: tuple[PriceRow, ...] = ()

@@ -1,0 +1,275 @@
+"""How equal use is: what is told of a window, of its groups, and to a person of its own place.
+
+Everyone who is entitled counts, also without use; x is use per weight. Gini, Jain, Theil and Atkinson(1/2) are as usually defined over x
+with weights; all are 0 (Jain 1) where everyone has the same x, and none changes with the unit. A group is suppressed where it has too few
+people or where one of them may have more than half of its use; where that would leave exactly one suppressed, the next smallest is, too:
+else the one is what the others leave of the whole. What is told of all groups together still counts everyone. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from proxy.policy.lorenz import Curve, Interval
+from proxy.policy.tallies import Population, Tally, WindowName, bucket_bounds, bucket_of
+
+GROUP_MIN: Final = 20
+LORENZ_AT: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
+"""Shares of the population at which the curve is told; finer where most of the use is."""
+PERCENT_STEP: Final = 10
+"""How coarsely a person learns its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """People who are counted together."""
+
+    population: Population
+    tally: Tally
+
+
+@dataclass(frozen=True, slots=True)
+class WindowState:
+    """What the ledger knows of a window at one instant, without anybody's name."""
+
+    window: WindowName
+    starts_at_ms: int
+    resets_at_ms: int | None
+    """None for the half-life, which has no end; it starts one half-life ago."""
+    total: Group
+    groups: Mapping[str, Group] = field(default_factory=dict)
+    """The whole by the one dimension that was asked for, those without any value of it under the empty name; empty where none was."""
+    denied_people: int = 0
+    """Who asked and got nothing at all."""
+    deficit_nanocredits: Mapping[str, int] = field(default_factory=dict)
+    """What was asked for and not served, as estimated, by the refusal's code."""
+    least_served_of_demand: float | None = None
+    """The smallest share of its demand that anybody was served; None where nobody asked."""
+    utilisation: float | None = None
+    """Seat-time taken of the seat-time there was; None where no pool has seats."""
+    drift: float | None = None
+    """By how much, as a share of all use, the last recount corrected this window; None before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uses:
+    """What one person used, by window, in nanocredits."""
+
+    weight: int
+    use_nanocredits: Mapping[WindowName, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """What a recount found of one window: how far people and use had been told wrong, each difference taken by its size."""
+
+    window: WindowName
+    people: int
+    use_nanocredits: float
+    of_use: float
+    """As a share of all use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recount:
+    """A recount that is done."""
+
+    accounts: int
+    took_ms: int
+    drifts: tuple[Drift, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Indices:
+    """How equal use is among some people. An interval holds the true figure; plain figures are exact."""
+
+    gini: Interval
+    jain: float
+    theil: float
+    atkinson: float
+    lorenz: tuple[tuple[float, Interval], ...]
+    """Shares of all use that the lowest share of the population has."""
+    top1: Interval
+    top10: Interval
+    bottom50: Interval
+    bottom40: Interval
+    p90_of_p10: Interval | None
+    """Use per weight that a tenth passes, over what nine tenths pass; None where the latter is no use at all."""
+
+
+@dataclass(frozen=True, slots=True)
+class GroupShown:
+    """What may be told of a group."""
+
+    name: str
+    people: int
+    people_share: float
+    use_share: float
+    indices: Indices | None
+    """None where it has no use."""
+
+
+@dataclass(frozen=True, slots=True)
+class Equality:
+    """What is told of a window."""
+
+    state: WindowState
+    people: int
+    active: int
+    idle: int
+    """Entitled people without use who were never refused; `denied` are the others."""
+    denied: int
+    served_nanocredits: int
+    deficit_nanocredits: int
+    indices: Indices | None
+    """None where nobody has used anything: there is nothing to divide."""
+    theil_within: float | None
+    theil_between: float | None
+    """Theil's index in two: inside groups, and between their averages; None where no groups were asked for."""
+    groups: tuple[GroupShown, ...]
+    """The largest use first."""
+    groups_suppressed: int
+
+    @property
+    def demand_nanocredits(self) -> int:
+        return self.served_nanocredits + self.deficit_nanocredits
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """A person's own place, told coarsely enough to say nothing of anybody else."""
+
+    of_average: float
+    """Its use per weight over the average."""
+    percentile: tuple[int, int]
+    """In which part of the people it stands, from the least use to the most."""
+
+
+def measure(state: WindowState, *, group_min: int = GROUP_MIN) -> Equality:
+    """All that is told of a window; its cost grows with buckets and groups, not with people."""
+    total = Group(state.total.population, state.total.tally.sound())
+    groups = {name: Group(group.population, group.tally.sound()) for name, group in state.groups.items()}
+    active = total.tally.people
+    people = max(total.population.people, active)
+    denied = min(state.denied_people, people - active)
+    within, between = _theil_parts(groups) if groups else (None, None)
+    suppressed = _suppressed(groups, group_min)
+    use = total.tally.use_nanocredits
+    shown = [_shown(name, group, people, use) for name, group in groups.items() if name not in suppressed]
+    return Equality(
+        state=state,
+        people=people,
+        active=active,
+        idle=people - active - denied,
+        denied=denied,
+        served_nanocredits=round(use),
+        deficit_nanocredits=sum(state.deficit_nanocredits.values()),
+        indices=indices(total),
+        theil_within=within,
+        theil_between=between,
+        groups=tuple(sorted(shown, key=lambda group: (-group.use_share, group.name))),
+        groups_suppressed=len(suppressed),
+    )
+
+
+def indices(group: Group) -> Indices | None:
+    """How equal use is among a group's people; None where they have none. The tally must be sound."""
+    use = group.tally.use_nanocredits
+    if use <= 0:
+        return None
+    weight = max(group.population.weight, group.tally.weight)
+    curve = Curve(group.population, group.tally)
+    lowest, highest = curve.quantile(0.1), curve.quantile(0.9)
+    return Indices(
+        gini=curve.gini(),
+        jain=min(1.0, use * use / (weight * group.tally.square)) if group.tally.square else 1.0,
+        theil=_theil(group),
+        atkinson=min(1.0, max(0.0, 1 - (group.tally.root / weight) ** 2 * weight / use)),
+        lorenz=tuple((population, curve.share_below(population)) for population in LORENZ_AT),
+        top1=curve.share_above(0.99),
+        top10=curve.share_above(0.9),
+        bottom50=curve.share_below(0.5),
+        bottom40=curve.share_below(0.4),
+        p90_of_p10=Interval(highest.low / lowest.high, highest.high / lowest.low) if lowest.low > 0 else None,
+    )
+
+
+def standing(group: Group, *, use_nanocredits: float, weight: int, group_min: int = GROUP_MIN) -> Standing | None:
+    """The place of one of these people; None where they are too few to be told of, or have no use."""
+    tally = group.tally.sound()
+    people = max(group.population.people, tally.people)
+    if people < group_min or not tally.buckets:
+        return None
+    average = tally.use_nanocredits / max(group.population.weight, tally.weight)
+    below, beside = 0, people - tally.people
+    if use_nanocredits > 0:
+        number = bucket_of(use_nanocredits / weight)
+        below = beside + sum(bucket.count for other, bucket in tally.buckets.items() if other < number)
+        beside = tally.buckets[number].count if number in tally.buckets else 0
+    steps, step_people = 100 // PERCENT_STEP, people * PERCENT_STEP
+    low = min(100 * below // step_people, steps - 1) * PERCENT_STEP
+    high = -(-100 * (below + beside) // step_people) * PERCENT_STEP
+    return Standing(of_average=round(use_nanocredits / weight / average, 1), percentile=(low, max(high, low + PERCENT_STEP)))
+
+
+# --- groups --------------------------------------------------------------------------------------------------------------------
+
+
+def _theil(group: Group) -> float:
+    use = group.tally.use_nanocredits
+    average = use / max(group.population.weight, group.tally.weight)
+    return max(0.0, group.tally.log / use - math.log(average))
+
+
+def _theil_parts(groups: Mapping[str, Group]) -> tuple[float, float]:
+    """Theil's index inside the groups, each by its share of use, and between their averages."""
+    with_use = [(group, group.tally.use_nanocredits) for group in groups.values() if group.tally.buckets]
+    use = sum(part for _, part in with_use)
+    if not use:
+        return 0.0, 0.0
+    average = use / sum(max(group.population.weight, group.tally.weight) for group in groups.values())
+    within = between = 0.0
+    for group, part in with_use:
+        within += part / use * _theil(group)
+        between += part / use * math.log(part / max(group.population.weight, group.tally.weight) / average)
+    return within, max(0.0, between)
+
+
+def _suppressed(groups: Mapping[str, Group], group_min: int) -> set[str]:
+    suppressed = {name for name, group in groups.items() if _people(group) < group_min or _may_dominate(group.tally)}
+    if len(suppressed) == 1 and len(groups) > 1:
+        suppressed.add(min((name for name in groups if name not in suppressed), key=lambda name: (_people(groups[name]), name)))
+    return suppressed
+
+
+def _may_dominate(tally: Tally) -> bool:
+    """Whether one of these people may have more than half of the use: false only where the tally rules it out."""
+    half = tally.use_nanocredits / 2
+    if not half or tally.concentration < half * half * (1 - 1e-9):
+        return False
+    return any(_most_of_one(number, tally) > half for number in tally.buckets)
+
+
+def _most_of_one(number: int, tally: Tally) -> float:
+    """The most that one person of a bucket can have used: the others have at least its lower bound, and weigh at least 1."""
+    bucket = tally.buckets[number]
+    least, most = bucket_bounds(number)
+    others = bucket.count - 1
+    return bucket.use_nanocredits if not others else min(bucket.use_nanocredits - others * least, most * (bucket.weight - others))
+
+
+def _people(group: Group) -> int:
+    return max(group.population.people, group.tally.people)
+
+
+def _shown(name: str, group: Group, people: int, use: float) -> GroupShown:
+    return GroupShown(
+        name=name,
+        people=_people(group),
+        people_share=_people(group) / people if people else 0.0,
+        use_share=group.tally.use_nanocredits / use if use else 0.0,
+        indices=indices(group),
+    )
