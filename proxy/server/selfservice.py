@@ -7,11 +7,10 @@ a request is carried out; an estimate uses the same reading and pricing as admis
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from aiohttp import web
-from pydantic import BaseModel
 
 from proxy.dialects import DIALECTS, Request, document
 from proxy.domain import AccountId, Caller, Ledger, Path, Price, credits_from_nanocredits
@@ -19,21 +18,17 @@ from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
 from proxy.policy.pricing import PriceBook, cost_nanocredits
 from proxy.server import answers, metering, reading
-from proxy.server.admin.body import BODY_BYTES_MAX, BODY_TIMEOUT_S, read_object
+from proxy.server.admin.body import BODY_BYTES_MAX, BODY_TIMEOUT_S
 from proxy.server.admin.credits import carry_over
 from proxy.server.admin.fields import CreditsText
 from proxy.server.admin.history import journal_answer
 from proxy.server.admin.models import JournalQuery, ModelQuery, NoQuery, OwnTransferCreate
 from proxy.server.admin.problems import Mistakes
 from proxy.server.admin.records import PricePage, PriceView
-from proxy.server.admin.routing import Desk, Export, author_of, read_query, respond, validated, wants_csv
+from proxy.server.admin.routing import Desk, MethodNotAllowed, find, respond, wants_csv
 from proxy.server.admin.views import AccountView, TransferView, View, credits_or_none
 from proxy.server.admission import Admission, Asked
-
-PREFIX = "/ledger/v1"
-
-Answer = BaseModel | Export
-Act = Callable[[web.BaseRequest, Caller], Awaitable[Answer]]
+from proxy.server.own_calls import PREFIX, Answer, Asking, OwnCall
 
 
 class TokensView(View):
@@ -71,38 +66,37 @@ class SelfService:
         admission: Callable[[], Admission],
         slice_tokens: Callable[[], int],
         now_ms: Callable[[], int],
+        calls: Sequence[OwnCall] = (),
     ) -> None:
         self._directory = directory
         self._desk = Desk(directory, ledger, journal)
         self._admission = admission
         self._slice_tokens = slice_tokens
         self._now_ms = now_ms
-        self._calls: dict[str, tuple[str, Act]] = {
-            f"{PREFIX}/account": ("GET", self._account),
-            f"{PREFIX}/journal": ("GET", self._journal),
-            f"{PREFIX}/prices": ("GET", self._prices),
-            f"{PREFIX}/estimate": ("POST", self._estimate),
-            f"{PREFIX}/transfers": ("POST", self._transfer),
-        }
+        self._calls = (
+            OwnCall("GET", "/account", self._account),
+            OwnCall("GET", "/journal", self._journal),
+            OwnCall("GET", "/prices", self._prices),
+            OwnCall("POST", "/estimate", self._estimate),
+            OwnCall("POST", "/transfers", self._transfer),
+            *calls,
+        )
 
     async def handle(self, request: web.BaseRequest, caller: Caller, *, request_id: str | None = None) -> web.StreamResponse:
         """The answer for an identified caller, refusals included."""
         number = request_id or secrets.token_hex(16)
-        allow = None
         try:
-            found = self._calls.get(request.raw_path.partition("?")[0])
-            if found is None:
-                raise Refusal("unknown_path", "There is nothing at this path.", hint=f"GET {PREFIX}/account shows your budget.")
-            method, act = found
-            if request.method != method:
-                allow = method
-                raise Refusal("method_not_allowed", f"This path takes {method} only.")
-            response = await respond(request, await act(request, caller))
+            path = request.raw_path.partition("?")[0]
+            call, ids = find(self._calls, request.method, path, prefix=PREFIX, hint=f"GET {PREFIX}/account shows your budget")
+            asking = Asking(request, caller, ids, path=f"{PREFIX}{call.path.format(**ids)}")
+            response = await respond(request, await call.act(asking), status=call.status)
+        except MethodNotAllowed as error:
+            return self._refused(request, error, number, allow=", ".join(error.allowed))
         except Mistakes as error:
             refusal = Refusal("invalid_request", f"{error.mistakes[0].place}: {error.mistakes[0].message}")
             return self._refused(request, refusal, number)
         except Expected as error:
-            return self._refused(request, error, number, allow=allow)
+            return self._refused(request, error, number)
         if not response.prepared:
             response.headers.update({"X-Request-Id": number, "Server": answers.SERVER, "Cache-Control": "no-store"})
         return response
@@ -114,20 +108,20 @@ class SelfService:
             response.force_close()
         return response
 
-    async def _account(self, request: web.BaseRequest, caller: Caller) -> AccountView:
-        read_query(request, NoQuery)
-        return AccountView.of(await self._directory.account(caller.account))
+    async def _account(self, asking: Asking) -> AccountView:
+        asking.query(NoQuery)
+        return AccountView.of(await self._directory.account(asking.caller.account))
 
-    async def _journal(self, request: web.BaseRequest, caller: Caller) -> Answer:
+    async def _journal(self, asking: Asking) -> Answer:
         """The caller's own history; what it moved at the levels above is left out."""
-        query = read_query(request, JournalQuery)
+        query, own = asking.query(JournalQuery), asking.caller.account
         return await journal_answer(
-            self._desk, caller.account, query, wants_csv=wants_csv(request), shown=lambda posting: posting.account == caller.account
+            self._desk, own, query, wants_csv=wants_csv(asking.request), shown=lambda posting: posting.account == own
         )
 
-    async def _prices(self, request: web.BaseRequest, caller: Caller) -> PricePage:
+    async def _prices(self, asking: Asking) -> PricePage:
         """The rows in force now: for one model the row that would price it, else one for each pattern."""
-        query = read_query(request, ModelQuery)
+        query = asking.query(ModelQuery)
         book, now_ms = PriceBook(self._directory.price_book), self._now_ms()
         patterns = [query.model] if query.model is not None else sorted({row.model for row in book.rows})
         rows = (self._in_force(book, pattern, now_ms, exactly=query.model is None) for pattern in patterns)
@@ -139,13 +133,13 @@ class SelfService:
 
     # --- estimates -------------------------------------------------------------------------------------------------------------
 
-    async def _estimate(self, request: web.BaseRequest, caller: Caller) -> EstimateView:
-        read_query(request, NoQuery)
-        path, body = await _read_estimate(request)
+    async def _estimate(self, asking: Asking) -> EstimateView:
+        asking.query(NoQuery)
+        path, body = await _read_estimate(asking.request)
         admission = self._admission()
-        dialect, operation, model = admission.paths.find("POST", path, request.headers)
+        dialect, operation, model = admission.paths.find("POST", path, asking.request.headers)
         asked = admission.read(dialect, Request(operation, body, model))
-        return await self._estimated(caller.path, asked, admission.price(caller, asked))
+        return await self._estimated(asking.caller.path, asked, admission.price(asking.caller, asked))
 
     async def _estimated(self, path: Path, asked: Asked, price: Price) -> EstimateView:
         """Likely: the counted input and one slice of output. Largest: the input's bound and the maximum, stated or the operator's."""
@@ -178,20 +172,18 @@ class SelfService:
 
     # --- transfers -------------------------------------------------------------------------------------------------------------
 
-    async def _transfer(self, request: web.BaseRequest, caller: Caller) -> TransferView:
-        read_query(request, NoQuery)
-        if not caller.plan.transfers:
+    async def _transfer(self, asking: Asking) -> TransferView:
+        plan = asking.caller.plan
+        if not plan.transfers:
             raise Refusal(
                 "transfers_not_allowed",
-                f"Accounts of the plan {caller.plan.name!r} cannot give credits away.",
+                f"Accounts of the plan {plan.name!r} cannot give credits away.",
                 hint="Ask whoever runs this proxy.",
             )
-        body = validated(OwnTransferCreate, await read_object(request))
-        name = f"account:{caller.account}"
-        author = author_of(request, name=name, scope=name, path=f"{PREFIX}/transfers", sent=(body,))
+        body, author = await asking.body(OwnTransferCreate)
         return await carry_over(
             self._desk,
-            source=caller.account,
+            source=asking.caller.account,
             target=AccountId(body.target),
             credits_nanocredits=body.credits,
             reason=body.reason,

@@ -12,7 +12,7 @@ import re
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, Protocol, TypeVar
 from urllib.parse import parse_qsl, unquote
 
 from aiohttp import web
@@ -129,12 +129,27 @@ def bearer_of(request: web.BaseRequest, tokens: Tokens) -> Token:
     return token
 
 
-def find(routes: Sequence[Route], method: str, raw_path: str) -> tuple[Route, dict[str, str]]:
+class Placed(Protocol):
+    """What is found by a request's method and path."""
+
+    @property
+    def method(self) -> Method: ...
+
+    @property
+    def path(self) -> str: ...
+
+
+Place = TypeVar("Place", bound=Placed)
+
+
+def find(
+    routes: Sequence[Place], method: str, raw_path: str, *, prefix: str = PREFIX, hint: str = f"{PREFIX}/openapi.json lists what there is"
+) -> tuple[Place, dict[str, str]]:
     """The route for a request and the ids in its path. Raises Refusal: unknown_path, method_not_allowed; Mistakes."""
-    parts = raw_path.removeprefix(PREFIX).split("/")
-    found = [route for route in routes if raw_path.startswith(f"{PREFIX}/") and _fits(route.path.split("/"), parts)]
+    parts = raw_path.removeprefix(prefix).split("/")
+    found = [route for route in routes if raw_path.startswith(f"{prefix}/") and _fits(route.path.split("/"), parts)]
     if not found:
-        raise Refusal("unknown_path", "there is nothing at this path", hint=f"{PREFIX}/openapi.json lists what there is")
+        raise Refusal("unknown_path", "there is nothing at this path", hint=hint)
     for route in found:
         if route.method == method:
             return route, _ids(route.path.split("/"), parts)
