@@ -17,6 +17,7 @@ from proxy.policy.lorenz import Curve, Interval
 from proxy.policy.tallies import Population, Tally, WindowName, bucket_bounds, bucket_of
 
 GROUP_MIN: Final = 20
+GROUPS_SHOWN_MAX: Final = 100
 LORENZ_AT: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 """Shares of the population at which the curve is told; finer where most of the use is."""
 PERCENT_STEP: Final = 10
@@ -52,11 +53,13 @@ class WindowState:
     """Seat-time taken of the seat-time there was; None where no pool has seats."""
     drift: float | None = None
     """By how much, as a share of all use, the last recount corrected this window; None before the first."""
+    use_scale: float = 1.0
+    """What the tallies' use is to be multiplied by to be credits of now: in the half-life it stands as of some moment before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Uses:
-    """What one person used, by window, in nanocredits."""
+    """What one person used, by window, in the units of that window's tallies."""
 
     weight: int
     use_nanocredits: Mapping[WindowName, float]
@@ -126,11 +129,13 @@ class Equality:
     deficit_nanocredits: int
     indices: Indices | None
     """None where nobody has used anything: there is nothing to divide."""
-    theil_within: float | None
-    theil_between: float | None
-    """Theil's index in two: inside groups, and between their averages; None where no groups were asked for."""
+    theil_within: float
+    theil_between: float
+    """Theil's index in two: inside groups, and between their averages; all of it is inside where no groups were asked for."""
     groups: tuple[GroupShown, ...]
-    """The largest use first."""
+    """The largest use first, and at most 100."""
+    groups_left_out: int
+    """How many more there are to show."""
     groups_suppressed: int
 
     @property
@@ -155,22 +160,23 @@ def measure(state: WindowState, *, group_min: int = GROUP_MIN) -> Equality:
     active = total.tally.people
     people = max(total.population.people, active)
     denied = min(state.denied_people, people - active)
-    within, between = _theil_parts(groups) if groups else (None, None)
+    within, between = _theil_parts(groups or {"": total})
     suppressed = _suppressed(groups, group_min)
     use = total.tally.use_nanocredits
-    shown = [_shown(name, group, people, use) for name, group in groups.items() if name not in suppressed]
+    named = sorted((name for name in groups if name not in suppressed), key=lambda name: (-groups[name].tally.use_nanocredits, name))
     return Equality(
         state=state,
         people=people,
         active=active,
         idle=people - active - denied,
         denied=denied,
-        served_nanocredits=round(use),
+        served_nanocredits=round(use * state.use_scale),
         deficit_nanocredits=sum(state.deficit_nanocredits.values()),
         indices=indices(total),
         theil_within=within,
         theil_between=between,
-        groups=tuple(sorted(shown, key=lambda group: (-group.use_share, group.name))),
+        groups=tuple(_shown(name, groups[name], people, use) for name in named[:GROUPS_SHOWN_MAX]),
+        groups_left_out=max(0, len(named) - GROUPS_SHOWN_MAX),
         groups_suppressed=len(suppressed),
     )
 

@@ -1,0 +1,78 @@
+"""How equal use is, as the metrics, operators and people see it: the ledger's states, measured.
+
+Which groups there are and how large they must be is the configuration's to say. A person's place is told from states that may be some
+seconds old, so that asking costs the ledger one read. Must not know how the ledger keeps its tallies.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol
+
+from proxy import config
+from proxy.domain import Path
+from proxy.policy.equality import Equality, Recount, Standing, Uses, WindowState, measure, standing
+from proxy.policy.tallies import WINDOWS, WindowName
+
+KEPT_S: Final = 5.0
+"""How old the states may be that places are told from."""
+PLAN: Final = "plan"
+ORGANISATION: Final = "organisation"
+
+
+class EqualityStates(Protocol):
+    """What the ledger knows of use. Every call raises LedgerUnavailable."""
+
+    async def state(self, window: WindowName, group: str | None) -> WindowState:
+        """A window as it stands, divided by `plan`, `organisation` or a configured label, or by nothing."""
+        ...
+
+    async def standing(self, path: Path) -> Uses | None:
+        """What the person used that a path's use counts as; None where nothing is known of it."""
+        ...
+
+    async def recount(self) -> Recount:
+        """Count all use anew, and correct what had been told wrong; where a recount is at work already, wait for it."""
+        ...
+
+
+class EqualityFigures:
+    """The states, measured by the configuration in force. Every call raises LedgerUnavailable."""
+
+    def __init__(self, states: EqualityStates, section: Callable[[], config.Equality]) -> None:
+        self._states = states
+        self._section = section
+        self._kept: Mapping[WindowName, WindowState] = {}
+        self._kept_at_s = -KEPT_S
+
+    @property
+    def dimensions(self) -> tuple[str, ...]:
+        """What people can be divided by."""
+        return (PLAN, ORGANISATION, *self._section().labels)
+
+    async def of(self, window: WindowName, group: str | None = None) -> Equality:
+        """A window as it stands now, by one of the dimensions or by none."""
+        return measure(await self._states.state(window, group), group_min=self._section().group_min)
+
+    async def recount(self) -> Recount:
+        """Count all use anew."""
+        return await self._states.recount()
+
+    async def places(self, path: Path) -> dict[WindowName, Standing | None]:
+        """Where the person of a path stands in each window; None where too few people are counted to say."""
+        uses = await self._states.standing(path)
+        states = await self._recent_states()
+        return {window: self._place(states[window], uses) for window in WINDOWS}
+
+    def _place(self, state: WindowState, uses: Uses | None) -> Standing | None:
+        if uses is None:
+            return None
+        use_nanocredits = uses.use_nanocredits.get(state.window, 0)
+        return standing(state.total, use_nanocredits=use_nanocredits, weight=uses.weight, group_min=self._section().group_min)
+
+    async def _recent_states(self) -> Mapping[WindowName, WindowState]:
+        if time.monotonic() - self._kept_at_s >= KEPT_S:
+            self._kept = {window: await self._states.state(window, None) for window in WINDOWS}
+            self._kept_at_s = time.monotonic()
+        return self._kept
