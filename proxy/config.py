@@ -22,7 +22,7 @@ from proxy import domain
 from proxy.errors import SetupError
 
 Dialect = Literal["openai", "anthropic", "gemini", "ollama", "cohere", "vllm", "llamacpp", "tgi", "sglang", "tei", "kserve"]
-LEDGER_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel")
+LEDGER_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "redis+cluster")
 WINDOW_SECONDS_MAX = 366 * 86_400
 PRICE_TIERS_MAX = 16
 PRICED_ALONE = ("input", "output", "audio_input", "audio_output", "image", "character", "tool_use", "second", "megabyte")

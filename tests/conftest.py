@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.support.ledger_cluster import LedgerCluster, running_cluster
 from tests.support.ledger_server import LedgerServer, ledger_binaries, running
 
 settings.register_profile("default", deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
@@ -21,15 +22,20 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 
 @pytest.fixture(scope="session")
-def ledger_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], LedgerServer]]:
-    """Start each kind of server once, when it is first asked for."""
-    started: dict[str, LedgerServer] = {}
+def ledger_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], LedgerServer | LedgerCluster]]:
+    """Start each kind of server once, when it is first asked for; `cluster` is one of the first kind at hand."""
+    started: dict[str, LedgerServer | LedgerCluster] = {}
     with contextlib.ExitStack() as servers:
 
-        def server(name: str) -> LedgerServer:
+        def server(name: str) -> LedgerServer | LedgerCluster:
             if name not in started:
                 directory = tmp_path_factory.mktemp(name[:6])  # A socket's path may have no more than 107 bytes.
-                started[name] = servers.enter_context(running(name, ledger_binaries()[name], directory))
+                binaries = ledger_binaries()
+                started[name] = servers.enter_context(
+                    running_cluster(next(iter(binaries.values())), directory)
+                    if name == "cluster"
+                    else running(name, binaries[name], directory)
+                )
             return started[name]
 
         yield server

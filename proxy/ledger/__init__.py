@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from proxy import config
 from proxy.ledger.budget import RedisLedger
 from proxy.ledger.changes import Page
-from proxy.ledger.connection import connector
+from proxy.ledger.connection import servers
 from proxy.ledger.directory import Directory
-from proxy.ledger.engine import Engine, Observe
+from proxy.ledger.engine import FSYNC_WAIT_MS, Engine, Observe, field
 from proxy.ledger.journal import Journal
 
 __all__ = ["Directory", "Journal", "Page", "RedisLedger", "Store", "open_ledger"]
@@ -38,11 +38,11 @@ class Store:
     async def check(self) -> list[str]:
         """What makes the server unsafe to keep budgets on; empty where nothing does. Raises LedgerUnavailable."""
         problems = []
-        memory = (await self.engine.command("INFO", "memory")).decode()
-        if "maxmemory_policy:" in memory and "maxmemory_policy:noeviction" not in memory:
+        if any(
+            field(text.decode(), "maxmemory_policy") not in (None, "noeviction") for text in await self.engine.everywhere("INFO", "memory")
+        ):
             problems.append("the ledger server may evict keys: set maxmemory-policy noeviction, or balances would vanish")
-        replication = (await self.engine.command("INFO", "replication")).decode()
-        if "role:slave" in replication:
+        if any(field(text.decode(), "role") == "slave" for text in await self.engine.everywhere("INFO", "replication")):
             problems.append("the ledger server is a replica: connect to its primary")
         return problems
 
@@ -61,8 +61,8 @@ async def open_ledger(
     """
     password = config.read_secret(env=section.password_env, file=section.password_file, what="[ledger] password")
     deadline_s = section.deadline_ms / 1000
-    connect = connector(url or section.url, password=password, timeout_s=deadline_s)
-    engine = Engine(connect, deadline_s=deadline_s, now_ms=now_ms, **({"observe": observe} if observe else {}))
+    there = servers(url or section.url, password=password, deadline_s=deadline_s, fsync_wait_s=FSYNC_WAIT_MS / 1000)
+    engine = Engine(there, deadline_s=deadline_s, now_ms=now_ms, **({"observe": observe} if observe else {}))
     try:
         await engine.start()
         directory = Directory(engine)

@@ -1,4 +1,4 @@
-"""From a URL to a connected redis-py connection: plain, TLS, unix socket, Sentinel.
+"""From a URL to a connected redis-py connection: plain, TLS, unix socket, Sentinel, cluster.
 
 The library's own retries are off: by default it sends a command whose answer is late again, up to ten times, and one lost answer
 became eleven debits in a probe. What may be repeated is decided in `engine`, by id.
@@ -6,6 +6,7 @@ became eleven debits in a probe. What may be repeated is decided in `engine`, by
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
@@ -15,7 +16,19 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from proxy.errors import SetupError
+from proxy.ledger.servers import Address, Cluster, OneServer, Servers
 from proxy.ledger.wire import Connect
+
+
+def servers(url: str, *, password: str | None, deadline_s: float, fsync_wait_s: float) -> Servers:
+    """The ledger's server, or the servers of its cluster. Raises SetupError where the URL cannot be read.
+
+    Cluster: `redis+cluster://host:port[,host:port...][?tls=1]`, some of its nodes; they tell of the others.
+    """
+    if urlsplit(url).scheme == "redis+cluster":
+        seeds, connect_to = _cluster_connector(url, _options(password, deadline_s))
+        return Cluster(seeds, connect_to, deadline_s=deadline_s, fsync_wait_s=fsync_wait_s)
+    return OneServer(connector(url, password=password, timeout_s=deadline_s), deadline_s=deadline_s, fsync_wait_s=fsync_wait_s)
 
 
 def connector(url: str, *, password: str | None, timeout_s: float) -> Connect:
@@ -23,15 +36,7 @@ def connector(url: str, *, password: str | None, timeout_s: float) -> Connect:
 
     Sentinel: `redis+sentinel://host:port[,host:port...]/<master name>[?db=N]`; each connection asks again who the master is.
     """
-    options: dict[str, Any] = {
-        "retry": Retry(NoBackoff(), 0),
-        "socket_timeout": timeout_s,
-        "socket_connect_timeout": timeout_s,
-        "protocol": 2,
-        "client_name": "compute-ledger",
-    }
-    if password is not None:
-        options["password"] = password
+    options = _options(password, timeout_s)
     if urlsplit(url).scheme == "redis+sentinel":
         return _sentinel_connector(url, options)
     try:
@@ -47,16 +52,27 @@ def connector(url: str, *, password: str | None, timeout_s: float) -> Connect:
     return connect
 
 
+def _options(password: str | None, timeout_s: float) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "retry": Retry(NoBackoff(), 0),
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": timeout_s,
+        "protocol": 2,
+        "client_name": "compute-ledger",
+    }
+    if password is not None:
+        options["password"] = password
+    return options
+
+
 def _sentinel_connector(url: str, options: dict[str, Any]) -> Connect:
     parts = urlsplit(url)
     query = parse_qs(parts.query)
-    hosts = [entry.rpartition(":") for entry in parts.netloc.rpartition("@")[2].split(",")]
-    name = parts.path.strip("/")
-    if not name or not all(host and port.isdigit() for host, _, port in hosts):
+    addresses, name = _addresses(parts.netloc), parts.path.strip("/")
+    if not name or not addresses:
         raise SetupError("[ledger] url: write redis+sentinel://host:port,host:port/<master name>")
-    addresses = [(host, int(port)) for host, _, port in hosts]
     timeouts = {key: options[key] for key in ("socket_timeout", "socket_connect_timeout", "retry")}
-    kind = SSLConnection if query.get("tls") == ["1"] else Connection
+    kind = _kind(parts.query)
 
     async def connect() -> AbstractConnection:
         sentinel: Any = Sentinel(addresses, sentinel_kwargs=timeouts)  # type: ignore[no-untyped-call]
@@ -70,6 +86,34 @@ def _sentinel_connector(url: str, options: dict[str, Any]) -> Connect:
         return connection
 
     return connect
+
+
+def _cluster_connector(url: str, options: dict[str, Any]) -> tuple[list[Address], Callable[[Address], Connect]]:
+    parts = urlsplit(url)
+    addresses = _addresses(parts.netloc)
+    if parts.path.strip("/") or not addresses:
+        raise SetupError("[ledger] url: write redis+cluster://host:port,host:port")
+    kind = _kind(parts.query)
+
+    def connect_to(address: Address) -> Connect:
+        async def connect() -> AbstractConnection:
+            connection = kind(host=address[0], port=address[1], **options)
+            await _open(connection)
+            return connection
+
+        return connect
+
+    return addresses, connect_to
+
+
+def _addresses(netloc: str) -> list[Address]:
+    """The hosts and ports of a list, which may follow a user and an @; none where one of them cannot be read."""
+    hosts = [entry.rpartition(":") for entry in netloc.rpartition("@")[2].split(",")]
+    return [(host.strip("[]"), int(port)) for host, _, port in hosts] if all(host and port.isdigit() for host, _, port in hosts) else []
+
+
+def _kind(query: str) -> type[Connection]:
+    return SSLConnection if parse_qs(query).get("tls") == ["1"] else Connection
 
 
 async def _open(connection: AbstractConnection) -> None:

@@ -1,4 +1,4 @@
-"""Carries the ledger's calls out: scripts, repeats within the deadline, the server's clock, durability.
+"""Carries the ledger's calls out: scripts, repeats within the deadline, the servers' clock, durability.
 
 Everything sent through here is safe to repeat, because every verb knows its id; so a lost answer is asked for again until the deadline,
 and only then is the ledger unavailable. Knows scripts by name and replies by their first word, but no rule of any budget.
@@ -14,10 +14,15 @@ from typing import Any
 
 from proxy.errors import LedgerUnavailable
 from proxy.ledger import scripts
+from proxy.ledger.servers import Server, Servers
 from proxy.ledger.wire import Connect, ConnectionLost, ServerError, Wire, packed
 
 NOT_CARRIED_OUT = frozenset({"LOADING", "BUSY", "MASTERDOWN", "TRYAGAIN", "CLUSTERDOWN", "READONLY", "NOREPLICAS"})
 """Answers that say: not now, nothing was done."""
+MOVED = frozenset({"MOVED", "ASK"})
+"""Answers that say: another server of the cluster has it, or is about to."""
+KEYLESS = frozenset({"INFO", "PING", "TIME"})
+"""Commands that any server may be asked."""
 REPEAT_PAUSE_S = 0.01
 FSYNC_WAIT_MS = 2_000
 
@@ -44,12 +49,10 @@ def _ignore(_verb: str, _duration_s: float) -> None:
 
 
 class Engine:
-    """One process's way to one ledger server."""
+    """One process's way to the ledger's server, or to its servers."""
 
-    def __init__(self, connect: Connect, *, deadline_s: float, now_ms: Callable[[], int] | None = None, observe: Observe = _ignore) -> None:
-        self.connect = connect
-        self._wire = Wire(connect, deadline_s=deadline_s / 2)
-        self._durable_wire = Wire(connect, deadline_s=deadline_s + FSYNC_WAIT_MS / 1000)
+    def __init__(self, servers: Servers, *, deadline_s: float, now_ms: Callable[[], int] | None = None, observe: Observe = _ignore) -> None:
+        self._servers = servers
         self._deadline_s = deadline_s
         self._simulated_now_ms = now_ms
         self._clock_offset_ms = 0.0
@@ -60,28 +63,31 @@ class Engine:
         self._can_fsync = False
         self.observe = observe
 
-    async def start(self) -> None:
-        """Connect and learn the server's version and clock. Raises LedgerUnavailable."""
-        self._wire.start()
-        self._durable_wire.start()
-        await self.learn_server()
+    @property
+    def connect(self) -> Connect:
+        """What opens one more connection, on which all that is published is heard."""
+        return self._servers.connect
 
-    async def learn_server(self) -> None:
-        information = (await self.command("INFO", "server")).decode()
-        persistence = (await self.command("INFO", "persistence")).decode()
-        version = _field(information, "valkey_version") or _field(information, "redis_version") or "0"
-        numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
-        self._flags = numbers >= (7, 0)
+    async def start(self) -> None:
+        """Connect and learn the servers' version and clock. Raises LedgerUnavailable."""
+        await self._servers.start()
+        await self.learn_servers()
+
+    async def learn_servers(self) -> None:
+        """What all of them can do: of several, the least that one of them can."""
+        versions = [_version(information) for information in await self.everywhere("INFO", "server")]
+        persistence = await self.everywhere("INFO", "persistence")
+        self._flags = min(versions) >= (7, 0)
         self._functions = self._flags and await self._load_functions()
         self._heads.clear()
-        self._can_fsync = numbers >= (7, 2) and _field(persistence, "aof_enabled") == "1"
+        self._can_fsync = min(versions) >= (7, 2) and all(field(text.decode(), "aof_enabled") == "1" for text in persistence)
         seconds, microseconds = await self.command("TIME")
         self._set_clock(int(seconds) * 1000 + int(microseconds) // 1000)
 
     async def _load_functions(self) -> bool:
         """Whether the verbs could be loaded as functions; a server may forbid it, and scripts do the same."""
         try:
-            await self._wire.send(*scripts.functions().load)
+            await asyncio.gather(*(server.prompt.send(*scripts.functions().load) for server in self._servers.primaries))
         except ServerError:
             return False
         except ConnectionLost as error:
@@ -89,8 +95,7 @@ class Engine:
         return True
 
     async def close(self) -> None:
-        await self._wire.close()
-        await self._durable_wire.close()
+        await self._servers.close()
 
     def now_ms(self) -> int:
         """The server's clock as last heard, or the simulated one."""
@@ -123,7 +128,7 @@ class Engine:
         now_ms = "" if self._simulated_now_ms is None else self._simulated_now_ms()
         head = self._heads.get((verb, call.keys, len(values))) or self._head(verb, call.keys, len(values))
         command = b"".join((head, packed(first_key), call.packed, packed(now_ms, *values)))
-        reply: list[Any] = await self._observed(verb, command, before, durable=durable)
+        reply: list[Any] = await self._observed(verb, first_key, command, before, durable=durable)
         reply[0] = reply[0].decode()
         self._set_clock(reply[1])
         return reply
@@ -146,32 +151,48 @@ class Engine:
     async def script(self, name: str, keys: Sequence[str], values: Sequence[bytes | str | int], *, durable: bool = False) -> Any:
         """One script that stands alone, by name. Raises LedgerUnavailable."""
         sha = scripts.script(name, flags=self._flags).sha
-        return await self._observed(name, ("EVALSHA", sha, len(keys), *keys, *values), (), durable=durable)
+        return await self._observed(name, keys[0], ("EVALSHA", sha, len(keys), *keys, *values), (), durable=durable)
 
-    async def _observed(self, name: str, command: Command | bytes, before: Sequence[Command], *, durable: bool) -> Any:
+    async def _observed(self, name: str, key: str, command: Command | bytes, before: Sequence[Command], *, durable: bool) -> Any:
         began = time.monotonic()
         try:
-            reply = await self._repeat(self._durable_wire if durable else self._wire, command, name, before)
+            reply = await self._repeat(key, command, name, before, durable=durable)
             if durable and self._can_fsync:
-                await self._repeat(self._durable_wire, ("WAITAOF", 1, 0, FSYNC_WAIT_MS))
+                await self._repeat(key, ("WAITAOF", 1, 0, FSYNC_WAIT_MS), durable=True)
             return reply
         finally:
             self.observe(name, time.monotonic() - began)
 
     async def command(self, *command: str | bytes | int) -> Any:
-        """A plain command that is safe to repeat. Raises LedgerUnavailable."""
-        return await self._repeat(self._wire, command)
+        """A plain command on one key that is safe to repeat. Raises LedgerUnavailable."""
+        return await self._repeat(_key_of(command), command)
 
     async def commands(self, *commands: tuple[str | bytes | int, ...]) -> list[Any]:
-        """Several plain commands in one round trip."""
-        return list(await asyncio.gather(*(self._repeat(self._wire, command) for command in commands)))
+        """Several plain commands, each on one key, in one round trip."""
+        return list(await asyncio.gather(*(self._repeat(_key_of(command), command) for command in commands)))
 
-    async def _repeat(self, wire: Wire, command: Command | bytes, name: str = "", before: Sequence[Command] = ()) -> Any:
+    async def everywhere(self, *command: str | bytes | int) -> list[Any]:
+        """What each server answers to a question about itself. Raises LedgerUnavailable."""
+        try:
+            return list(await asyncio.gather(*(server.prompt.send(*command) for server in self._servers.primaries)))
+        except (ConnectionLost, ServerError) as error:
+            raise LedgerUnavailable(f"the ledger does not say {' '.join(map(str, command))}") from error
+
+    async def _repeat(
+        self, key: str, command: Command | bytes, name: str = "", before: Sequence[Command] = (), *, durable: bool = False
+    ) -> Any:
         """A command until it is answered; `name` where it is a script, which may have to be loaded."""
+        if before and not self._servers.is_one:
+            await self.commands(*before)  # they go to other servers, so nothing else would keep the order
+            before = ()
+        wire = self._wire(self._servers.of(key), durable=durable)
         try:
             return await self._send(wire, command, before)
         except (ConnectionLost, ServerError) as error:
-            return await self._repeat_until_deadline(wire, command, name, before, error)
+            return await self._repeat_until_deadline(wire, key, command, name, before, error, durable=durable)
+
+    def _wire(self, server: Server, *, durable: bool) -> Wire:
+        return server.durable if durable else server.prompt
 
     def _send(self, wire: Wire, command: Command | bytes, before: Sequence[Command]) -> asyncio.Future[Any]:
         for other in before:
@@ -179,24 +200,31 @@ class Engine:
         return wire.send_packed(command) if isinstance(command, bytes) else wire.send(*command)
 
     async def _repeat_until_deadline(
-        self, wire: Wire, command: Command | bytes, name: str, before: Sequence[Command], error: Exception
+        self, wire: Wire, key: str, command: Command | bytes, name: str, before: Sequence[Command], error: Exception, *, durable: bool
     ) -> Any:
         """The slow way, once something went wrong; kept apart so that the common way is one await."""
         ends_s = time.monotonic() + self._deadline_s
         while True:
+            elsewhere: Server | None = None
             if isinstance(error, ServerError):
+                elsewhere = self._servers.asked_instead(error)
                 if name and (error.code == "NOSCRIPT" or "Function not found" in str(error)):
                     wire.send(*self._load(name)).add_done_callback(_retrieve)
+                elif error.code in MOVED and elsewhere is None and not self._servers.is_one:
+                    await self._servers.learn_again()
+                    await asyncio.sleep(REPEAT_PAUSE_S)
                 elif error.code in NOT_CARRIED_OUT:
                     await asyncio.sleep(REPEAT_PAUSE_S)
-                else:
+                elif elsewhere is None:
                     raise LedgerUnavailable(f"the ledger answered: {error}") from error
             else:
                 await asyncio.sleep(REPEAT_PAUSE_S)
+                await self._servers.learn_again()
             if time.monotonic() >= ends_s:
                 raise LedgerUnavailable("the ledger does not answer within the deadline") from error
+            wire = self._wire(elsewhere or self._servers.of(key), durable=durable)
             try:
-                return await self._send(wire, command, before)
+                return await self._send(wire, command, before if elsewhere is None else (*before, ("ASKING",)))
             except (ConnectionLost, ServerError) as again:
                 error = again
 
@@ -207,7 +235,21 @@ def _retrieve(answer: asyncio.Future[Any]) -> None:
         answer.exception()
 
 
-def _field(information: str, name: str) -> str | None:
+def _key_of(command: Command) -> str:
+    """The key that a plain command is about; of what is about none, any."""
+    word = command[command.index("STREAMS") + 1] if command[0] == "XREAD" else "" if command[0] in KEYLESS else command[1]
+    assert isinstance(word, str), "keys are text"
+    return word
+
+
+def _version(information: bytes) -> tuple[int, ...]:
+    text = information.decode()
+    version = field(text, "valkey_version") or field(text, "redis_version") or "0"
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
+
+
+def field(information: str, name: str) -> str | None:
+    """One line of what INFO says; None where it is not there."""
     for line in information.splitlines():
         key, _, value = line.partition(":")
         if key == name:

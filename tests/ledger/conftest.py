@@ -10,9 +10,9 @@ from tests.support.ledger_bench import Bench, Clock, open_bench, prove_conservat
 from tests.support.ledger_server import LedgerServer, ledger_binaries
 
 
-@pytest.fixture(params=["model", *ledger_binaries()])
+@pytest.fixture(params=["model", *ledger_binaries(), pytest.param("cluster", marks=pytest.mark.long)])
 async def bench(request: pytest.FixtureRequest, ledger_servers: Callable[[str], LedgerServer]) -> AsyncIterator[Bench]:
-    """The model, then the real ledger on each kind of server; after each test its books must balance."""
+    """The model, then the real ledger on each kind of server, in long runs on a cluster, too; after each test its books must balance."""
     server = None if request.param == "model" else ledger_servers(request.param)
     async with open_bench(server, Clock()) as bench:
         yield bench

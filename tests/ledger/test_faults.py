@@ -183,7 +183,7 @@ async def test_a_restarted_server_is_found_again(tmp_path: Path) -> None:
             with pytest.raises(LedgerUnavailable):
                 await hold(store, "h")
             with running(name, binary, tmp_path):
-                await store.engine.learn_server()
+                await store.engine.learn_servers()
                 await prepare(store)
                 assert await hold(store, "h2") == 100
 

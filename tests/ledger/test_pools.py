@@ -12,7 +12,7 @@ import pytest
 from proxy.domain import AccountId, Place, PoolState
 from proxy.errors import Conflict, Refusal
 from proxy.ledger import keys
-from proxy.ledger.connection import connector
+from proxy.ledger.connection import servers
 from proxy.ledger.engine import Engine
 from proxy.ledger.pools import BEAT_MS, CUT_AGAIN_MS, LEARNING_MS, LEASE_MS, Pools, QueueFull
 from proxy.policy.adaptive_seats import Move
@@ -68,7 +68,7 @@ class Worker:
 
 @contextlib.asynccontextmanager
 async def worker(server: LedgerServer, clock: Clock | None, *, learning_ms: int) -> AsyncIterator[Worker]:
-    engine = Engine(connector(server.url, password=None, timeout_s=5), deadline_s=5, now_ms=clock)
+    engine = Engine(servers(server.url, password=None, deadline_s=5, fsync_wait_s=2), deadline_s=5, now_ms=clock)
     try:
         await engine.start()
         yield Worker(Pools(engine, learning_ms=learning_ms), clock or Clock())

@@ -20,7 +20,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxy.domain import AccountId, Path
 from proxy.errors import Conflict
-from proxy.ledger.connection import connector
+from proxy.ledger.connection import servers
 from proxy.ledger.engine import Engine
 from proxy.ledger.pools import Pools, QueueFull
 from proxy.policy.fair_share import Claim, FairPool, Place, Step, _Ended
@@ -105,7 +105,7 @@ class Comparison(RuleBasedStateMachine):
         self.model: LedgerPool | None = None
 
     async def _open(self, functions: bool) -> Engine:
-        engine = Engine(connector(self.server.url, password=None, timeout_s=10), deadline_s=10, now_ms=self.clock)
+        engine = Engine(servers(self.server.url, password=None, deadline_s=10, fsync_wait_s=2), deadline_s=10, now_ms=self.clock)
         await engine.start()
         if not functions:
             engine._functions = False
