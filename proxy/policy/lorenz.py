@@ -13,7 +13,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from proxy.policy.tallies import RATIO, Population, Tally, bucket_bounds
 
@@ -37,8 +37,7 @@ class Interval:
         return (self.low + self.high) / 2
 
 
-@dataclass(frozen=True, slots=True)
-class _Stretch:
+class _Stretch(NamedTuple):
     """The people of one bucket on the curve. Bounds and mean are use per weight in averages, so they are slopes."""
 
     population_from: float
@@ -69,11 +68,11 @@ class Curve:
     def gini(self) -> Interval:
         """Gini's index of use per weight, each person counted as often as it weighs."""
         chords, open_width = 1.0, 0.0
-        for s in self._stretches:
-            population, share = s.population_to - s.population_from, s.share_to - s.share_from
-            chords -= population * (s.share_from + s.share_to)
-            if not s.alone and s.mean > 0:
-                open_width += population * share * max(0.0, (s.most - s.mean) * (s.mean - s.least)) / ((s.most - s.least) * s.mean)
+        for population_from, population_to, share_from, share_to, least, most, mean, alone in self._stretches:
+            population = population_to - population_from
+            chords -= population * (share_from + share_to)
+            if not alone and least < mean < most:
+                open_width += population * (share_to - share_from) * (most - mean) * (mean - least) / ((most - least) * mean)
         return _widened(chords, max(chords, min(chords + open_width, self._gini_max)))
 
     def share_below(self, population: float) -> Interval:
@@ -104,23 +103,19 @@ class Curve:
 
 def _stretches(tally: Tally, weight: int, use: float) -> Iterator[_Stretch]:
     average = use / weight
-    passed_weight, passed_use = weight - tally.weight, 0.0
+    passed_weight = weight - tally.weight
+    passed_use: float = 0
+    population, share = passed_weight / weight, 0.0
     if passed_weight:
-        yield _Stretch(0.0, passed_weight / weight, 0.0, 0.0, 0.0, 0.0, 0.0, alone=True)
+        yield _Stretch(0.0, population, 0.0, 0.0, 0.0, 0.0, 0.0, alone=True)
     for number, bucket in tally.buckets.items():
         least, most = bucket_bounds(number)
-        to_weight, to_use = passed_weight + bucket.weight, passed_use + bucket.use_nanocredits
-        yield _Stretch(
-            population_from=passed_weight / weight,
-            population_to=to_weight / weight,
-            share_from=passed_use / use,
-            share_to=to_use / use,
-            least=least / average,
-            most=most / average,
-            mean=bucket.use_nanocredits / bucket.weight / average,
-            alone=bucket.count == 1,
-        )
-        passed_weight, passed_use = to_weight, to_use
+        passed_weight += bucket.weight
+        passed_use += bucket.use_nanocredits
+        to, share_to = passed_weight / weight, passed_use / use
+        mean = bucket.use_nanocredits / bucket.weight / average
+        yield _Stretch(population, to, share, share_to, least / average, most / average, mean, bucket.count == 1)
+        population, share = to, share_to
 
 
 def _widened(low: float, high: float) -> Interval:

@@ -14,6 +14,8 @@ from typing import Final, Literal
 BUCKETS_PER_DOUBLING: Final = 8
 RATIO: Final = 2.0 ** (1 / BUCKETS_PER_DOUBLING)
 
+_PARTS: Final = tuple(2.0 ** (part / BUCKETS_PER_DOUBLING) for part in range(BUCKETS_PER_DOUBLING))
+
 WindowName = Literal["day", "week", "month", "half_life"]
 WINDOWS: Final[tuple[WindowName, ...]] = ("day", "week", "month", "half_life")
 """Calendar windows of UTC, and one without an end, in which use loses half of its weight in every half-life."""
@@ -31,7 +33,7 @@ def bucket_bounds(bucket: int) -> tuple[float, float]:
 
 def _least(bucket: int) -> float:
     doublings, part = divmod(bucket, BUCKETS_PER_DOUBLING)
-    return math.ldexp(2.0 ** (part / BUCKETS_PER_DOUBLING), doublings)  # So that a doubling of a bound is a bound, to the last digit.
+    return math.ldexp(_PARTS[part], doublings)  # So that a doubling of a bound is a bound, to the last digit.
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from proxy.policy.equality import GROUP_MIN, Group, Indices, WindowState, indices, measure, standing
 from proxy.policy.lorenz import GINI_WIDTH_MAX, Interval
 from proxy.policy.tallies import Population, Tally
+from tests.support.known_use import group_of
 
 PEOPLE = 100_000
 Numbers = NDArray[np.int64]
@@ -51,16 +52,6 @@ WIDTHS = {"near-equal": 0.003, "equal": 0.0001, "lognormal": 0.0005, "pareto": 0
 """How narrow the interval of each is at least; none may reach GINI_WIDTH_MAX."""
 
 
-def group_of(use: Numbers | list[int], weights: Numbers | list[int] | None = None) -> Group:
-    """All of these people, counted one by one."""
-    uses = np.asarray(use).tolist()
-    each = [1] * len(uses) if weights is None else np.asarray(weights).tolist()
-    tally = Tally()
-    for nanocredits, weight in zip(uses, each, strict=True):
-        tally.move(use_nanocredits=nanocredits, weight=weight, sign=1)
-    return Group(Population(len(uses), sum(each)), tally.sound())
-
-
 def measured(group: Group) -> Indices:
     found = indices(group)
     assert found is not None
@@ -78,7 +69,7 @@ def sample(request: pytest.FixtureRequest) -> tuple[str, Numbers, Numbers]:
 def test_indices_of_a_hundred_thousand_people_are_what_others_compute(sample: tuple[str, Numbers, Numbers]) -> None:
     """Gini lies in its interval, as narrow as stated, and each point of Lorenz's curve in its own; Atkinson, Jain and Theil are exact."""
     name, use, weights = sample
-    found = measured(group_of(use, weights))
+    found = measured(group_of(use.tolist(), weights.tolist()))
     x = use / weights
 
     gini = float(inequalipy.gini(x, weights=weights))
@@ -122,8 +113,8 @@ def test_theil_within_and_between_groups_add_up_to_theil(sample: tuple[str, Numb
     """To 1e-9, whatever the groups; suppressed ones count like all others."""
     _, use, weights = sample
     parts = [(use[a:b], weights[a:b]) for a, b in itertools.pairwise((0, 3, 5_000, 20_000, len(use)))]
-    groups = {str(n): group_of(*part) for n, part in enumerate(parts)}
-    found = measure(state_of(group_of(use, weights), groups))
+    groups = {str(n): group_of(u.tolist(), w.tolist()) for n, (u, w) in enumerate(parts)}
+    found = measure(state_of(group_of(use.tolist(), weights.tolist()), groups))
     assert found.indices is not None
     assert found.theil_within + found.theil_between == pytest.approx(found.indices.theil, abs=1e-9)
     within = sum(u.sum() / use.sum() * direct_theil(u, w) for u, w in parts if u.sum())

@@ -10,8 +10,7 @@ from __future__ import annotations
 import operator
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import Final, Literal, get_args
 
@@ -22,8 +21,10 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from proxy import config
-from proxy.domain import NANOCREDITS_PER_CREDIT, USAGE_KINDS, PoolState, Usage
+from proxy.domain import USAGE_KINDS, PoolState, Usage
 from proxy.errors import STATUS_BY_CODE
+from proxy.metrics import equality
+from proxy.metrics.definition import Definition, Labels, Rows, credits, histogram
 
 PREFIX: Final = "compute_ledger_"
 MODEL_LABELS_MAX: Final = 200
@@ -51,68 +52,46 @@ LATENCY_BUCKETS_S: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1
 FIRST_BYTE_BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 LEDGER_BUCKETS_S: Final = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
-Labels = tuple[str, ...]
 Snapshot = dict[str, list[tuple[Labels, list[float]]]]
 """By metric name: label values and numbers: one for a counter or gauge; each bucket's count, then the sum, for a histogram."""
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """One metric. `across` says how a gauge of several processes becomes one."""
-
-    name: str
-    kind: Literal["counter", "gauge", "histogram"]
-    help: str
-    labels: Labels = ()
-    buckets: tuple[float, ...] = ()
-    across: Literal["sum", "min"] = "sum"
-    unit: int = 1
-    """The page shows what was counted divided by this: amounts are counted in nanocredits, so that they stay exact."""
-
-
-def _histogram(name: str, help: str, buckets: tuple[float, ...], labels: Labels = ()) -> Definition:
-    return Definition(name, "histogram", help, labels, buckets)
-
-
-def _credits(name: str, kind: Literal["counter", "gauge"], help: str, labels: Labels = ()) -> Definition:
-    return Definition(name, kind, help, labels, unit=NANOCREDITS_PER_CREDIT)
 
 
 DEFINITIONS: Final = (
     Definition("requests_total", "counter", "Requests by how they ended.", ("pool", "dialect", "model", "outcome")),
     Definition("tokens_total", "counter", "Tokens charged, by kind; the kinds are disjoint.", ("model", "kind")),
     Definition("units_total", "counter", "Images, characters, uses of tools, milliseconds and bytes charged.", ("model", "kind")),
-    _credits("credits_total", "counter", "Credits moved, by flow.", ("flow",)),
-    _credits("held_credits", "gauge", "Credits that running requests hold and have not spent."),
-    _histogram("added_latency_seconds", "Time from a request's arrival until it was sent upstream.", LATENCY_BUCKETS_S),
-    _histogram("queue_seconds", "Time that a request waited for a seat.", FIRST_BYTE_BUCKETS_S, ("pool",)),
+    credits("credits_total", "counter", "Credits moved, by flow.", ("flow",)),
+    credits("held_credits", "gauge", "Credits that running requests hold and have not spent."),
+    histogram("added_latency_seconds", "Time from a request's arrival until it was sent upstream.", LATENCY_BUCKETS_S),
+    histogram("queue_seconds", "Time that a request waited for a seat.", FIRST_BYTE_BUCKETS_S, ("pool",)),
     Definition("pool_seats", "gauge", "Seats of a pool by state: `used`, `free`.", ("pool", "state")),
     Definition("pool_backlog", "gauge", "Requests that wait for a seat.", ("pool",)),
-    _credits("fair_lag_credits", "gauge", "By how much, in credits per weight, the caller that waits and got least is behind.", ("pool",)),
-    _credits("demand_credits_total", "counter", "Work that was asked for: as served, else as estimated.", ("pool",)),
-    _credits("served_credits_total", "counter", "Work that was served.", ("pool",)),
-    _credits("deficit_credits_total", "counter", "Work that was asked for and not served, as estimated.", ("pool", "reason")),
+    credits("fair_lag_credits", "gauge", "By how much, in credits per weight, the caller that waits and got least is behind.", ("pool",)),
+    credits("demand_credits_total", "counter", "Work that was asked for: as served, else as estimated.", ("pool",)),
+    credits("served_credits_total", "counter", "Work that was served.", ("pool",)),
+    credits("deficit_credits_total", "counter", "Work that was asked for and not served, as estimated.", ("pool", "reason")),
     Definition("failovers_total", "counter", "Requests that went on to another upstream, by the one that failed.", ("pool",)),
-    _histogram("time_to_first_byte_seconds", "Time from arrival to the answer's first byte.", FIRST_BYTE_BUCKETS_S, ("pool",)),
+    histogram("time_to_first_byte_seconds", "Time from arrival to the answer's first byte.", FIRST_BYTE_BUCKETS_S, ("pool",)),
     Definition("open_requests", "gauge", "Requests running now."),
     Definition("open_streams", "gauge", "Streamed answers running now."),
     Definition("cut_streams_total", "counter", "Streams ended by the proxy before the model ended them.", ("reason",)),
     Definition("usage_flagged_total", "counter", "Answers whose reported usage could not be taken as it was.", ("reason",)),
     Definition("uncounted_requests_total", "counter", 'Requests let through unpaid in an outage (on_failure = "allow").'),
-    _credits("uncounted_credits_total", "counter", 'Credits let through unpaid in an outage (on_failure = "allow").'),
+    credits("uncounted_credits_total", "counter", 'Credits let through unpaid in an outage (on_failure = "allow").'),
     Definition("settle_backlog", "gauge", "Ends of holds that wait in the local journal for the ledger."),
     Definition("settle_backlog_records_total", "counter", "Ends of holds that went through the local journal.", ("event",)),
     Definition("expired_holds_total", "counter", "Holds that timed out and were charged as last recorded."),
     Definition("conservation_errors", "gauge", "Accounts whose books did not balance at the last audit; must be 0."),
     Definition("audit_age_seconds", "gauge", "Time since an audit last finished; -1 before the first."),
     Definition("ledger_up", "gauge", "1 while the ledger answers every process.", across="min"),
-    _histogram("ledger_seconds", "Time a ledger call took, repeats included.", LEDGER_BUCKETS_S, ("verb",)),
+    histogram("ledger_seconds", "Time a ledger call took, repeats included.", LEDGER_BUCKETS_S, ("verb",)),
     Definition("ledger_restarts_total", "counter", "Times the embedded ledger was started again after it died."),
     Definition("config_last_reload_successful", "gauge", "1 while the configuration in force is the file's latest."),
     Definition("config_reloads_total", "counter", "Reloads of the configuration file.", ("result",)),
     Definition("workers", "gauge", "Worker processes that accept requests."),
     Definition("worker_restarts_total", "counter", "Workers that died and were replaced."),
     Definition("build_info", "gauge", "Always 1; the version stands in the label.", ("version",)),
+    *equality.DEFINITIONS,
 )
 BY_NAME: Final = {definition.name: definition for definition in DEFINITIONS}
 
@@ -249,6 +228,16 @@ class Metrics:
         """An audit has finished. What has expired is known from the balances alone: no process sees every window turn."""
         self._set("conservation_errors", broken)
         self._counts["credits_total"][("expired",)] = expired_nanocredits
+
+    def equality_is(self, rows: Mapping[str, Rows]) -> None:
+        """How equal use is, as `equality.rows_of` tells it: what it does not name any more is shown no more."""
+        for definition in equality.DEFINITIONS:
+            counts = self._counts[definition.name]
+            counts.clear()
+            counts.update(rows.get(definition.name, {}))
+
+    def equality_age_is(self, seconds: float) -> None:
+        self._set("equality_age_seconds", seconds)
 
     # --- the process -----------------------------------------------------------------------------------------------------------
 
