@@ -133,6 +133,8 @@ class LedgerSection(Section):
     allow_max: Amount = domain.NANOCREDITS_PER_CREDIT
     """With on_failure = "allow": credits that one worker lets through unpaid in one outage."""
     audit_interval_s: float = Field(default=60.0, ge=1, le=86_400)
+    journal_days: int = Field(default=400, ge=0, le=36_500)
+    """How long the journal keeps an entry; what is older is folded into a checkpoint, and is in nobody's history any more. 0: for ever."""
 
     @model_validator(mode="after")
     def _check_url(self) -> Self:

@@ -41,6 +41,8 @@ REFRESH_S: Final = 0.25
 EXPIRE_S: Final = 1.0
 REPORT_S: Final = 1.0
 WATCH_S: Final = 0.5
+TRIM_S: Final = 3600.0
+DAY_MS: Final = 86_400_000
 SCRAPE_DEADLINE_S: Final = 0.5
 BROKEN_LINES_MAX: Final = 20
 
@@ -174,6 +176,7 @@ class Parent:
             Job("following the ledger", REFRESH_S, self._refresh),
             Job("expiring holds", EXPIRE_S, self._expire),
             Job("audit", self._settings.config.ledger.audit_interval_s, self._audit),
+            Job("trimming journals", TRIM_S, self._trim),
             Job("asking the workers", REPORT_S, lambda: self.workers.report(deadline_s=REPORT_S)),
             Job("watching the configuration", WATCH_S, self._reload_if_asked),
         )
@@ -193,6 +196,12 @@ class Parent:
         self._metrics.audited(broken=len(report.broken), expired_nanocredits=report.expired_nanocredits)
         for line in report.broken[:BROKEN_LINES_MAX]:
             log.error("the books do not balance: %s", line)
+
+    async def _trim(self) -> None:
+        if days := self._settings.config.ledger.journal_days:
+            before_ms = self._store.engine.now_ms() - days * DAY_MS
+            if count := await self._store.trimmer.trim(before_ms=before_ms):
+                log.info("%d journal entries of more than %d days ago were folded into checkpoints", count, days)
 
     async def _reload_if_asked(self) -> None:
         if self._signals.reload.is_set() or self._source.has_changed() or self._reload_again:

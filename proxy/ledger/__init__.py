@@ -18,6 +18,7 @@ from proxy.ledger.connection import servers
 from proxy.ledger.directory import Directory
 from proxy.ledger.engine import FSYNC_WAIT_MS, Engine, Observe, field
 from proxy.ledger.journal import Journal
+from proxy.ledger.trimming import Trimmer
 
 __all__ = ["Directory", "Journal", "Page", "RedisLedger", "Store", "open_ledger"]
 
@@ -29,6 +30,7 @@ class Store:
     ledger: RedisLedger
     directory: Directory
     journal: Journal
+    trimmer: Trimmer
     engine: Engine
 
     async def ping(self) -> None:
@@ -68,6 +70,7 @@ async def open_ledger(
         directory = Directory(engine)
         await directory.start()
         ledger = RedisLedger(engine, directory, hold_ttl_ms=section.hold_ttl_s * 1000)
-        yield Store(ledger, directory, Journal(engine, directory), engine)
+        journal = Journal(engine, directory)
+        yield Store(ledger, directory, journal, Trimmer(engine, journal), engine)
     finally:
         await engine.close()

@@ -8,26 +8,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 
 from proxy.domain import AccountId, AuditReport, JournalEntry, OpenHold, Path, Posting
 from proxy.ledger import balances, keys, records
 from proxy.ledger.changes import PAGE_MAX, Page
+from proxy.ledger.checkpoints import Checkpoints, Folded, position
 from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine
-from proxy.policy.conservation import Fold, Stored, broken_books
+from proxy.policy.conservation import Stored, broken_books
 
 BATCH = 500
-
-
-@dataclass(slots=True)
-class _Folded:
-    """A root's journal up to and with entry `upto`."""
-
-    upto: str = "0-0"
-    entries: int = 0
-    fold: Fold = field(default_factory=Fold)
 
 
 class Journal:
@@ -36,7 +27,8 @@ class Journal:
     def __init__(self, engine: Engine, directory: Directory) -> None:
         self._engine = engine
         self._directory = directory
-        self._folded: dict[str, _Folded] = {}
+        self._checkpoints = Checkpoints(engine)
+        self._folded: dict[str, Folded] = {}
         self._auditing = asyncio.Lock()
 
     async def entries(self, account_id: AccountId, *, after: str | None = None, limit: int = 100) -> Page[JournalEntry]:
@@ -48,13 +40,15 @@ class Journal:
             entries = tuple(_entry(*row) for row in rows)
             return Page(entries, entries[-1].entry_id if len(entries) == count else None)
         index = keys.journal_index(path[0], account_id)
-        end = int(after) if after is not None else await self._engine.command("LLEN", index)
-        if end <= 0:
+        gone, length = await self._engine.commands(("HGET", keys.of_root(path[0], keys.GONE), account_id), ("LLEN", index))
+        gone = int(gone or 0)
+        end = int(after) if after is not None else gone + length
+        if end <= gone:
             return Page((), None)
-        begin = max(0, end - count)
-        ids = await self._engine.command("LRANGE", index, begin, end - 1)
+        begin = max(gone, end - count)
+        ids = await self._engine.command("LRANGE", index, begin - gone, end - gone - 1)
         rows = await self._engine.commands(*(("XRANGE", journal, entry, entry) for entry in reversed(ids)))
-        return Page(tuple(_entry(*row[0]) for row in rows if row), str(begin) if begin else None)
+        return Page(tuple(_entry(*row[0]) for row in rows if row), str(begin) if begin > gone else None)
 
     async def holds(self, account_id: AccountId, *, after: str | None = None, limit: int = 100) -> Page[OpenHold]:
         """The open holds that go through an account, the first to expire first. Raises Refusal: account_not_found."""
@@ -94,7 +88,7 @@ class Journal:
         accounts = entries = open_holds = expired = 0
         broken: list[str] = []
         busy: dict[str, set[AccountId]] = {}
-        async for path in self._paths():
+        async for path in self.paths():
             accounts += 1
             busy.setdefault(path[0], set())
             problems, totals, running = await self._audit_account(path)
@@ -109,7 +103,8 @@ class Journal:
             entries += self._folded[root].entries
         return AuditReport(accounts, entries, open_holds, tuple(broken), expired_nanocredits=expired)
 
-    async def _paths(self) -> AsyncIterator[Path]:
+    async def paths(self) -> AsyncIterator[Path]:
+        """Every account, by its path, in the order of their ids."""
         after = "-"
         while ids := await self._engine.command("ZRANGEBYLEX", keys.ACCOUNTS, after, "+", "LIMIT", 0, BATCH):
             texts = await self._engine.commands(*(("GET", keys.path_of(raw.decode())) for raw in ids))
@@ -123,15 +118,34 @@ class Journal:
         balance, fields, grants = records.read_level(reply, len(path) - 1)
         stored = _stored(balance, fields, grants)
         running = 0 if balance is None else balance.running
-        return [f"{path[-1]}: {problem}" for problem in broken_books(folded.fold, path[-1], stored)], stored.totals, running
+        problems = broken_books(folded.fold, path[-1], stored)
+        if not problems:
+            folded.fold.compact(path[-1], stored.sources)
+        return [f"{path[-1]}: {problem}" for problem in problems], stored.totals, running
 
-    async def _fold_to(self, root: str, upto: str) -> _Folded:
-        """Fold a root's journal up to and with an entry; one that was folded further is begun again."""
-        folded = self._folded.setdefault(root, _Folded())
-        if _position(upto) < _position(folded.upto):
-            folded = self._folded[root] = _Folded()
+    async def sources_of(self, path: Path) -> Collection[str]:
+        """The windows and grants that an account's balances name now."""
+        reply = await self._directory.raw_snapshot(path)
+        return _stored(*records.read_level(reply, len(path) - 1)).sources
+
+    async def _fold_to(self, root: str, upto: str) -> Folded:
+        """Fold a root's journal up to and with an entry, from the last audit on; one that was folded further is begun again."""
+        while True:
+            folded = self._folded.get(root)
+            if folded is None or position(upto) < position(folded.upto):
+                folded = self._folded[root] = await self._checkpoints.read(root)
+            began_at = folded.upto
+            if began_at == upto:
+                return folded
+            await self.fold_on(root, folded, upto)
+            if position(await self._checkpoints.upto(root)) <= position(began_at):
+                return folded
+            del self._folded[root]  # the journal was cut meanwhile, perhaps before it was read
+
+    async def fold_on(self, root: str, folded: Folded, upto: str) -> None:
+        """Fold what follows of a root's journal, up to and with an entry."""
         journal = keys.of_root(root, keys.JOURNAL)
-        while _position(folded.upto) < _position(upto):
+        while position(folded.upto) < position(upto):
             rows = await self._engine.command("XRANGE", journal, f"({folded.upto}", upto, "COUNT", BATCH)
             if not rows:
                 break
@@ -139,7 +153,6 @@ class Journal:
                 folded.fold.add(_entry(*row))
             folded.entries += len(rows)
             folded.upto = rows[-1][0].decode()
-        return folded
 
     async def _audit_holds(self, root: str, busy: set[AccountId]) -> tuple[int, list[str]]:
         """Compare what the accounts hold and run with the open holds, at a moment at which nothing moved. `busy`: who ran any just now."""
@@ -182,11 +195,6 @@ def _open_hold(hold_id: str, hold: balances.StoredHold) -> OpenHold:
     return OpenHold(hold_id, records.path_of(hold.path), hold.amount, hold.spent, hold.created, hold.deadline)
 
 
-def _position(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, number = entry_id.partition("-")
-    return int(milliseconds), int(number)
-
-
 _PLACES = {
     "w": "world",
     "l": "left",
@@ -210,10 +218,10 @@ def _entry(entry_id: bytes, flat: list[bytes]) -> JournalEntry:
     head, *lines = text.split(";")
     verb, _, amount = head.partition(" ")
     postings = tuple(_postings(path, lines))
-    position = entry_id.decode()
+    entry = entry_id.decode()
     return JournalEntry(
-        entry_id=position,
-        at_ms=_position(position)[0],
+        entry_id=entry,
+        at_ms=position(entry)[0],
         verb=verb,
         id=fields["i"],
         path=path,

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 DEADLINES = "d"
 OUTBOX = "t"
 JOURNAL = "j"
+CHECKPOINT = "k"
+GONE = "n"
+"""How many entries have gone from each account's index of the journal."""
 
 ACCOUNTS = "cl:accounts"
 CHANGES = "cl:changes"
@@ -25,6 +28,11 @@ OPEN_BATCHES = "cl:batches"
 
 def of_root(root: str, name: str) -> str:
     return f"cl:{{{root}}}:{name}"
+
+
+def checkpoint_at(root: str, upto: str) -> str:
+    """The checkpoint that stands for the root's journal up to and with an entry."""
+    return f"cl:{{{root}}}:k:{upto}"
 
 
 def hold(root: str, hold_id: str) -> str:

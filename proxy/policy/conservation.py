@@ -7,12 +7,15 @@ A posting moves an amount from one place of a source to another. Sources: `w:<wi
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from proxy.domain import JournalEntry
 
 Places = defaultdict[str, int]
+
+OVER = "~"
+"""The name under which what the balances no longer name is folded together; no window and no grant can be called so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,11 @@ class Stored:
     totals: Mapping[str, int]
     windows: Mapping[str, tuple[int, int, int]]
     grants: Mapping[str, Mapping[str, int]]
+
+    @property
+    def sources(self) -> Collection[str]:
+        """What the balances name: windows, and grants."""
+        return {f"{kind}:{name}" for name in self.windows for kind in ("w", "c")} | {f"g:{grant_id}" for grant_id in self.grants}
 
 
 def _places() -> Places:
@@ -43,6 +51,19 @@ class Fold:
             source = self.accounts[posting.account][posting.source]
             source[posting.origin] -= posting.amount_nanocredits
             source[posting.target] += posting.amount_nanocredits
+
+    def compact(self, account: str, sources: Collection[str]) -> None:
+        """Fold an account's windows and grants that are over together: they are not among `sources`, and nothing is left or held in them.
+
+        So what is kept grows with the limits and grants that an account has, not with all that it ever had. Sums stay as they are.
+        """
+        own = self.accounts[account]
+        for source in [source for source in own if source[:2] in ("w:", "c:", "g:") and source not in sources]:
+            places = own[source]
+            if source[2:] != OVER and not places["left"] and not places["held"]:
+                over = own[source[:2] + OVER]
+                for place, amount in own.pop(source).items():
+                    over[place] += amount
 
     def held_by_account(self) -> dict[str, int]:
         """What each account holds, counted once however many limits were charged."""

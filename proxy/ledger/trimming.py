@@ -1,0 +1,87 @@
+"""Cuts journals: what is older than it must be kept goes, once a checkpoint stands for it.
+
+A root whose books do not balance keeps everything, so that whoever looks into it finds all there is. Several processes may trim at once;
+a trimmer that dies leaves entries in the indexes that lead nowhere, and the next one takes them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from proxy.domain import AccountId, Path
+from proxy.ledger import keys
+from proxy.ledger.checkpoints import BATCH, Checkpoints, Folded, position
+from proxy.ledger.engine import Engine
+from proxy.ledger.journal import Journal
+
+
+class Trimmer:
+    """One process's way to shorter journals."""
+
+    def __init__(self, engine: Engine, journal: Journal) -> None:
+        self._engine = engine
+        self._journal = journal
+        self._checkpoints = Checkpoints(engine)
+
+    async def trim(self, *, before_ms: int) -> int:
+        """Cut from every journal what is older than an instant; how many entries went. Raises LedgerUnavailable."""
+        old = [root async for root in self._roots() if await self._has_older(root, before_ms)]
+        if not old:
+            return 0
+        broken = {line.partition(": ")[0] for line in (await self._journal.audit()).broken}
+        gone = 0
+        for root in old:
+            paths = [path async for path in self._tree((AccountId(root),))]
+            if not any(account in broken for path in paths for account in path):
+                gone += await self._trim_root(root, paths, before_ms)
+        return gone
+
+    async def _roots(self) -> AsyncIterator[str]:
+        async for path in self._journal.paths():
+            if len(path) == 1:
+                yield path[0]
+
+    async def _tree(self, path: Path) -> AsyncIterator[Path]:
+        """An account and all below it."""
+        yield path
+        after = "-"
+        while ids := await self._engine.command("ZRANGEBYLEX", keys.children_of(path[-1]), after, "+", "LIMIT", 0, BATCH):
+            for raw in ids:
+                async for below in self._tree((*path, AccountId(raw.decode()))):
+                    yield below
+            after = f"({ids[-1].decode()}"
+
+    async def _has_older(self, root: str, before_ms: int) -> bool:
+        first = await self._engine.command("XRANGE", keys.of_root(root, keys.JOURNAL), "-", "+", "COUNT", 1)
+        return bool(first) and position(first[0][0].decode())[0] < before_ms
+
+    async def _trim_root(self, root: str, paths: list[Path], before_ms: int) -> int:
+        before = await self._checkpoints.read(root)
+        folded = await self._checkpoints.read(root)
+        journal = keys.of_root(root, keys.JOURNAL)
+        last = await self._engine.command("XREVRANGE", journal, f"({before_ms}-0", "-", "COUNT", 2)
+        newest = await self._engine.command("XREVRANGE", journal, "+", "-", "COUNT", 1)
+        # The newest entry stays: by its id an audit knows how far the journal had come.
+        rows = [row for row in last if row[0] != newest[0][0]]
+        if not rows:
+            return 0
+        await self._journal.fold_on(root, folded, rows[0][0].decode())
+        for path in paths:
+            folded.fold.compact(path[-1], await self._journal.sources_of(path))
+        following = await self._engine.command("XRANGE", journal, f"({folded.upto}", "+", "COUNT", 1)
+        if not following or not await self._checkpoints.write(root, folded, before=before, first_kept=following[0][0].decode()):
+            return 0
+        for path in paths:
+            if len(path) > 1:
+                await self._trim_index(root, path[-1], folded)
+        return folded.entries - before.entries
+
+    async def _trim_index(self, root: str, account: str, folded: Folded) -> None:
+        index, counts = keys.journal_index(root, account), keys.of_root(root, keys.GONE)
+        while True:
+            gone = int(await self._engine.command("HGET", counts, account) or 0)
+            ids = await self._engine.command("LRANGE", index, 0, BATCH - 1)
+            old = sum(1 for entry in ids if position(entry.decode()) <= position(folded.upto))
+            if not old:
+                return
+            await self._engine.script("cut_index", [index, counts], [account, gone, old])
