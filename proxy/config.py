@@ -156,6 +156,13 @@ class AdminToken(Section):
     token_file: Path | None = None
 
 
+class Agents(Section):
+    """Sub-accounts that people open for what acts for them."""
+
+    max_per_person: int = Field(default=10_000, ge=0, le=1_000_000)
+    """Open at a time, those of agents among them; 0: nobody opens any."""
+
+
 class Commons(Section):
     """The account that pays for what is nobody's: for now, spare seats."""
 
@@ -478,6 +485,7 @@ class Config(Section):
     ledger: LedgerSection = LedgerSection()
     admin: Admin = Admin()
     compat: Compat = Compat()
+    agents: Agents = Agents()
     commons: Commons = Commons()
     equality: Equality = Equality()
     intervention: Interventions = Interventions()

@@ -164,6 +164,8 @@ class Caller:
     key_id: str
     weights: tuple[int, int] = (1, 1)
     """Of the path's root among all roots, and of the account itself inside its root."""
+    person: Path = ()
+    """For an agent, the path of whom it acts for, as whom it waits for seats; empty for everyone else."""
 
 
 # --- holds ---------------------------------------------------------------------------------------------------------------------

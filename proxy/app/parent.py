@@ -24,6 +24,7 @@ from proxy.app.settings import Settings, Source, needing_restart
 from proxy.config import Config, LedgerSection
 from proxy.errors import LedgerUnavailable, SetupError
 from proxy.ledger import Store
+from proxy.ledger.agents import Agents
 from proxy.ledger.embedded import EmbeddedLedger
 from proxy.ledger.pools import Pools
 from proxy.metrics import Fleet, Metrics, render
@@ -97,6 +98,7 @@ async def _start(stack: contextlib.AsyncExitStack, source: Source, signals: Sign
         ledger=store.ledger,
         journal=store.journal,
         pools=parent.pools,
+        agents=Agents(store.engine, store.directory),
         tokens=_tokens(settings.config),
         readiness=parent.readiness,
         metrics=parent.scrape,

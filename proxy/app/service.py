@@ -16,12 +16,15 @@ from proxy import config
 from proxy.config import Config
 from proxy.errors import Failure
 from proxy.ledger import Store
+from proxy.ledger.agents import Agents
 from proxy.ledger.backlog import Backlog
 from proxy.ledger.batches import Batches
 from proxy.ledger.pools import BEAT_MS, Pools
 from proxy.metrics import Metrics
 from proxy.processes.jobs import Job
 from proxy.processes.sockets import BACKLOG
+from proxy.server.admin.routing import Desk
+from proxy.server.agents import OwnAgents
 from proxy.server.handler import Proxy
 from proxy.server.listener import Listener
 from proxy.server.selfservice import SelfService
@@ -86,6 +89,8 @@ class Service:
             metrics=metrics,
             now_ms=store.engine.now_ms,
         )
+        desk = Desk(store.directory, store.ledger, store.journal)
+        own_agents = OwnAgents(desk, Agents(store.engine, store.directory), lambda: self._settings.agents.max_per_person)
         self._proxy.own_pages = SelfService(
             store.directory,
             store.ledger,
@@ -93,6 +98,7 @@ class Service:
             admission=lambda: self._proxy.admission,
             slice_tokens=lambda: self._settings.ledger.slice_tokens,
             now_ms=store.engine.now_ms,
+            calls=own_agents.calls,
         ).handle
         self._listener = Listener(self._proxy.handle, settings.listen)
         self._server: asyncio.Server | None = None

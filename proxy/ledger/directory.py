@@ -84,15 +84,24 @@ class Directory(Book, AuditLog):
         caller = None
         if key is not None:
             settings = await self.settings(key.account)
-            plan = await self._known_plan(settings.plan)
-            weight = settings.weight or plan.weight
-            weights = (await self._root_weight(settings.path) if len(settings.path) > 1 else weight, weight)
-            caller = Caller(key.account, settings.path, plan, key.key_id, weights)
+            person = await self._person(settings)
+            plan = await self._known_plan(person.plan)
+            weight = person.weight or plan.weight
+            weights = (await self._root_weight(person.path) if len(person.path) > 1 else weight, weight)
+            caller = Caller(key.account, settings.path, plan, key.key_id, weights, () if person is settings else person.path)
         if generation == self.generation:  # else a change may have come in between, and the next look-up decides
             if len(self._callers) >= CACHE_MAX:
                 self._callers.clear()
             self._callers[key_digest] = caller
         return caller
+
+    async def _person(self, settings: Settings) -> Settings:
+        """Whom an account acts for: the nearest above an agent that is none; itself where it is no agent."""
+        for above in reversed(settings.path[:-1]):
+            if settings.kind == "account":
+                break
+            settings = await self.settings(above)
+        return settings
 
     async def _root_weight(self, path: Path) -> int:
         root = await self.settings(path[0])

@@ -91,6 +91,29 @@ def children_of(account_id: str) -> str:
     return f"cl:children:{account_id}"
 
 
+def agents_of(person: str) -> str:
+    return f"cl:agents:{person}"
+
+
+def openers_of(person: str) -> str:
+    """The agents of a person that may open agents of their own."""
+    return f"cl:openers:{person}"
+
+
+def raises_of(person: str) -> str:
+    """Requests for a higher cap that wait for a person's answer."""
+    return f"cl:raises:{person}"
+
+
+def raise_request(request_id: str) -> str:
+    return f"cl:raise:{request_id}"
+
+
+def raise_of(agent: str) -> str:
+    """The last request of an agent."""
+    return f"cl:raiseof:{agent}"
+
+
 def api_key(digest: str) -> str:
     return f"cl:key:{digest}"
 

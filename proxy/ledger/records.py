@@ -184,6 +184,7 @@ def read_account(
     grants = tuple(_shown_grant(*read_grant(gid, text), now_ms) for gid, text in grant_fields.items())
     usable = sum(g.remaining_nanocredits for g in grants if g.effective_at_ms <= now_ms)
     available = min(s.remaining_nanocredits for s in states) + usable if states else None
+    kind = kind_of(fields.get("kind"))
     return Account(
         id=path[-1],
         path=path,
@@ -198,9 +199,9 @@ def read_account(
         grants=tuple(sorted(grants, key=lambda g: (g.created_at_ms, g.grant_id))),
         totals=Totals(**totals(fields, balance)),
         available_nanocredits=available,
-        requests_per_minute=plan.requests_per_minute,
-        concurrent_requests=plan.concurrent_requests,
-        kind=kind_of(fields.get("kind")),
+        requests_per_minute=plan.requests_per_minute if kind == "account" else None,
+        concurrent_requests=plan.concurrent_requests if kind == "account" else None,
+        kind=kind,
         running_requests=balance.running,
     )
 

@@ -18,7 +18,7 @@ PRELUDE = ("prelude", "prelude_accounts", "prelude_rates", "prelude_credits", "p
 POOL_PRELUDE = ("pool_prelude", "pool_shares", "pool_tickets")
 """The same for the verbs on pools, which know no account."""
 
-STANDALONE = ("record", "cut_journal", "cut_index")
+STANDALONE = ("record", "cut_journal", "cut_index", "swap")
 """Scripts that touch no account and so go without the prelude."""
 
 VERBS = (

@@ -113,7 +113,8 @@ class Verbs:
             plan = await self._directory.plan_of(settings)
             limits, limits_until_ms = records.limit_rows(plan.limits if settings.own_limits is None else settings.own_limits, now_ms)
             until_ms = min(until_ms, limits_until_ms)
-            rows.append([account, settings.version, limits, *records.rates_row(plan)])
+            rates = records.rates_row(plan) if settings.kind == "account" else []  # an agent's requests count as its person's
+            rows.append([account, settings.version, limits, *rates])
         packed = records.pack(rows)
         levels = Levels(Call.on(keys.behind_hold(path), packed), Call.on(keys.behind_operation(path), packed), until_ms, generation)
         if len(self._levels) >= CACHED_PATHS_MAX:

@@ -138,7 +138,7 @@ class Seat:
             place = await self._seating.pools.enter(
                 self.pool,
                 self.ticket,
-                path=self._caller.path,
+                path=self._caller.person or self._caller.path,
                 weights=self._caller.weights,
                 estimate_nanocredits=self._estimate,
                 seats=section.first_seats,

@@ -174,6 +174,8 @@ class SelfService:
 
     async def _transfer(self, asking: Asking) -> TransferView:
         plan = asking.caller.plan
+        if asking.caller.person:
+            raise Refusal("transfers_not_allowed", "Agents cannot give credits away: they have a cap on their person's, none of their own.")
         if not plan.transfers:
             raise Refusal(
                 "transfers_not_allowed",

@@ -249,6 +249,23 @@ async def _called(proxied: Proxied, verb: str) -> bool:
     return any(called == verb for called, _ in proxied.ledger.calls)
 
 
+async def test_stream_is_cut_when_its_account_is_suspended(upstream: ScriptedUpstream, start: Start) -> None:
+    """What the hold covers is delivered; the next slice is not given to an account, or an agent, that is paused meanwhile."""
+    body = chat(stream=True)
+    async with start(settings={"ledger": {"slice_tokens": 4}}) as proxied:
+        asked = Asked(proxied, body)
+        exchange = await upstream.next_request()
+        await exchange.send(delta("one "))
+        await asked.until(b"one")
+        await proxied.model.update_account(ACCOUNT, operation_id="pause", status="suspended")
+        for _ in range(20):
+            await exchange.send(delta("more "))
+        await exchange.client_gone()
+        received = await asked.whole()
+        assert received.count(b"more ") < 10
+        assert error_in(received)["error"]["code"] == "insufficient_quota"
+
+
 async def test_stream_is_cut_when_the_budget_ends(upstream: ScriptedUpstream, start: Start) -> None:
     """What the hold covers is delivered, then the error event and the end marker; the upstream is closed, nothing is overspent."""
     body = chat(stream=True)

@@ -24,6 +24,7 @@ def list_(client: AdminClient, args: argparse.Namespace) -> Shown:
     rows = [
         (
             account["id"],
+            account["kind"],
             account["plan"],
             account["status"],
             account["weight"],
@@ -34,7 +35,7 @@ def list_(client: AdminClient, args: argparse.Namespace) -> Shown:
         )
         for account in page["items"]
     ]
-    return Shown(page, table("ACCOUNT PLAN STATUS WEIGHT# AVAILABLE# HELD# SPENT# LIMITS", rows), more(page))
+    return Shown(page, table("ACCOUNT KIND PLAN STATUS WEIGHT# AVAILABLE# HELD# SPENT# LIMITS", rows), more(page))
 
 
 def show(client: AdminClient, args: argparse.Namespace) -> Shown:
@@ -106,6 +107,7 @@ def _shown(account: dict[str, Any]) -> Shown:
     pairs = [
         ("path", " > ".join(account["path"])),
         ("status", account["status"]),
+        ("kind", account["kind"]),
         ("plan", account["plan"]),
         ("weight", account["weight"]),
         ("labels", ", ".join(f"{name}={value}" for name, value in sorted(account["labels"].items()))),

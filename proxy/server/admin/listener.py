@@ -19,7 +19,9 @@ from aiohttp import web
 from proxy import domain
 from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
+from proxy.ledger.agents import Agents
 from proxy.server.admin import accounts, book, credits, history, openapi, pools
+from proxy.server.admin import agents as agent_routes
 from proxy.server.admin.models import NoBody, NoQuery
 from proxy.server.admin.problems import (
     CONTENT_TYPE,
@@ -56,7 +58,7 @@ def route_table(*, version: str) -> tuple[Route, ...]:
         """This document."""
         return written[0]
 
-    routes = (*accounts.ROUTES, *credits.ROUTES, *book.ROUTES, *pools.ROUTES, *history.ROUTES, describe)
+    routes = (*accounts.ROUTES, *agent_routes.ROUTES, *credits.ROUTES, *book.ROUTES, *pools.ROUTES, *history.ROUTES, describe)
     written.append(Document(openapi.document(routes, version=version)))
     return routes
 
@@ -71,12 +73,13 @@ class AdminListener:
         ledger: domain.Ledger,
         journal: Journal,
         pools: UpstreamPools,
+        agents: Agents,
         tokens: Tokens,
         readiness: Readiness,
         metrics: ReadMetrics,
         version: str,
     ) -> None:
-        self._desk = Desk(directory, ledger, journal, pools)
+        self._desk = Desk(directory, ledger, journal, pools, agents)
         self._tokens = tokens
         self._readiness = readiness
         self._metrics = metrics

@@ -139,7 +139,7 @@ class AccountCreate(Asked):
         return self
 
 
-def _left_out(description: str | None = None) -> Any:
+def left_out(description: str | None = None) -> Any:
     """A member that may be left out and is then None, though null itself is not taken."""
     return Field(default=None, description=description, json_schema_extra=lambda schema: schema.pop("default", None) and None)
 
@@ -147,11 +147,11 @@ def _left_out(description: str | None = None) -> Any:
 class AccountPatch(Asked):
     """Members that are absent stay as they are; `"limits": null` gives the plan's limits again."""
 
-    plan: Identifier = _left_out()
-    weight: Weight = _left_out()
-    limits: LimitBodies | None = _left_out()
-    status: domain.AccountStatus = _left_out("closed is final")
-    labels: Labels = _left_out("All of them; what is left out is removed")
+    plan: Identifier = left_out()
+    weight: Weight = left_out()
+    limits: LimitBodies | None = left_out()
+    status: domain.AccountStatus = left_out("closed is final")
+    labels: Labels = left_out("All of them; what is left out is removed")
     reason: Reason = ""
 
     @model_validator(mode="after")

@@ -21,6 +21,7 @@ from pydantic import BaseModel, ValidationError
 from proxy import domain
 from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
+from proxy.ledger.agents import Agents
 from proxy.server.admin.body import read_object
 from proxy.server.admin.events import Author
 from proxy.server.admin.models import NoBody, NoQuery
@@ -48,6 +49,7 @@ class Desk:
     journal: Journal
     pools: UpstreamPools | None = None
     """None where nothing but a caller's own account may be acted on."""
+    agents: Agents | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,6 +130,7 @@ class AccountView(View):
     plan: str
     weight: int
     status: domain.AccountStatus
+    kind: domain.AccountKind = Field(description="An agent acts for the account above it, whose use its own is")
     labels: dict[str, str]
     own_limits: bool = Field(description="Whether its limits are its own, instead of its plan's")
     limits: tuple[LimitStateView, ...]
@@ -158,6 +159,7 @@ class AccountView(View):
             plan=account.plan,
             weight=account.weight,
             status=account.status,
+            kind=account.kind,
             labels=dict(account.labels),
             own_limits=account.own_limits is not None,
             limits=tuple(LimitStateView.of_state(state) for state in account.limits),

@@ -13,6 +13,7 @@ from yarl import URL
 from proxy.config import LedgerSection, Upstream
 from proxy.domain import Limit, Plan, Price
 from proxy.ledger import Store, open_ledger
+from proxy.ledger.agents import Agents
 from proxy.ledger.pools import Pools
 from proxy.server.admin import AdminListener, Tokens, token_of
 from proxy.server.admin.tokens import Role
@@ -106,6 +107,7 @@ async def listen(store: Store, health: Health) -> AsyncIterator[str]:
         ledger=store.ledger,
         journal=store.journal,
         pools=UpstreamPools(Pools(store.engine), lambda: health.upstreams),
+        agents=Agents(store.engine, store.directory),
         tokens=Tokens([token_of(f"{role}-1", role, SECRETS[role]) for role in ROLES]),
         readiness=readiness,
         metrics=metrics,

@@ -27,6 +27,7 @@ NEEDS = {
     ("DELETE", "/accounts/{id}/grants/{grant_id}"): "operator",
     ("POST", "/accounts/{id}/adjustments"): "operator",
     ("POST", "/transfers"): "operator",
+    ("GET", "/accounts/{id}/requests"): "viewer",
     ("GET", "/accounts/{id}/journal"): "viewer",
     ("GET", "/accounts/{id}/holds"): "viewer",
     ("GET", "/plans"): "viewer",

@@ -26,7 +26,7 @@ async def test_an_account_has_exactly_the_members_of_the_contract(call: Client) 
     created_at = account.pop("created_at")
     assert created_at.endswith("Z")
     assert account == {
-        "id": "user:ann", "path": ["org:acme", "user:ann"], "plan": "everyone", "weight": 1, "status": "active",
+        "id": "user:ann", "path": ["org:acme", "user:ann"], "plan": "everyone", "weight": 1, "status": "active", "kind": "account",
         "labels": {"city": "Berlin"}, "own_limits": False, "grants": [], "spent": "0", "held": "0", "available": "5",
         "granted": "0", "expired": "0", "given": "0", "revoked": "0", "adjusted": "0", "overrun": "0", "version": 1,
         "requests_per_minute": None, "concurrent_requests": None, "running_requests": 0,

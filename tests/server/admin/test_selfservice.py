@@ -4,50 +4,19 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
 import pytest
-from aiohttp import web
 
-from proxy.config import Upstream
-from proxy.dialects import DIALECTS
 from proxy.domain import AccountId, Limit, Plan, Price
-from proxy.errors import Expected
 from proxy.ledger import Store
-from proxy.server.admission import Admission
-from proxy.server.answers import refused
-from proxy.server.catalogue import Prices
-from proxy.server.identity import identify
-from proxy.server.selfservice import SelfService
-from proxy.server.upstream import Endpoint
-from tests.server.admin.bench import CREDIT, Client, Reply
+from tests.server.admin.bench import CREDIT, Client
+from tests.server.admin.own_pages import Pages, serve
 
 ORG, ANN, BOB = AccountId("org"), AccountId("user:ann"), AccountId("user:bob")
 GENEROUS = Plan("generous", (Limit(10 * CREDIT, "day"),), weight=2, models=("small", "gpt-*"), transfers=True)
-SLICE_TOKENS = 100
-UPSTREAM = Upstream(name="u", base_url="http://127.0.0.1:1", models=("small", "gpt-*", "other", "unpriced"), output_tokens_max=1000)
-
-
-@dataclass(slots=True)
-class Pages:
-    """The proxy's own pages, called with one account's key."""
-
-    session: aiohttp.ClientSession
-    base: str
-    key: str
-
-    async def __call__(
-        self, method: str, path: str, body: Any = None, *, headers: dict[str, str] | None = None, data: bytes | None = None
-    ) -> Reply:
-        sent = {"Authorization": f"Bearer {self.key}", **(headers or {})}
-        content = {"json": body} if data is None and body is not None else {"data": data}
-        async with self.session.request(method, self.base + path, headers=sent, **content) as response:
-            text = await response.text()
-            return Reply(response.status, response.headers, text, json.loads(text) if text[:1] == "{" else None)
 
 
 @pytest.fixture
@@ -78,30 +47,8 @@ async def people(store: Store) -> dict[AccountId, str]:
 
 @pytest.fixture
 async def base(store: Store, people: dict[AccountId, str]) -> AsyncIterator[str]:
-    endpoint = Endpoint(UPSTREAM, api_key=None)
-    admission = Admission([endpoint], Prices(lambda: store.directory.price_book, store.engine.now_ms))
-    pages = SelfService(
-        store.directory,
-        store.ledger,
-        store.journal,
-        admission=lambda: admission,
-        slice_tokens=lambda: SLICE_TOKENS,
-        now_ms=store.engine.now_ms,
-    )
-
-    async def handle(request: web.BaseRequest) -> web.StreamResponse:
-        try:
-            caller, _ = await identify(request.headers, store.directory)
-        except Expected as refusal:
-            return refused(refusal, DIALECTS["openai"], request_id="r", now_ms=0)
-        return await pages.handle(request, caller, request_id="request-7")
-
-    runner = web.ServerRunner(web.Server(handle, access_log=None))
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    yield f"http://127.0.0.1:{runner.addresses[0][1]}"
-    await runner.cleanup()
+    async with serve(store) as base:
+        yield base
 
 
 @pytest.fixture
@@ -299,7 +246,7 @@ async def test_a_transfer_that_cannot_be_is_refused(ann: Pages, body: Any, statu
 
 async def test_what_there_is_not_is_not_found(ann: Pages) -> None:
     """Paths and methods."""
-    for path in ("/ledger/v1", "/ledger/v1/accounts", "/ledger/v1/account/", "/ledger/v1/agents", "/ledger/v2/account"):
+    for path in ("/ledger/v1", "/ledger/v1/accounts", "/ledger/v1/account/", "/ledger/v1/friends", "/ledger/v2/account"):
         reply = await ann("GET", path)
         assert (reply.status, reply.json["error"]["code"]) == (404, "unknown_path"), path
     reply = await ann("DELETE", "/ledger/v1/account")
