@@ -100,7 +100,7 @@ async def test_accounts_are_made_shown_changed_and_listed(command: Command) -> N
     assert ["available", "5 credits"] in shown.table
     assert shown.table[-1][:2] == ["5/day", "5"]
     listed = await command("account list")
-    assert listed.table[0] == ["ACCOUNT", "PLAN", "STATUS", "WEIGHT", "AVAILABLE", "HELD", "SPENT", "LIMITS"]
+    assert listed.table[0] == ["ACCOUNT", "KIND", "PLAN", "STATUS", "WEIGHT", "AVAILABLE", "HELD", "SPENT", "LIMITS"]
     assert [row[0] for row in listed.table[1:]] == ["org:acme", "user:ann"]
     assert listed.table[1][-1] == "100/month@Europe/Berlin:full"
     for verb, status in (("suspend", "suspended"), ("resume", "active"), ("close", "closed")):
