@@ -277,6 +277,8 @@ class AuditReport:
     broken: tuple[str, ...]
     expired_nanocredits: int = 0
     """What has expired so far, in all accounts."""
+    left_nanocredits: int = 0
+    """What active accounts without a parent can still spend, all together; those without limits left out."""
 
 
 # --- seats ---------------------------------------------------------------------------------------------------------------------

@@ -195,7 +195,12 @@ class Parent:
     async def _audit(self) -> None:
         report = await self._store.journal.audit()
         self._audited_s = time.monotonic()
-        self._metrics.audited(broken=len(report.broken), expired_nanocredits=report.expired_nanocredits)
+        self._metrics.audited(
+            broken=len(report.broken),
+            open_holds=report.open_holds,
+            expired_nanocredits=report.expired_nanocredits,
+            left_nanocredits=report.left_nanocredits,
+        )
         for line in report.broken[:BROKEN_LINES_MAX]:
             log.error("the books do not balance: %s", line)
 

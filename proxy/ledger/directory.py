@@ -229,6 +229,10 @@ class Directory(Book, AuditLog):
     async def snapshot(self, path: Path) -> tuple[str, tuple[Account, ...]]:
         """Every level of a path at one instant, and the id of the last journal entry before it."""
         reply = await self.raw_snapshot(path)
+        return reply[2].decode(), await self.levels_in(reply, path)
+
+    async def levels_in(self, reply: list[Any], path: Path) -> tuple[Account, ...]:
+        """Every level of a path as a raw snapshot tells it. Raises Refusal: account_not_found."""
         levels = []
         for n in range(len(path)):
             balance, fields, grants = records.read_level(reply, n)
@@ -236,7 +240,7 @@ class Directory(Book, AuditLog):
                 raise Refusal("account_not_found", f"there is no account {path[n]!r}", account=path[n])
             plan = await self._known_plan(fields["plan"].decode())
             levels.append(records.read_account(path[: n + 1], fields, balance, grants, plan, self._engine.now_ms()))
-        return reply[2].decode(), tuple(levels)
+        return tuple(levels)
 
     async def raw_snapshot(self, path: Path) -> list[Any]:
         call = Call.on(keys.behind_operation(path), records.pack_levels(path))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
+from typing import Any
 
 from proxy.domain import AccountId, AuditReport, JournalEntry, OpenHold, Path, Posting
 from proxy.ledger import balances, keys, records
@@ -85,15 +86,16 @@ class Journal:
             return await self._audit()
 
     async def _audit(self) -> AuditReport:
-        accounts = entries = open_holds = expired = 0
+        accounts = entries = open_holds = expired = left = 0
         broken: list[str] = []
         busy: dict[str, set[AccountId]] = {}
         async for path in self.paths():
             accounts += 1
             busy.setdefault(path[0], set())
-            problems, totals, running = await self._audit_account(path)
+            problems, totals, running, root_left = await self._audit_account(path)
             broken.extend(problems)
             expired += totals["expired"]
+            left += root_left
             if running:
                 busy[path[0]].add(path[-1])
         for root in sorted(busy):
@@ -101,7 +103,7 @@ class Journal:
             open_holds += holds
             broken.extend(problem)
             entries += self._folded[root].entries
-        return AuditReport(accounts, entries, open_holds, tuple(broken), expired_nanocredits=expired)
+        return AuditReport(accounts, entries, open_holds, tuple(broken), expired_nanocredits=expired, left_nanocredits=left)
 
     async def paths(self) -> AsyncIterator[Path]:
         """Every account, by its path, in the order of their ids."""
@@ -112,7 +114,8 @@ class Journal:
                 yield records.decode_path(text)
             after = f"({ids[-1].decode()}"
 
-    async def _audit_account(self, path: Path) -> tuple[list[str], Mapping[str, int], int]:
+    async def _audit_account(self, path: Path) -> tuple[list[str], Mapping[str, int], int, int]:
+        """What is broken, the totals, the requests that run, and what is left to spend where nobody stands above."""
         reply = await self._directory.raw_snapshot(path)
         folded = await self._fold_to(path[0], reply[2].decode())
         balance, fields, grants = records.read_level(reply, len(path) - 1)
@@ -121,7 +124,12 @@ class Journal:
         problems = broken_books(folded.fold, path[-1], stored)
         if not problems:
             folded.fold.compact(path[-1], stored.sources)
-        return [f"{path[-1]}: {problem}" for problem in problems], stored.totals, running
+        left = await self._left(reply, path) if len(path) == 1 and balance is not None else 0
+        return [f"{path[-1]}: {problem}" for problem in problems], stored.totals, running, left
+
+    async def _left(self, reply: list[Any], path: Path) -> int:
+        (account,) = await self._directory.levels_in(reply, path)
+        return account.available_nanocredits or 0 if account.status == "active" else 0
 
     async def sources_of(self, path: Path) -> Collection[str]:
         """The windows and grants that an account's balances name now."""

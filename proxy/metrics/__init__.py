@@ -82,6 +82,8 @@ DEFINITIONS: Final = (
     Definition("settle_backlog_records_total", "counter", "Ends of holds that went through the local journal.", ("event",)),
     Definition("expired_holds_total", "counter", "Holds that timed out and were charged as last recorded."),
     Definition("conservation_errors", "gauge", "Accounts whose books did not balance at the last audit; must be 0."),
+    Definition("open_holds", "gauge", "Holds that were open at the last audit."),
+    credits("left_credits", "gauge", "Credits that accounts without a parent could spend at the last audit; the unlimited left out."),
     Definition("audit_age_seconds", "gauge", "Time since an audit last finished; -1 before the first."),
     Definition("ledger_up", "gauge", "1 while the ledger answers every process.", across="min"),
     histogram("ledger_seconds", "Time a ledger call took, repeats included.", LEDGER_BUCKETS_S, ("verb",)),
@@ -224,9 +226,11 @@ class Metrics:
         if event is not None:
             self._counts["settle_backlog_records_total"][(event,)] += 1
 
-    def audited(self, *, broken: int, expired_nanocredits: int) -> None:
+    def audited(self, *, broken: int, open_holds: int, expired_nanocredits: int, left_nanocredits: int) -> None:
         """An audit has finished. What has expired is known from the balances alone: no process sees every window turn."""
         self._set("conservation_errors", broken)
+        self._set("open_holds", open_holds)
+        self._set("left_credits", left_nanocredits)
         self._counts["credits_total"][("expired",)] = expired_nanocredits
 
     def equality_is(self, rows: Mapping[str, Rows]) -> None:

@@ -1485,3 +1485,21 @@ async def test_a_carry_stops_at_the_edge_of_the_range(bench: Bench) -> None:
 def test_a_conflict_is_a_refusal_with_a_status_of_its_own() -> None:
     """Callers may catch it as either."""
     assert (Conflict("again").code, Conflict("again").status, issubclass(Conflict, Refusal)) == ("conflict", 409, True)
+
+
+# --- the audit's figures for all accounts together --------------------------------------------------------------------------------------
+
+
+async def test_an_audit_tells_what_is_left_to_spend_at_the_top(bench: Bench) -> None:
+    """Of accounts without a parent, what is held left out: not again of those below them, nor of the suspended, nor of the unlimited."""
+    lab = await bench.account("org:lab", day(100))
+    ann = await bench.account("ann", day(50), parent="org:lab")
+    bob = await bench.account("bob", ever(40), ever(70))
+    await bench.account("eve", ever(1000))
+    await bench.account("free")
+    await bench.status("eve", "suspended")
+    await bench.spend(ann, 10)
+    await bench.hold(lab, "h", 5)
+    await grant(bench, bob, "g", 3)
+    report = await bench.books.audit()
+    assert (report.left_nanocredits, report.open_holds) == (100 - 10 - 5 + 40 + 3, 1)

@@ -346,7 +346,9 @@ class ModelLedger:
         """Conservation: what is held is what open holds hold, and every credit that was granted or spent is accounted for."""
         broken = [f"{level.id}: {complaint}" for level in self._levels.values() for complaint in self._complaints(level)]
         open_holds = sum(hold.state == "open" for hold in self._holds.values())
-        return domain.AuditReport(len(self._levels), 0, open_holds, tuple(broken))
+        roots = (level for level in self._levels.values() if len(level.path) == 1 and level.limits and level.status == "active")
+        left = sum(level.available(self._now_ms()) for level in roots)
+        return domain.AuditReport(len(self._levels), 0, open_holds, tuple(broken), left_nanocredits=left)
 
     def _complaints(self, level: Level) -> Iterable[str]:
         holds = [hold for hold in self._holds.values() if level.id in hold.path]
