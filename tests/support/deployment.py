@@ -153,11 +153,18 @@ def environment() -> dict[str, str]:
 
 @asynccontextmanager
 async def serving(
-    directory: Path, configuration: str, *, workers: int = 2, hold_ttl_s: int = 60, ledger_url: str = "embedded"
+    directory: Path,
+    configuration: str,
+    *,
+    workers: int = 2,
+    hold_ttl_s: int = 60,
+    ledger_url: str = "embedded",
+    audit_interval_s: float = 60,
 ) -> AsyncIterator[Deployment]:
     """A proxy with two workers, an embedded ledger and a configuration of `[[upstream]]`, `[[price]]` and `[[plan]]` tables."""
     listen = f'[listen]\nproxy = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\nworkers = {workers}\ndrain_timeout_s = 2\n'
-    ledger = f'[ledger]\nurl = "{ledger_url}"\ndata_dir = "{directory}/ledger"\nhold_ttl_s = {hold_ttl_s}\n'
+    times = f"hold_ttl_s = {hold_ttl_s}\naudit_interval_s = {audit_interval_s}\n"
+    ledger = f'[ledger]\nurl = "{ledger_url}"\ndata_dir = "{directory}/ledger"\n{times}'
     (directory / "config.toml").write_text(f'{listen}\n{ledger}\n[admin]\ntoken_env = "TEST_ADMIN_TOKEN"\n\n{configuration}')
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "proxy", "serve", "--config", str(directory / "config.toml")),
