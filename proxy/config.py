@@ -307,7 +307,7 @@ class Upstream(Section):
     queue_depth_per_account: int = Field(default=64, ge=0, le=100_000)
     missing_usage: Literal["count", "estimate"] = "count"
     tokenizer_file: Path | None = None
-    """The model's tokenizer.json, which then counts the input that is charged where usage never comes; omitted: its bytes do."""
+    """The model's tokenizer.json, which then counts the text that is charged where usage never comes; omitted: its bytes do."""
     cut: Literal["error", "length"] = "error"
     connect_timeout_s: float = Field(default=10.0, gt=0, le=300)
     first_byte_timeout_s: float = Field(default=600.0, gt=0, le=86_400)

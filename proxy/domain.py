@@ -6,7 +6,7 @@ ledger's scripts calculate in doubles. Ledger times are integers in milliseconds
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Literal, NewType, Protocol
@@ -454,6 +454,8 @@ class Call:
     """Whether the API reports usage at all; where it never does, counting is the rule and nothing to be flagged."""
     timed: bool = False
     """Whether the upstream's time is paid for as well."""
+    count_text: Callable[[str], int] | None = None
+    """Tokens in a text, by the model's own tokenizer, where the operator has given it: what was written counts so if usage never comes."""
 
 
 # --- seams -----------------------------------------------------------------------------------------------------------------------

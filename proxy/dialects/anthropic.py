@@ -52,7 +52,7 @@ class Anthropic:
 
     def read_answer(self, call: Call, body: bytes, media_type: str) -> Answer:
         """What a whole answer used and holds."""
-        return anthropic_usage.read_answer(body)
+        return anthropic_usage.read_answer(call, body)
 
     def refusal_body(self, refusal: Expected, *, status: int) -> bytes:
         """The body of a refused or failed request."""

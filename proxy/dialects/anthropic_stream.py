@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from proxy.dialects.anthropic_errors import error_members
-from proxy.dialects.anthropic_usage import block_bytes, is_tool_use, merged, message_usage, read_usage
-from proxy.dialects.counting import tokens_in, tokens_in_delta
+from proxy.dialects.anthropic_usage import is_tool_use, measure_block, merged, message_usage, read_usage
+from proxy.dialects.counting import Measure, Measured, Written, tokens_in, tokens_of_delta
 from proxy.dialects.document import lenient_decoder
 from proxy.dialects.reported import cumulative
 from proxy.dialects.sse import Frame, event_of
@@ -74,14 +74,14 @@ class MessageReader(FrameReader):
             return self._read_unreadable(frame, data)
         kind = event.type if isinstance(event.type, str) else frame.event or ""
         if kind == "content_block_delta":
-            return Piece(frame.raw, self._count(_delta_bytes(event.delta)))
+            return Piece(frame.raw, self._count(event.delta, _measure_delta))
         if kind in ("content_block_start", "content_block_stop"):
             return self._read_edge(frame, event, opens=kind == "content_block_start")
         return self._read_event(frame, kind, event)
 
     def _read_edge(self, frame: Frame, event: _Event, *, opens: bool) -> Piece:
         """Where a block begins, perhaps with its first words, or ends."""
-        tokens = self._count(block_bytes(event.content_block)) if opens else 0
+        tokens = self._count(event.content_block, measure_block) if opens else 0
         usage = None
         if opens and is_tool_use(event.content_block):
             self._tool_uses += 1
@@ -112,13 +112,14 @@ class MessageReader(FrameReader):
     def _read_start(self, frame: Frame, message: dict[str, Any]) -> Piece:
         self._believes(message.get("usage"))
         content = message.get("content")
-        tokens = self._count(sum(map(block_bytes, content if isinstance(content, list) else ())))
+        tokens = self._count(content if isinstance(content, list) else [], _measure_blocks)
         self._begun = Piece(frame.raw, tokens, self._so_far(tokens))
         return self._begun
 
-    def _count(self, written: int) -> int:
-        self.deltas += 1 if written else 0
-        return tokens_in_delta(written)
+    def _count(self, written: Written, measured: Measured[Written]) -> int:
+        tokens = tokens_of_delta(written, measured, self._call.count_text)
+        self.deltas += 1 if tokens else 0
+        return tokens
 
     def _believes(self, value: object) -> bool:
         """Take over a report, if there is one that can be believed; whether there was."""
@@ -163,7 +164,11 @@ class MessageReader(FrameReader):
         return self._separator() + b"".join(event_of(event, name=event["type"]) for event in events)
 
 
-def _delta_bytes(delta: object) -> int:
+def _measure_blocks(blocks: list[Any], by: Measure) -> int:
+    return sum(measure_block(block, by) for block in blocks)
+
+
+def _measure_delta(delta: object, by: Measure) -> int:
     if isinstance(delta, dict) and delta.get("type") in _NOT_CONTENT:
         return 0
-    return block_bytes(delta)
+    return measure_block(delta, by)

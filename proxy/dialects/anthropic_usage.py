@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects.counting import size_bytes, tokens_in, written_bytes
+from proxy.dialects.counting import BYTES, CountText, Measure, measure, tokens_in, tokens_of
 from proxy.dialects.document import lenient_decoder
 from proxy.dialects.reported import count_of
-from proxy.domain import Answer, Usage
+from proxy.domain import Answer, Call, Usage
 
 _REPORTED = (
     *("input_tokens", "cache_read_input_tokens", "cache_creation_input_tokens", "cache_creation"),
@@ -100,19 +100,19 @@ def message_usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def block_bytes(block: object) -> int:
-    """Bytes of all that the model wrote in a content block, or in the delta of one.
+def measure_block(block: object, by: Measure = BYTES) -> int:
+    """How much the model wrote in a content block, or in the delta of one.
 
     What a server's tool answered is not its writing, and what is encrypted is not counted.
     """
     if not isinstance(block, dict):
-        return written_bytes(block)
+        return measure(block, by)
     kind = block.get("type")
     if kind == "redacted_thinking" or (isinstance(kind, str) and kind.endswith("_result")):
         return 0
-    size = sum(written_bytes(value) for name, value in block.items() if name not in _NOT_WRITTEN_IN_BLOCK)
+    size = sum(measure(value, by) for name, value in block.items() if name not in _NOT_WRITTEN_IN_BLOCK)
     asked = block.get("input")
-    return size + (size_bytes(json.dumps(asked, ensure_ascii=False, separators=(",", ":"))) if asked else 0)
+    return size + (by.text(json.dumps(asked, ensure_ascii=False, separators=(",", ":"))) if asked else 0)
 
 
 def is_tool_use(block: object) -> bool:
@@ -129,16 +129,17 @@ class _Message(msgspec.Struct):
 _decode_message = lenient_decoder(_Message)
 
 
-def read_answer(body: bytes) -> Answer:
+def read_answer(call: Call, body: bytes) -> Answer:
     """What a whole answer used, where it says so believably, and what the model wrote in it; an unreadable one counts by its bytes."""
     message = _decode_message(body)
     if message is None:
         return Answer(None, tokens_in(len(body)))
     usage = None if message.usage is None else read_usage(message.usage)
-    return Answer(usage, _counted(message, body), usage_rejected=usage is None and message.usage is not None)
+    counted = _counted(message, body, call.count_text if usage is None else None)
+    return Answer(usage, counted, usage_rejected=usage is None and message.usage is not None)
 
 
-def _counted(message: _Message, body: bytes) -> int:
+def _counted(message: _Message, body: bytes, count_text: CountText | None) -> int:
     if isinstance(message.content, list):
-        return max(1, sum(tokens_in(block_bytes(block)) for block in message.content))
+        return max(1, sum(tokens_of(block, measure_block, count_text) for block in message.content))
     return 0 if message.error else tokens_in(len(body))

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects.counting import tokens_in, written_bytes
+from proxy.dialects.counting import CountText, measure, tokens_in, tokens_of
 from proxy.dialects.document import lenient_decoder
 from proxy.dialects.reported import count_of
 from proxy.domain import Answer, Call, Usage
@@ -105,7 +105,7 @@ def read_answer(call: Call, body: bytes) -> Answer:
     answer = _decode_body(body)
     if answer is None:
         return Answer(None, tokens_in(len(body)) if has_output else 0)
-    counted = _counted(answer, body) if has_output else 0
+    counted = _counted(answer, body, call.count_text if answer.usage is None else None) if has_output else 0
     try:
         return Answer(_usage(answer, call), counted)
     except ValueError:
@@ -119,9 +119,10 @@ def _usage(answer: _Body, call: Call) -> Usage | None:
     return read_embed_usage(reported, call) if call.operation == "embed" else read_rank_usage(reported, call)
 
 
-def _counted(answer: _Body, body: bytes) -> int:
+def _counted(answer: _Body, body: bytes, count_text: CountText | None) -> int:
     if isinstance(answer.message, str):
         return 0  # an error
     if not isinstance(answer.message, dict):
         return tokens_in(len(body))  # nothing that we know, so it may be anything
-    return max(1, tokens_in(written_bytes({name: value for name, value in answer.message.items() if name != "citations"})))
+    said = {name: value for name, value in answer.message.items() if name != "citations"}
+    return max(1, tokens_of(said, measure, count_text))

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from proxy.dialects.cohere_answers import read_chat_usage
-from proxy.dialects.counting import tokens_in, tokens_in_delta, written_bytes
+from proxy.dialects.counting import measure, tokens_in, tokens_of_delta
 from proxy.dialects.document import lenient_decoder
 from proxy.dialects.reported import cumulative
 from proxy.dialects.sse import Frame, event_of
@@ -79,9 +79,9 @@ class EventReader(FrameReader):
         return piece
 
     def _count(self, delta: object) -> int:
-        written = written_bytes(delta)
-        self.deltas += 1 if written else 0
-        return tokens_in_delta(written)
+        tokens = tokens_of_delta(delta, measure, self._call.count_text)
+        self.deltas += 1 if tokens else 0
+        return tokens
 
     def _note_block(self, kind: str, index: object, piece: Piece) -> None:
         block, _, what = kind.rpartition("-")

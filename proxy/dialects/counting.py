@@ -2,13 +2,15 @@
 
 Bytes are exact, cheap and the same for every model. An input is counted twice: `bound`, which no byte-level tokenizer can exceed and which
 is held, and `counted`, which is charged when usage never comes; the model's own tokenizer may count that one, where the operator has given
-it. Output is counted from what is forwarded.
+it. Output is counted from what is forwarded, in the same two ways: what a model wrote is measured by its
+bytes, or by tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -24,6 +26,9 @@ PROMPT_TOKENS_BOUND = 4
 REQUEST_TOKENS_BOUND = 16
 REPLY_TOKENS_COUNTED = 3
 """What a chat template adds to open the answer."""
+
+CountText = Callable[[str], int]
+"""Tokens in a text, by a model's own tokenizer."""
 
 TOKENIZED_BYTES_MAX = 2**15
 """Of one request so much at most is given to a tokenizer, which is some ten milliseconds of work; the rest counts by its bytes."""
@@ -47,7 +52,7 @@ class MediaRule:
     """For all that a request refers to and the upstream keeps; None where such references are refused."""
     tool_use_tokens: int | None = None
     """For what one use of the upstream's own tools may add (a search, a page); None where such tools are refused."""
-    count_text: Callable[[str], int] | None = None
+    count_text: CountText | None = None
     """Tokens in a text, by the model's own tokenizer; None where there is none, and its bytes count."""
 
     def or_more(self, other: MediaRule) -> MediaRule:
@@ -129,6 +134,78 @@ def tokens_in(size: int) -> int:
     return -(-size // BYTES_PER_TOKEN)
 
 
+class Measure(Protocol):
+    """How much there is of what a model wrote."""
+
+    def text(self, text: str) -> int: ...
+
+    def sound(self, encoded: str) -> int:
+        """Of sound, in base64."""
+        ...
+
+    def tokens(self, count: int) -> int:
+        """Of what is known to be so many tokens."""
+        ...
+
+
+class _Bytes:
+    """By the bytes of text that would make as many tokens."""
+
+    def text(self, text: str) -> int:
+        return size_bytes(text)
+
+    def sound(self, encoded: str) -> int:
+        return -(-size_bytes(encoded) // AUDIO_BYTES_PER_TEXT_BYTE)
+
+    def tokens(self, count: int) -> int:
+        return count * BYTES_PER_TOKEN
+
+
+BYTES: Measure = _Bytes()
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """By tokens, text by the model's own tokenizer."""
+
+    count_text: CountText
+
+    def text(self, text: str) -> int:
+        return self.count_text(text) if text else 0
+
+    def sound(self, encoded: str) -> int:
+        return tokens_in(BYTES.sound(encoded))
+
+    def tokens(self, count: int) -> int:
+        return count
+
+
+Written = TypeVar("Written")
+Measured = Callable[[Written, Measure], int]
+"""How much a model wrote in something, by a measure."""
+
+
+def tokens_of(written: Written, measured: Measured[Written], count_text: CountText | None) -> int:
+    """Tokens in what a model wrote, as a whole: by its bytes, rounded up, or by its tokenizer where that is at hand."""
+    size = measured(written, BYTES)
+    return tokens_in(size) if count_text is None else _tokens_by(count_text, written, measured, size)
+
+
+def tokens_of_delta(written: Written, measured: Measured[Written], count_text: CountText | None) -> int:
+    """The same for one delta: none, one, or, where it is too long for one, as many as are in it."""
+    size = measured(written, BYTES)
+    if count_text is None or size <= DELTA_BYTES_MAX_OF_ONE_TOKEN:
+        return tokens_in_delta(size)
+    return _tokens_by(count_text, written, measured, size)
+
+
+def _tokens_by(count_text: CountText, written: Written, measured: Measured[Written], size: int) -> int:
+    """What the tokenizer says, never nothing for something, and never more than there are bytes."""
+    if not 0 < size <= TOKENIZED_BYTES_MAX:
+        return tokens_in(size)
+    return min(size, max(1, measured(written, _Tokens(count_text))))
+
+
 def tokens_in_delta(size: int) -> int:
     """Tokens in one delta of so many bytes: none, one, or as many as its bytes make."""
     if size <= DELTA_BYTES_MAX_OF_ONE_TOKEN:
@@ -136,14 +213,14 @@ def tokens_in_delta(size: int) -> int:
     return tokens_in(size)
 
 
-def written_bytes(value: object) -> int:
-    """Bytes of all that a model wrote in a value: its strings at any depth, without ids and types."""
+def measure(value: object, by: Measure = BYTES) -> int:
+    """How much a model wrote in a value: its strings at any depth, without ids and types."""
     size = 0
     pending = [value]
     while pending:
         current = pending.pop()
         if isinstance(current, str):
-            size += size_bytes(current)
+            size += by.text(current)
         elif isinstance(current, list):
             pending.extend(current)
         elif isinstance(current, Mapping):

@@ -13,10 +13,10 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects.counting import tokens_in, tokens_in_delta
+from proxy.dialects.counting import tokens_in, tokens_of_delta
 from proxy.dialects.document import lenient_decoder
 from proxy.dialects.gemini_errors import error_members
-from proxy.dialects.gemini_usage import Report, content_bytes, read_report, usage_members
+from proxy.dialects.gemini_usage import Report, measure_content, read_report, usage_members
 from proxy.dialects.json_array import ArraySplitter
 from proxy.dialects.reported import cumulative
 from proxy.dialects.sse import Frame, event_of
@@ -142,10 +142,10 @@ class ChunkReader(FrameReader):
     def _count(self, candidates: Sequence[_Candidate], raw: bytes) -> int:
         tokens = 0
         for candidate in candidates:
-            written = content_bytes(candidate.content)
+            written = tokens_of_delta(candidate.content, measure_content, self._call.count_text)
             if written:
                 self.deltas += 1
-                tokens += tokens_in_delta(written)
+                tokens += written
             index = candidate.index
             if type(index) is int and 0 <= index < CANDIDATES_MAX:
                 is_open = candidate.finish_reason in _UNFINISHED and self._closed_by.get(index) is None

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects.counting import AUDIO_BYTES_PER_TEXT_BYTE, BYTES_PER_TOKEN, size_bytes, tokens_in
+from proxy.dialects.counting import BYTES, CountText, Measure, tokens_in, tokens_of
 from proxy.dialects.document import lenient_decoder
 from proxy.dialects.reported import count_of
 from proxy.domain import Answer, Call, Usage
@@ -101,44 +101,45 @@ def usage_members(usage: Usage) -> dict[str, int]:
     }
 
 
-def content_bytes(content: object) -> int:
-    """Bytes of all that the model wrote in a candidate's content, or in the part of it that a chunk holds."""
+def measure_content(content: object, by: Measure = BYTES) -> int:
+    """How much the model wrote in a candidate's content, or in the part of it that a chunk holds."""
     parts = content.get("parts") if isinstance(content, dict) else content
     if isinstance(parts, dict):
         parts = [parts]
     if not isinstance(parts, list):
-        return _text_bytes(parts)
-    return sum(_part_bytes(part) for part in parts)
+        return _measure_text(parts, by)
+    return sum(_measure_part(part, by) for part in parts)
 
 
-def _part_bytes(part: object) -> int:
+def _measure_part(part: object, by: Measure) -> int:
     if not isinstance(part, dict):
-        return _text_bytes(part)
+        return _measure_text(part, by)
     size = 0
     for name, value in part.items():
         if name == "inlineData" and isinstance(value, dict):
-            size += _media_bytes(value)
+            size += _measure_media(value, by)
         elif name not in _NOT_WRITTEN:
             written = [inner for key, inner in value.items() if key not in _NOT_WRITTEN] if isinstance(value, dict) else value
-            size += _text_bytes(written)
+            size += _measure_text(written, by)
     return size
 
 
-def _media_bytes(blob: Mapping[str, Any]) -> int:
+def _measure_media(blob: Mapping[str, Any], by: Measure) -> int:
     """Of an image as many as its tokens make, of sound as many as its length makes."""
     if str(blob.get("mimeType")).startswith("image/"):
-        return IMAGE_TOKENS * BYTES_PER_TOKEN
-    return -(-_text_bytes(blob.get("data")) // AUDIO_BYTES_PER_TEXT_BYTE)
+        return by.tokens(IMAGE_TOKENS)
+    data = blob.get("data")
+    return by.sound(data) if isinstance(data, str) else _measure_text(data, by)
 
 
-def _text_bytes(value: object) -> int:
-    """Bytes of a value's strings, at any depth, and of the names that the model gave them; 1 for any other value that it wrote."""
+def _measure_text(value: object, by: Measure) -> int:
+    """How much is in a value's strings, at any depth, and of the names that the model gave them; 1 for any other value that it wrote."""
     size = 0
     pending = [value]
     while pending:
         current = pending.pop()
         if isinstance(current, str):
-            size += size_bytes(current)
+            size += by.text(current)
         elif isinstance(current, list):
             pending.extend(current)
         elif isinstance(current, dict):
@@ -165,7 +166,7 @@ def read_answer(call: Call, body: bytes) -> Answer:
     answer = _decode_body(body)
     if answer is None:
         return Answer(None, tokens_in(len(body)) if has_output else 0)
-    written = _written(answer, body) if has_output else []
+    written = _written(answer, body, call.count_text if answer.usage_metadata is None else None) if has_output else []
     counted = sum(max(1, tokens) for tokens in written)
     try:
         report = None if answer.usage_metadata is None else read_report(answer.usage_metadata)
@@ -177,9 +178,9 @@ def read_answer(call: Call, body: bytes) -> Answer:
     return Answer(usage, counted)
 
 
-def _written(answer: _Body, body: bytes) -> list[int]:
+def _written(answer: _Body, body: bytes, count_text: CountText | None) -> list[int]:
     """Tokens counted in each candidate; an answer without any, if nothing else in it is known either, counts by its bytes."""
     if answer.candidates is not None:
-        return [tokens_in(content_bytes(candidate.get("content"))) for candidate in answer.candidates]
+        return [tokens_of(candidate.get("content"), measure_content, count_text) for candidate in answer.candidates]
     is_known = answer.error or answer.prompt_feedback or answer.usage_metadata is not None
     return [] if is_known else [tokens_in(len(body))]

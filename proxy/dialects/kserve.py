@@ -11,7 +11,16 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects.counting import InputCount, MediaRule, size_bytes, tokens_in, tokens_in_delta, written_bytes
+from proxy.dialects.counting import (
+    CountText,
+    InputCount,
+    Measure,
+    MediaRule,
+    measure,
+    tokens_in,
+    tokens_of,
+    tokens_of_delta,
+)
 from proxy.dialects.document import edit_members, members_of, read_object
 from proxy.dialects.members import not_priced, objects, whole, wrong
 from proxy.dialects.native import CHOICES_MAX, Native, add_others, free_call, lower_maxima, settings, whole_from_zero
@@ -93,7 +102,7 @@ class KServe(Native):
         answers = answers_in(body)  # None where binary data follow the JSON
         if not answers or not all(isinstance(answer, dict) for answer in answers):
             return Answer(None, tokens_in(len(body)))
-        return Answer(None, sum(0 if answer.get("error") else max(1, _output_tokens(answer)) for answer in answers))
+        return Answer(None, sum(0 if answer.get("error") else max(1, _output_tokens(answer, call.count_text)) for answer in answers))
 
     def error_members(self, refusal: Expected, *, status: int) -> dict[str, Any]:
         """The members of an error body, `error` and `compute_ledger`."""
@@ -162,20 +171,25 @@ def _elements(data: object) -> Iterator[object]:
             yield current
 
 
-def _output_tokens(answer: Json) -> int:
+def _output_tokens(answer: Json, count_text: CountText | None) -> int:
     """Tokens in a whole answer: in its tensors, or in its text."""
     outputs = answer.get("outputs")
     if not isinstance(outputs, list):
-        return tokens_in(_written(answer))
+        return tokens_of(answer, _measure, count_text)
     tensors = [tensor.get("data") for tensor in outputs if isinstance(tensor, dict)]
-    return sum(tokens_in(size_bytes(element)) if isinstance(element, str) else 1 for data in tensors for element in _elements(data))
+    elements = (element for data in tensors for element in _elements(data))
+    return sum(tokens_of(element, _measure_text, count_text) if isinstance(element, str) else 1 for element in elements)
 
 
-def _written(answer: Json) -> int:
-    """Bytes of text in an answer: of its `text_output`; a model may name its output otherwise."""
+def _measure_text(text: str, by: Measure) -> int:
+    return by.text(text)
+
+
+def _measure(answer: Json, by: Measure) -> int:
+    """How much text is in an answer: of its `text_output`; a model may name its output otherwise."""
     if "text_output" in answer:
-        return written_bytes(answer["text_output"])
-    return written_bytes({name: value for name, value in answer.items() if name not in _NOT_OUTPUT})
+        return measure(answer["text_output"], by)
+    return measure({name: value for name, value in answer.items() if name not in _NOT_OUTPUT}, by)
 
 
 class OutputReader(NativeReader):
@@ -198,9 +212,9 @@ class OutputReader(NativeReader):
         return pieces
 
     def _read_event(self, frame: Frame, event: Json) -> Piece:
-        written = _written(event)
-        self.deltas += written > 0
-        return Piece(frame.raw, tokens_in_delta(written))
+        tokens = tokens_of_delta(event, _measure, self._call.count_text)
+        self.deltas += tokens > 0
+        return Piece(frame.raw, tokens)
 
     def cut_by_length(self, usage: Usage, *, unsent: Sequence[Piece] = ()) -> bytes:
         """The end that the maximum would make: nothing more."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects.counting import InputCount, MediaRule, size_bytes
+from proxy.dialects.counting import BYTES, InputCount, Measure, MediaRule
 from proxy.dialects.document import edit_members, encode, members_of, read_object
 from proxy.dialects.members import not_priced, objects, whole, wrong
 from proxy.dialects.native import (
@@ -121,8 +121,8 @@ class LlamaCpp(Native):
     def read_answer(self, call: Call, body: bytes, media_type: str) -> Answer:
         """What a whole answer used and holds."""
         if call.operation in _GENERATING:
-            return read_whole(body, usage_of=_usage_of, written=_written)
-        answer = read_whole(body, usage_of=_usage_of_input, written=lambda _: 0)
+            return read_whole(call, body, usage_of=_usage_of, measured=_measure)
+        answer = read_whole(call, body, usage_of=_usage_of_input, measured=lambda _answer, _by: 0)
         return Answer(answer.usage, 0, answer.usage_rejected)
 
     def error_members(self, refusal: Expected, *, status: int) -> dict[str, Any]:
@@ -182,9 +182,9 @@ def _output_tokens_max(document: Mapping[str, Any]) -> int | None:
     return None if not maxima or min(maxima) < 0 else max(1, *maxima)
 
 
-def _written(answer: Json) -> int:
+def _measure(answer: Json, by: Measure = BYTES) -> int:
     content = answer.get("content")
-    return size_bytes(content) if isinstance(content, str) else 0
+    return by.text(content) if isinstance(content, str) else 0
 
 
 def _usage_of(answer: Json) -> Usage | None:
@@ -228,7 +228,7 @@ class CompletionReader(NativeReader):
         return super()._read_data(frame, data)
 
     def _read_event(self, frame: Frame, event: Json) -> Piece:
-        tokens, usage = self._count(event, _written(event), _usage_of)
+        tokens, usage = self._count(event, _measure(event), _usage_of)
         index = self._index_of(event)
         if event.get("stop") is not True or index is None:
             return Piece(frame.raw, tokens, usage)

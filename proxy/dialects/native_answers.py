@@ -10,7 +10,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from proxy.dialects.counting import tokens_in, tokens_in_delta
+from proxy.dialects.counting import Measured, tokens_in, tokens_in_delta, tokens_of
 from proxy.dialects.document import lenient_decoder
 from proxy.dialects.reported import cumulative
 from proxy.dialects.sse import Frame, event_of
@@ -43,20 +43,24 @@ def answers_in(body: bytes) -> Sequence[Any] | None:
     return None if document is None else [document]
 
 
-def read_whole(body: bytes, *, usage_of: UsageOf, written: Callable[[Json], int]) -> Answer:
-    """What a whole answer used, where it says so believably, and holds; `written` says how many bytes the model wrote in one."""
+def read_whole(call: Call, body: bytes, *, usage_of: UsageOf, measured: Measured[Json]) -> Answer:
+    """What a whole answer used, where it says so believably, and holds; `measured` says how much the model wrote in one."""
     answers = answers_in(body)
     if not answers or not all(isinstance(answer, dict) for answer in answers):
         return Answer(None, tokens_in(len(body)))
     if any(answer.get("error") for answer in answers):
         return Answer(None, 0)
-    counted = sum(max(1, tokens_in(written(answer))) for answer in answers)
+    usages: list[Usage | None] = [None]
+    is_rejected = False
     try:
         usages = [usage_of(answer) for answer in answers]
     except ValueError:
-        return Answer(None, counted, usage_rejected=True)
+        is_rejected = True
     reported = [usage for usage in usages if usage is not None]
-    return Answer(sum_of(reported) if len(reported) == len(usages) else None, counted)
+    is_reported = len(reported) == len(usages)
+    count_text = None if is_reported else call.count_text
+    counted = sum(max(1, tokens_of(answer, measured, count_text)) for answer in answers)
+    return Answer(sum_of(reported) if is_reported else None, counted, usage_rejected=is_rejected)
 
 
 class Tally:

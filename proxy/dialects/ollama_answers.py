@@ -10,7 +10,14 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects.counting import AUDIO_BYTES_PER_TEXT_BYTE, BYTES_PER_TOKEN, size_bytes, tokens_in, written_bytes
+from proxy.dialects.counting import (
+    BYTES,
+    CountText,
+    Measure,
+    measure,
+    tokens_in,
+    tokens_of,
+)
 from proxy.dialects.document import lenient_decoder
 from proxy.dialects.reported import count_of
 from proxy.domain import NO_USAGE, Answer, Call, Usage
@@ -51,42 +58,42 @@ def read_usage(part: Part, call: Call, *, output_tokens: int) -> Usage | None:
     return Usage(input=inputs or call.input_tokens_counted, output=output_tokens if outputs is None else outputs)
 
 
-def part_bytes(part: Part) -> int:
-    """Bytes of all that the model wrote in a part."""
-    size = written_bytes([part.response, part.thinking]) + _calls_bytes(part.tool_calls)
-    size += -(-written_bytes(part.image) // AUDIO_BYTES_PER_TEXT_BYTE)
+def measure_part(part: Part, by: Measure = BYTES) -> int:
+    """How much the model wrote in a part."""
+    size = measure([part.response, part.thinking], by) + _measure_calls(part.tool_calls, by)
+    size += by.sound(part.image) if isinstance(part.image, str) else measure(part.image, by)
     if not isinstance(part.message, dict):
-        return size + written_bytes(part.message)
+        return size + measure(part.message, by)
     others = {name: value for name, value in part.message.items() if name != "tool_calls"}
-    return size + written_bytes(others) + _calls_bytes(part.message.get("tool_calls"))
+    return size + measure(others, by) + _measure_calls(part.message.get("tool_calls"), by)
 
 
-def _calls_bytes(calls: object) -> int:
+def _measure_calls(calls: object, by: Measure) -> int:
     size = 0
     for call in calls if isinstance(calls, list) else ():
         function = call.get("function") if isinstance(call, dict) else None
         if isinstance(function, dict):
-            size += written_bytes(function.get("name")) + _arguments_bytes(function.get("arguments"))
+            size += measure(function.get("name"), by) + _measure_arguments(function.get("arguments"), by)
         else:
-            size += written_bytes(call)
+            size += measure(call, by)
     return size
 
 
-def _arguments_bytes(arguments: object) -> int:
-    """Bytes of the arguments of a call. Ollama sends them parsed, so their names count too, and each number as a token."""
+def _measure_arguments(arguments: object, by: Measure) -> int:
+    """How much is in the arguments of a call. Ollama sends them parsed, so their names count too, and each number as a token."""
     size = 0
     pending = [arguments]
     while pending:
         current = pending.pop()
         if isinstance(current, str):
-            size += size_bytes(current)
+            size += by.text(current)
         elif isinstance(current, list):
             pending.extend(current)
         elif isinstance(current, dict):
             pending.extend(current)
             pending.extend(current.values())
         elif current is not None:
-            size += BYTES_PER_TOKEN
+            size += by.tokens(1)
     return size
 
 
@@ -96,16 +103,17 @@ def read_answer(call: Call, body: bytes) -> Answer:
     part = decode_part(body)
     if part is None:
         return Answer(None, tokens_in(len(body)) if has_output else 0)
-    counted = _counted(part, body) if has_output else 0
+    counts_itself = part.eval_count is not None or part.prompt_eval_count is not None
+    counted = _counted(part, body, None if counts_itself else call.count_text) if has_output else 0
     try:
         return Answer(read_usage(part, call, output_tokens=counted), counted)
     except ValueError:
         return Answer(None, counted, usage_rejected=True)
 
 
-def _counted(part: Part, body: bytes) -> int:
+def _counted(part: Part, body: bytes, count_text: CountText | None) -> int:
     if part.error or part.done_reason in LOADED:
-        return tokens_in(part_bytes(part))
+        return tokens_of(part, measure_part, count_text)
     if part.message is None and part.response is None:
         return tokens_in(len(body))  # nothing that we know, so it may be anything
-    return max(1, tokens_in(part_bytes(part)))
+    return max(1, tokens_of(part, measure_part, count_text))

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from proxy.dialects.counting import tokens_in, tokens_in_delta
+from proxy.dialects.counting import tokens_in, tokens_of_delta
 from proxy.dialects.ndjson import LINE_MAX_BYTES, Line
 from proxy.dialects.ndjson_reader import LineReader
-from proxy.dialects.ollama_answers import Part, decode_part, part_bytes, read_usage
+from proxy.dialects.ollama_answers import Part, decode_part, measure_part, read_usage
 from proxy.dialects.ollama_errors import error_members
 from proxy.dialects.reported import cumulative
 from proxy.domain import Call, Piece, Usage
@@ -49,9 +49,8 @@ class PartReader(LineReader):
         return Piece(line.raw, tokens, self._read_usage(part), last=True)
 
     def _count(self, part: Part) -> int:
-        written = part_bytes(part)
-        tokens = tokens_in_delta(written)
-        self.deltas += 1 if written else 0
+        tokens = tokens_of_delta(part, measure_part, self._call.count_text)
+        self.deltas += 1 if tokens else 0
         self._output_tokens += tokens
         return tokens
 

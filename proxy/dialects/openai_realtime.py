@@ -13,7 +13,7 @@ from dataclasses import fields
 from functools import reduce
 from typing import Any
 
-from proxy.dialects.counting import MediaRule, size_bytes, tokens_in, tokens_in_delta, written_bytes
+from proxy.dialects.counting import MediaRule, measure, size_bytes, tokens_in, tokens_in_delta
 from proxy.dialects.document import encode, read_object
 from proxy.dialects.members import not_priced, wrong
 from proxy.dialects.openai_errors import error_members
@@ -178,8 +178,8 @@ class Conversation:
             elif isinstance(part, dict) and isinstance(part.get("audio"), str):
                 self._hear_audio(part["audio"])
             else:
-                self._add_text(written_bytes(part))
-        self._add_text(sum(written_bytes(item.get(name)) for name in ("name", "arguments", "output")))
+                self._add_text(measure(part))
+        self._add_text(sum(measure(item.get(name)) for name in ("name", "arguments", "output")))
 
     def _add_text(self, size: int) -> None:
         self._said_bound += size + MESSAGE_TOKENS
@@ -200,7 +200,7 @@ class Conversation:
         elif kind.endswith("audio.delta"):
             self._under_way(event.get("response_id")).spoken += self._spoken_in(event)
         elif kind.endswith(".delta"):
-            self._under_way(event.get("response_id")).written += tokens_in_delta(written_bytes(event.get("delta")))
+            self._under_way(event.get("response_id")).written += tokens_in_delta(measure(event.get("delta")))
         elif kind == "response.done":
             response = event.get("response")
             self._finish(_id_in(response), response.get("usage") if isinstance(response, dict) else None)

@@ -11,11 +11,20 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects.counting import AUDIO_BYTES_PER_TEXT_BYTE, tokens_in, tokens_in_delta, written_bytes
+from proxy.dialects.counting import (
+    BYTES,
+    Measure,
+    Measured,
+    Written,
+    measure,
+    tokens_in,
+    tokens_in_delta,
+    tokens_of_delta,
+)
 from proxy.dialects.document import lenient_decoder
 from proxy.dialects.openai_errors import error_members
 from proxy.dialects.openai_hosted import is_tool_use, tool_uses
-from proxy.dialects.openai_usage import item_bytes, read_usage, responses_usage
+from proxy.dialects.openai_usage import measure_item, read_usage, responses_usage
 from proxy.dialects.sse import FRAME_MAX_BYTES, Frame, event_of
 from proxy.dialects.sse_reader import FrameReader
 from proxy.domain import Call, Piece, Usage
@@ -64,13 +73,13 @@ class EventReader(FrameReader):
 
     def _read_event(self, frame: Frame, kind: str, event: _Event) -> Piece:
         if kind.endswith(".delta"):
-            return Piece(frame.raw, self._count(_delta_bytes(kind, event.delta)))
+            return Piece(frame.raw, self._count(event.delta, _measure_sound if kind == "response.audio.delta" else measure))
         if kind == "response.output_item.added":
             self._tool_uses += is_tool_use(event.item)
-            return Piece(frame.raw, self._count(item_bytes(event.item)))
+            return Piece(frame.raw, self._count(event.item, measure_item))
         if kind == "response.output_item.done":  # repeats the deltas; without any, all of it is new
-            self._done_bytes += item_bytes(event.item)
-            return Piece(frame.raw, self._count(max(0, self._done_bytes - self._written_bytes)))
+            self._done_bytes += measure_item(event.item)
+            return Piece(frame.raw, self._count_more(max(0, self._done_bytes - self._written_bytes)))
         if kind.endswith(".partial_image"):
             return Piece(frame.raw, PARTIAL_IMAGE_OUTPUT_TOKENS)
         if kind in ENDS:
@@ -83,10 +92,17 @@ class EventReader(FrameReader):
             return Piece(frame.raw, tokens_in(len(frame.data or b"")))  # nothing that we know, so it may be anything
         return Piece(frame.raw)
 
-    def _count(self, written: int) -> int:
-        self._written_bytes += written
-        self.deltas += 1 if written else 0
-        return tokens_in_delta(written)
+    def _count(self, written: Written, measured: Measured[Written]) -> int:
+        tokens = tokens_of_delta(written, measured, self._call.count_text)
+        self._written_bytes += measured(written, BYTES)
+        self.deltas += 1 if tokens else 0
+        return tokens
+
+    def _count_more(self, size: int) -> int:
+        """So many bytes that no delta had."""
+        self._written_bytes += size
+        self.deltas += 1 if size else 0
+        return tokens_in_delta(size)
 
     def _read_end(self, frame: Frame, kind: str, response: dict[str, Any]) -> Piece:
         self.ended = True
@@ -97,7 +113,7 @@ class EventReader(FrameReader):
         output = response.get("output")
         if usage is not None and (uses := max(self._tool_uses, tool_uses(output))):
             usage = replace(usage, tool_use=uses)
-        unseen = 0 if usage else sum(map(item_bytes, output if isinstance(output, list) else ())) - self._written_bytes
+        unseen = 0 if usage else sum(map(measure_item, output if isinstance(output, list) else ())) - self._written_bytes
         return Piece(frame.raw, tokens_in(max(0, unseen)), usage, last=True)
 
     def cut_by_error(self, refusal: Expected, *, unsent: Sequence[Piece] = ()) -> bytes:
@@ -127,6 +143,5 @@ class EventReader(FrameReader):
         return event_of({**members, "sequence_number": self._sequence_number}, name=members["type"])
 
 
-def _delta_bytes(kind: str, delta: object) -> int:
-    size = written_bytes(delta)
-    return -(-size // AUDIO_BYTES_PER_TEXT_BYTE) if kind == "response.audio.delta" else size
+def _measure_sound(delta: object, by: Measure) -> int:
+    return by.sound(delta) if isinstance(delta, str) else measure(delta, by)

@@ -11,10 +11,10 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects.counting import tokens_in, tokens_in_delta, written_bytes
+from proxy.dialects.counting import Measure, measure, tokens_in, tokens_of_delta
 from proxy.dialects.document import drop_member, lenient_decoder
 from proxy.dialects.openai_errors import error_members
-from proxy.dialects.openai_usage import chat_usage, message_bytes, read_usage
+from proxy.dialects.openai_usage import chat_usage, measure_message, read_usage
 from proxy.dialects.reported import cumulative
 from proxy.dialects.sse import FRAME_MAX_BYTES, Frame, event_of
 from proxy.dialects.sse_reader import FrameReader
@@ -97,10 +97,10 @@ class ChunkReader(FrameReader):
     def _count(self, choices: Sequence[_Choice]) -> int:
         tokens = 0
         for choice in choices:
-            written = _choice_bytes(choice)
+            written = tokens_of_delta(choice, _measure_choice, self._call.count_text)
             if written:
                 self.deltas += 1
-                tokens += tokens_in_delta(written)
+                tokens += written
         return tokens
 
     def _read_usage(self, value: object) -> Usage | None:
@@ -145,9 +145,9 @@ def _without_usage(frame: Frame) -> bytes:
     return b"".join(b"data: %b\n" % line for line in data.split(b"\n")) + b"\n"  # it came in several lines
 
 
-def _choice_bytes(choice: _Choice) -> int:
+def _measure_choice(choice: _Choice, by: Measure) -> int:
     if choice.delta is not None:
-        return message_bytes(choice.delta)
+        return measure_message(choice.delta, by)
     if choice.text is not None:
-        return written_bytes(choice.text)
-    return message_bytes(choice.message)
+        return measure(choice.text, by)
+    return measure_message(choice.message, by)

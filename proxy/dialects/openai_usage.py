@@ -12,7 +12,15 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects.counting import AUDIO_BYTES_PER_TEXT_BYTE, BYTES_PER_TOKEN, NOT_WRITTEN, size_bytes, tokens_in, written_bytes
+from proxy.dialects.counting import (
+    BYTES,
+    NOT_WRITTEN,
+    CountText,
+    Measure,
+    measure,
+    tokens_in,
+    tokens_of,
+)
 from proxy.dialects.document import lenient_decoder
 from proxy.dialects.openai_hosted import tool_uses
 from proxy.dialects.reported import count_of
@@ -25,7 +33,7 @@ _OUTPUT_DETAILS = ("reasoning_tokens", "audio_tokens")
 _REASONING = ("reasoning", "reasoning_content", "reasoning_details")
 """Names for one and the same text; servers that moved from one to another send several."""
 _WRITTEN = ("content", "tool_calls", "function_call")
-_IMAGE_BYTES = 2_520 * BYTES_PER_TOKEN
+_IMAGE_TOKENS = 2_520
 """What an image of up to 4K counts, however large it is; the models that draw in chats are Google's, by way of others' APIs."""
 
 
@@ -105,38 +113,38 @@ def responses_usage(usage: Usage) -> dict[str, Any]:
     }
 
 
-def message_bytes(message: object) -> int:
-    """Bytes of all that the model wrote in a message, or in the delta of one."""
+def measure_message(message: object, by: Measure = BYTES) -> int:
+    """How much the model wrote in a message, or in the delta of one."""
     if not isinstance(message, dict):
-        return written_bytes(message)
+        return measure(message, by)
     size = 0
     reasoning = 0
     for name, value in message.items():
         if not value or name in NOT_WRITTEN:
             continue
         if name in _REASONING:
-            reasoning = max(reasoning, written_bytes(value))
+            reasoning = max(reasoning, measure(value, by))
         elif type(value) is str:
-            size += size_bytes(value)
+            size += by.text(value)
         elif name in _WRITTEN:
-            size += written_bytes(value)
+            size += measure(value, by)
         elif name == "images" and isinstance(value, list):
-            size += len(value) * _IMAGE_BYTES
+            size += by.tokens(len(value) * _IMAGE_TOKENS)
         elif name == "audio" and isinstance(value, dict):
-            size += written_bytes(value.get("transcript"))
-            size += -(-written_bytes(value.get("data")) // AUDIO_BYTES_PER_TEXT_BYTE)
+            size += measure(value.get("transcript"), by)
+            size += by.sound(data) if isinstance(data := value.get("data"), str) else measure(data, by)
     return size + reasoning
 
 
-def item_bytes(item: object) -> int:
-    """Bytes of all that the model wrote in an output item of the Responses API; what is encrypted is not counted."""
+def measure_item(item: object, by: Measure = BYTES) -> int:
+    """How much the model wrote in an output item of the Responses API; what is encrypted is not counted."""
     if not isinstance(item, dict):
         return 0
-    size = sum(written_bytes(item.get(name)) for name in ("name", "arguments", "input"))
+    size = sum(measure(item.get(name), by) for name in ("name", "arguments", "input"))
     for parts in (item.get("content"), item.get("summary")):
         for part in parts if isinstance(parts, list) else ():
             if isinstance(part, dict):
-                size += sum(written_bytes(part.get(name)) for name in ("text", "refusal", "transcript"))
+                size += sum(measure(part.get(name), by) for name in ("text", "refusal", "transcript"))
     return size
 
 
@@ -158,19 +166,20 @@ def read_answer(call: Call, body: bytes, *, has_output: bool) -> Answer:
     usage = None if answer.usage is None else read_usage(answer.usage, has_output=has_output)
     if usage is not None and (uses := tool_uses(answer.output)):
         usage = replace(usage, tool_use=uses)
-    return Answer(usage, _counted(answer, body) if has_output else 0, usage_rejected=usage is None and answer.usage is not None)
+    counted = _counted(answer, body, call.count_text if usage is None else None) if has_output else 0
+    return Answer(usage, counted, usage_rejected=usage is None and answer.usage is not None)
 
 
-def _counted(answer: _Body, body: bytes) -> int:
+def _counted(answer: _Body, body: bytes, count_text: CountText | None) -> int:
     if isinstance(answer.choices, list):
-        return sum(max(1, tokens_in(choice_bytes(choice))) for choice in answer.choices)
+        return sum(max(1, tokens_of(choice, measure_choice, count_text)) for choice in answer.choices)
     if isinstance(answer.output, list):
-        return max(1, sum(tokens_in(item_bytes(item)) for item in answer.output))
+        return max(1, sum(tokens_of(item, measure_item, count_text) for item in answer.output))
     return 0 if answer.error else tokens_in(len(body))
 
 
-def choice_bytes(choice: object) -> int:
-    """Bytes of all that the model wrote in one choice of a chat or text completion."""
+def measure_choice(choice: object, by: Measure = BYTES) -> int:
+    """How much the model wrote in one choice of a chat or text completion."""
     if not isinstance(choice, dict):
-        return written_bytes(choice)
-    return message_bytes(choice.get("message")) + written_bytes(choice.get("text"))
+        return measure(choice, by)
+    return measure_message(choice.get("message"), by) + measure(choice.get("text"), by)

@@ -11,7 +11,7 @@ from typing import Any, TypeGuard
 
 import msgspec
 
-from proxy.dialects.counting import InputCount, MediaRule, size_bytes
+from proxy.dialects.counting import BYTES, InputCount, Measure, MediaRule, size_bytes
 from proxy.dialects.document import edit_members, members_of, read_object
 from proxy.dialects.members import not_priced, objects, whole, wrong
 from proxy.dialects.native import (
@@ -105,7 +105,7 @@ class SGLang(Native):
 
     def read_answer(self, call: Call, body: bytes, media_type: str) -> Answer:
         """What a whole answer used and holds."""
-        return read_whole(body, usage_of=_usage_of, written=_written)
+        return read_whole(call, body, usage_of=_usage_of, measured=_measure)
 
     def error_members(self, refusal: Expected, *, status: int) -> dict[str, Any]:
         """The members of an error body, `error` and `compute_ledger`."""
@@ -169,9 +169,9 @@ def _media_in(value: object) -> int:
     return files
 
 
-def _written(answer: Json) -> int:
+def _measure(answer: Json, by: Measure = BYTES) -> int:
     text = answer.get("text")
-    return size_bytes(text) if isinstance(text, str) else 0
+    return by.text(text) if isinstance(text, str) else 0
 
 
 def _usage_of(answer: Json) -> Usage | None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from proxy.dialects.counting import InputCount, MediaRule, size_bytes, tokens_in
+from proxy.dialects.counting import BYTES, InputCount, Measure, MediaRule, size_bytes, tokens_in
 from proxy.dialects.document import edit_members, members_of, read_object
 from proxy.dialects.members import whole, wrong
 from proxy.dialects.native import CHOICES_MAX, OUTPUT_TOKENS_MAX, Native, add_others, flag, free_call, lower_maxima, settings
@@ -81,7 +81,7 @@ class TGI(Native):
 
     def read_answer(self, call: Call, body: bytes, media_type: str) -> Answer:
         """What a whole answer used and holds. Of several attempts (`best_of`) one is shown, and all are paid for."""
-        answer = read_whole(body, usage_of=partial(_usage_of, call), written=_written)
+        answer = read_whole(call, body, usage_of=partial(_usage_of, call), measured=_measure)
         return Answer(answer.usage, answer.output_tokens_counted * call.choices, answer.usage_rejected)
 
     def error_members(self, refusal: Expected, *, status: int) -> dict[str, Any]:
@@ -123,9 +123,9 @@ def _images_in(text: str) -> tuple[int, int]:
     return images, size
 
 
-def _written(answer: Json) -> int:
+def _measure(answer: Json, by: Measure = BYTES) -> int:
     text = answer.get("generated_text")
-    return size_bytes(text) if isinstance(text, str) else 0
+    return by.text(text) if isinstance(text, str) else 0
 
 
 def _usage_of(call: Call, answer: Json) -> Usage | None:

@@ -78,6 +78,8 @@ class Admission:
         changes: dict[str, Any] = {} if call.model else {"model": model}
         if unseen := max(endpoint.section.unseen_tokens for endpoint in endpoints):
             changes["unseen_tokens"] = _unseen_tokens(call, unseen)
+        if media.count_text is not None:
+            changes["count_text"] = media.count_text
         return Asked(replace(call, **changes) if changes else call, endpoints)
 
     def check_free(self, caller: Caller, asked: Asked) -> None:

@@ -1,6 +1,6 @@
 """The model's own tokenizer, from a file of the operator's in the format of Hugging Face `tokenizers`; nothing is ever downloaded.
 
-Needs the extra [tokenizers]. Used where usage never comes, to count the input that is charged; see `dialects/counting.py`.
+Needs the extra [tokenizers]. Used where usage never comes, to count the text that is charged; see `dialects/counting.py`.
 """
 
 from __future__ import annotations

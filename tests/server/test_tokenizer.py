@@ -78,15 +78,15 @@ def test_a_missing_file_and_a_missing_extra_are_told(tmp_path: Path, monkeypatch
         text_counter(file)
 
 
-async def test_input_without_usage_is_charged_by_the_tokenizer(start: Start, upstream: ScriptedUpstream, tmp_path: Path) -> None:
-    """Four words are four tokens, beside what the template adds; without the tokenizer their 19 bytes were five."""
+async def test_what_has_no_usage_is_charged_by_the_tokenizer(start: Start, upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """Four words are four tokens, beside what the template adds, and so is an answer of three words; by their bytes there would be more."""
     file = tmp_path / "tokenizer.json"
     file.write_text(words())
     body = {"model": "tiny", "messages": [{"role": "user", "content": "one two two unknown"}]}
-    for more, tokens in (({}, 5), ({"tokenizer_file": str(file)}, 4)):
+    for more, tokens, written in (({}, 5, 6), ({"tokenizer_file": str(file)}, 4, 3)):
         async with start(upstream=more) as proxied:
             asked = Asked(proxied, body)
-            await (await upstream.next_request()).answer(openai_answers.chat("x"))
+            await (await upstream.next_request()).answer(openai_answers.chat("one two incomprehensible"))
             await asked.whole()
             around = MESSAGE_TOKENS_COUNTED + REPLY_TOKENS_COUNTED
-            assert await proxied.spent() == cost_nanocredits(price(), Usage(input=tokens + around, output=1))
+            assert await proxied.spent() == cost_nanocredits(price(), Usage(input=tokens + around, output=written))
