@@ -85,12 +85,13 @@ async def _start(stack: contextlib.AsyncExitStack, source: Source, signals: Sign
     listen, ledger = settings.config.listen, settings.config.ledger
     metrics = Metrics()
     port = stack.enter_context(reserve(listen.proxy))
-    url, lifeline_fds = await stack.enter_async_context(_ledger_server(ledger, metrics))
+    url, lifeline_fds, is_new = await stack.enter_async_context(_ledger_server(ledger, metrics))
     store = await stack.enter_async_context(books.connected(ledger, url=url, metrics=metrics))
     if problems := await store.check():
         raise SetupError("\n".join(problems))
     books.configure(settings.config, store.directory, metrics)
     await books.seed(settings.config, store)
+    await Pools(store.engine).learn_age(is_first=is_new)
 
     parent = Parent(source, settings, store, metrics, signals, port=port, ledger_url=url, verbose=verbose)
     admin = AdminListener(
@@ -266,13 +267,14 @@ class Parent:
 
 
 @contextlib.asynccontextmanager
-async def _ledger_server(section: LedgerSection, metrics: Metrics) -> AsyncIterator[tuple[str, tuple[int, ...]]]:
-    """The ledger server's URL, ours for as long as the context lasts where it is embedded, and what keeps it alive."""
+async def _ledger_server(section: LedgerSection, metrics: Metrics) -> AsyncIterator[tuple[str, tuple[int, ...], bool]]:
+    """The ledger server's URL, ours for as long as the context lasts where it is embedded; what keeps it alive; whether it is ours and
+    began without data."""
     if section.url != "embedded":
-        yield section.url, ()
+        yield section.url, (), False
         return
     async with EmbeddedLedger(section.data_dir, on_restart=metrics.ledger_restarted) as server:
-        yield server.url, (server.lifeline_fd,)
+        yield server.url, (server.lifeline_fd,), server.is_new
 
 
 def has_configured_token(settings: Config) -> bool:

@@ -104,7 +104,8 @@ class Service:
         self._server: asyncio.Server | None = None
 
     async def listen(self, listening: socket.socket) -> None:
-        """Answer from now on."""
+        """Answer from now on; the pools are told first how they are to be."""
+        await self._proxy.seating.beat()
         self._server = await asyncio.get_running_loop().create_server(self._listener, sock=listening, backlog=BACKLOG)
 
     def hearing(self) -> contextlib.AbstractAsyncContextManager[None]:

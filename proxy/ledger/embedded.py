@@ -57,6 +57,8 @@ class EmbeddedLedger:
     def __init__(self, directory: Path, *, on_restart: Callable[[], None] = lambda: None) -> None:
         self.data_dir = directory.absolute()
         self.url = ""
+        self.is_new = False
+        """Whether it began without any data."""
         self.lifeline_fd = -1
         self._on_restart = on_restart
         self._binary = Path()
@@ -74,6 +76,7 @@ class EmbeddedLedger:
             resources.callback(os.close, lock_fd)
             self._socket = data_dir.choose_socket(self.data_dir)
             data_dir.note_holder(lock_fd, self._socket)
+            self.is_new = not (self.data_dir / "appendonlydir").is_dir()
             self.url = data_dir.url_of(self._socket)
             self._lifeline_end_fd, self.lifeline_fd = os.pipe()
             resources.callback(os.close, self._lifeline_end_fd)

@@ -24,6 +24,8 @@ PLANS = "cl:plans"
 PRICES = "cl:prices"
 EVENTS = "cl:{events}"
 OPEN_BATCHES = "cl:batches"
+SINCE = "cl:since"
+"""Since when the server has kept what it has, in milliseconds: a loss takes this with it."""
 
 
 def of_root(root: str, name: str) -> str:

@@ -26,7 +26,7 @@ LEASE_MS: Final = 10_000
 BEAT_MS: Final = 1_000
 """How often a worker beats: a message or nine beats may be lost, and nothing is."""
 LEARNING_MS: Final = BEAT_MS * 5 // 4
-"""How long a pool that the server has lost gives no seat: until every worker has beaten, and was answered."""
+"""How long a pool that the server may have lost gives no seat: until every worker has beaten, and was answered."""
 TICKETS_PER_CALL: Final = 500
 CUT_AGAIN_MS: Final = 1_000
 """How long a cut of the seats counts: what is heard meanwhile was sent before it."""
@@ -67,6 +67,10 @@ class Pools:
         self._calls: dict[str, Call] = {}
         self._memory_nanocredits: dict[str, int] = {}
         """As this worker set it, for a pool that the server has lost."""
+        self._seen: set[str] = set()
+        """Pools that the server has known: one that it knows no more is lost. Bounded by the configuration."""
+        self._since_ms: int | None = None
+        """Since when the server has lost nothing; None where that is not known."""
         self._tickets: dict[tuple[str, str], _Ticket] = {}
         self.subscribed = asyncio.Event()
         """Whether messages arrive at present."""
@@ -118,8 +122,27 @@ class Pools:
         known = self._tickets.pop((pool, ticket), None)
         await self._run(pool, "pool_leave", ticket, spent_nanocredits or 0, *_account(known))
 
+    async def learn_age(self, *, is_first: bool = False) -> None:
+        """Learn since when the server has kept what it has; who finds no mark makes one. To be called again and again.
+
+        A pool that is not there on a server that has lost nothing for a while was never there, and nobody has a seat of it. `is_first`:
+        nobody can have used this server before.
+        """
+        made_ms = 0 if is_first else self._engine.now_ms()
+        _, mark = await self._engine.commands(("SET", keys.SINCE, made_ms, "NX"), ("GET", keys.SINCE))
+        self._since_ms = None if mark is None else int(mark)
+
+    def _learning_left_ms(self, pool: str) -> int:
+        """How long the pool gives no seat if the server does not know it."""
+        if pool in self._seen or self._since_ms is None:
+            return self._learning_ms
+        return max(0, min(self._learning_ms, self._since_ms + self._learning_ms - self._engine.now_ms()))
+
     async def beat(self, tickets: Mapping[str, Sequence[str]]) -> Beats:
-        """Renew the leases of this worker's tickets, by pool, and hear where they are. What the server has lost is entered again."""
+        """Renew the leases of this worker's tickets, by pool, and hear where they are. What the server has lost is entered again.
+
+        Also of a pool in which it has none: so that whatever is due there is done.
+        """
         seated: dict[str, tuple[str, ...]] = {}
         yielding: dict[str, tuple[str, ...]] = {}
         unknown: dict[str, tuple[str, ...]] = {}
@@ -145,8 +168,11 @@ class Pools:
         if memory_nanocredits is not None:
             self._memory_nanocredits[pool] = memory_nanocredits
         values = ("" if value is None else int(value) for value in (seats, memory_nanocredits, draining))
-        reply = await self._run(pool, "pool_configure", *values, self._learning_ms)
-        return bool(reply[0] == "OK")
+        reply = await self._run(pool, "pool_configure", *values, self._learning_left_ms(pool))
+        is_known = bool(reply[0] == "OK")
+        if is_known:
+            self._seen.add(pool)
+        return is_known
 
     async def adapt(self, pool: str, move: Move, *, least: int, most: int) -> int | None:
         """Move the number of seats between two bounds; what it is then. None for a pool that the server does not know.
@@ -192,11 +218,12 @@ class Pools:
             max(-PRIORITY_MAX, min(PRIORITY_MAX, ticket.priority)),
             self._channel,
             ticket.seats,
-            self._learning_ms,
+            self._learning_left_ms(pool),
             ticket.depth,
             ticket.spent_nanocredits if ticket.seated else "",
             self._memory_nanocredits.get(pool, 0),
         )
+        self._seen.add(pool)
         match reply[0]:
             case "FULL":
                 raise QueueFull(pool, waiting=reply[2], lag_nanocredits=reply[3])
@@ -210,13 +237,9 @@ class Pools:
 
     async def _beat(self, pool: str, names: Sequence[str]) -> dict[str, str]:
         """A letter for each ticket: S seated, Y told to stop, W waits, G unknown."""
-        chunks = [names[first : first + TICKETS_PER_CALL] for first in range(0, len(names), TICKETS_PER_CALL)]
-        replies = await asyncio.gather(*(self._run(pool, "pool_beat", *chunk) for chunk in chunks))
-        standing = {
-            name: letter
-            for chunk, reply in zip(chunks, replies, strict=True)
-            for name, letter in zip(chunk, reply[2].decode(), strict=True)
-        }
+        chunks = [names[first : first + TICKETS_PER_CALL] for first in range(0, len(names), TICKETS_PER_CALL)] or [()]
+        letters = await asyncio.gather(*(self._beat_until_done(pool, chunk) for chunk in chunks))
+        standing = dict(zip(names, "".join(letters), strict=True))
         lost = [name for name, letter in standing.items() if self._is_lost(pool, name, letter)]
         standing.update(zip(lost, await asyncio.gather(*(self._enter_again(pool, name) for name in lost)), strict=True))
         for name, letter in standing.items():
@@ -224,6 +247,16 @@ class Pools:
             if known is not None and letter in "SY":
                 known.seated = True
         return standing
+
+    async def _beat_until_done(self, pool: str, names: Sequence[str]) -> str:
+        """The letters of some tickets, once nothing is due any more: each call drops a bounded part of what is overdue."""
+        while True:
+            reply = await self._run(pool, "pool_beat", *names)
+            if reply[0] == "OK":
+                self._seen.add(pool)
+            if not reply[3]:
+                letters: str = reply[2].decode()
+                return letters
 
     def _is_lost(self, pool: str, name: str, letter: str) -> bool:
         """Whether the server knows less of a ticket than this worker: nothing at all, or that it waits while its request runs."""

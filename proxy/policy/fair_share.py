@@ -16,7 +16,8 @@ from typing import Final
 from proxy.policy.shares import COST_MAX, SCALE, Shares, Ticket
 
 OVERDUE_PER_STEP: Final = 8
-ENDED_PER_STEP: Final = 16
+OVERDUE_PER_BEAT: Final = 64
+ENDED_PER_STEP: Final = OVERDUE_PER_BEAT + 2
 """More than can end in a step, so that what is remembered of ended tickets stays bounded."""
 
 
@@ -155,12 +156,16 @@ class FairPool:
         return self._step({ticket: Place.GONE}, seated, dropped)
 
     def heartbeat(self, tickets: Iterable[str], *, now_ms: int) -> Step:
-        """Renew a worker's leases, and tell it where its tickets are: what it missed while its messages were lost."""
+        """Renew a worker's leases, and tell it where its tickets are: what it missed while its messages were lost. Drops all that is
+        overdue, a part at a time, so that those who wait get what a crashed worker had as soon as its leases end."""
         names = list(tickets)
         for name in names:
             if name in self.tickets:
                 self.tickets[name].deadline_ms = now_ms + self.lease_ms
-        dropped, seated = self._begin(now_ms)
+        dropped, seated = self._begin(now_ms, OVERDUE_PER_BEAT)
+        while self._earliest_ms <= now_ms:
+            more_dropped, more_seated = self._begin(now_ms, OVERDUE_PER_BEAT)
+            dropped, seated = dropped + more_dropped, seated + more_seated
         return self._step({name: self._place(name) for name in names}, seated, dropped)
 
     def set_seats(self, seats: int, *, now_ms: int) -> Step:
@@ -197,7 +202,7 @@ class FairPool:
 
     # --- parts of a step -----------------------------------------------------------------------------------------------------------
 
-    def _begin(self, now_ms: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    def _begin(self, now_ms: int, overdue_most: int = OVERDUE_PER_STEP) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """Every step first drops what is overdue, a bounded number, and gives away the seats that are free; returns both."""
         self._steps += 1
         for name in [name for name, ended in islice(self._ended.items(), ENDED_PER_STEP) if ended.until_ms <= now_ms]:
@@ -205,7 +210,7 @@ class FairPool:
         dropped: list[str] = []
         if self._earliest_ms <= now_ms:
             by_deadline = sorted((ticket.deadline_ms, name) for name, ticket in self.tickets.items())
-            dropped = [name for deadline_ms, name in by_deadline[:OVERDUE_PER_STEP] if deadline_ms <= now_ms]
+            dropped = [name for deadline_ms, name in by_deadline[:overdue_most] if deadline_ms <= now_ms]
             for name in dropped:
                 self._end(self.tickets[name], now_ms, was_dropped=True)
             rest = by_deadline[len(dropped) :]

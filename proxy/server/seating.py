@@ -56,6 +56,8 @@ class Pools(Protocol):
 
     async def leave(self, pool: str, ticket: str, *, spent_nanocredits: int | None) -> None: ...
 
+    async def learn_age(self) -> None: ...
+
     async def beat(self, tickets: Mapping[str, Sequence[str]]) -> Beats: ...
 
     async def configure(self, pool: str, *, seats: int | None = None, memory_nanocredits: int | None = None) -> bool: ...
@@ -259,6 +261,8 @@ class Seating:
         self.mine: defaultdict[str, dict[str, Seat]] = defaultdict(dict)
         """By pool and ticket. Bounded by the requests that are open."""
         self.patience = Patience()
+        self._limited: frozenset[str] = frozenset()
+        """Names of the upstreams that have a limit."""
         self._untold: dict[str, config.Upstream] = {}
         """Upstreams whose pools have not been told yet how they are to be."""
         self._kept: dict[tuple[str, str], int | None] = {}
@@ -268,6 +272,7 @@ class Seating:
     def configure(self, sections: Sequence[config.Upstream]) -> None:
         """Take over new numbers of seats; the next beat tells the pools."""
         limited = [section for section in sections if section.first_seats is not None]
+        self._limited = frozenset(section.name for section in limited)
         self._untold = {section.name: section for section in limited}
         adapting = {section.name for section in limited if section.seats == "auto"}
         self._adaptive = {name: adaptive for name, adaptive in self._adaptive.items() if name in adapting}
@@ -294,7 +299,10 @@ class Seating:
 
     async def beat(self) -> None:
         """Keep all leases alive, hear of seats whose message was lost, tell what running requests have cost. Every second or so."""
+        if not (self._limited or self._kept or any(self.mine.values())):
+            return
         try:
+            await self.pools.learn_age()
             for pool in list(self._untold):
                 section = self._untold[pool]
                 seats = None if section.seats == "auto" else section.first_seats
@@ -306,9 +314,7 @@ class Seating:
 
     async def _beat(self) -> None:
         await asyncio.gather(*(self.give_back(pool, ticket, spent) for (pool, ticket), spent in self._kept.items()))
-        tickets = {pool: list(seats) for pool, seats in self.mine.items() if seats}
-        if not tickets:
-            return
+        tickets = {pool: list(self.mine[pool]) for pool in {*self._limited, *(pool for pool, seats in self.mine.items() if seats)}}
         beats = await self.pools.beat(tickets)
         for pool, names in beats.seated.items():
             for name in names:

@@ -38,8 +38,13 @@ class Worker:
     async def enter(
         self, ticket: str, account: str = "ann", *, cost: int = 100, depth: int = 10, spare: bool = False, priority: int = 0
     ) -> Place:
+        return await self.enter_in(POOL, ticket, account, cost=cost, depth=depth, spare=spare, priority=priority)
+
+    async def enter_in(
+        self, pool: str, ticket: str, account: str = "ann", *, cost: int = 100, depth: int = 10, spare: bool = False, priority: int = 0
+    ) -> Place:
         return await self.pools.enter(
-            POOL,
+            pool,
             ticket,
             path=(AccountId("org"), AccountId(account)),
             weights=(1, 1),
@@ -173,6 +178,37 @@ async def test_a_killed_workers_seats_are_given_on_when_its_lease_ends(two: tupl
     assert await other.beat("c") == ("c",)
     state = await other.state()
     assert (state.used, state.waiting) == (1, 0)
+
+
+async def test_a_crashed_worker_with_hundreds_of_tickets_delays_nobody(two: tuple[Worker, Worker]) -> None:
+    """The first beat after its leases end gives all its seats and places away, in calls that each do a bounded part of it."""
+    one, other = two
+    await one.pools.configure(POOL, seats=250)
+    for n in range(500):
+        await one.enter(f"dead-{n}", "ann", depth=500)
+    other.clock.pass_s(LEASE_MS / 2000)
+    mine = [f"mine-{n}" for n in range(250)]
+    for name in mine:
+        await other.enter(name, "bob", depth=500)
+    assert await other.beat(*mine) == ()
+    other.clock.pass_s(LEASE_MS / 2000)
+
+    assert await other.beat(*mine) == tuple(mine)
+    state = await other.state()
+    assert (state.used, state.waiting) == (250, 0)
+
+
+async def test_what_a_crash_left_ends_where_nobody_asks(two: tuple[Worker, Worker]) -> None:
+    """A worker that has nothing in the pool beats for it, too: so the seats do not look taken until somebody wants one."""
+    one, other = two
+    await one.enter("a")
+    await one.enter("b")
+    other.clock.pass_s(LEASE_MS / 1000)
+    assert (await other.state()).used == 1
+    await other.beat()
+
+    state = await other.state()
+    assert (state.used, state.waiting) == (0, 0)
 
 
 async def test_beats_keep_seats_and_places(two: tuple[Worker, Worker]) -> None:
@@ -350,6 +386,43 @@ async def test_a_lost_server_gives_no_seat_twice(two: tuple[Worker, Worker], led
     assert await one.beat("a", "new") == ("a",)
     state = await one.state()
     assert (state.used, state.waiting) == (2, 2)
+
+
+async def test_a_pool_that_never_was_gives_seats_at_once(two: tuple[Worker, Worker]) -> None:
+    """On a server that has lost nothing for a while nobody can have a seat of a pool that is not there."""
+    one, _ = two
+    await one.pools.learn_age()
+    assert not (await one.enter_in("too early", "a")).seated
+    one.clock.pass_s(LEARNING_MS / 1000)
+
+    assert (await one.enter_in("new", "a")).seated
+
+
+async def test_a_ledger_that_begins_gives_seats_at_once(two: tuple[Worker, Worker]) -> None:
+    """Nobody can have used a server of our own that began without data, so there is nothing to wait for."""
+    one, other = two
+    await one.pools.learn_age(is_first=True)
+    await other.pools.learn_age()
+
+    assert (await other.enter_in("new", "a")).seated
+
+
+@pytest.mark.parametrize("who", ["knew it", "is new itself"])
+async def test_a_lost_pool_is_not_taken_for_a_new_one(two: tuple[Worker, Worker], ledger_server: LedgerServer, who: str) -> None:
+    """Neither by a worker that knows that it was there, nor by one that comes to a server which has just lost everything."""
+    one, other = two
+    await one.pools.learn_age()
+    one.clock.pass_s(LEARNING_MS / 1000)
+    assert (await one.enter_in("new", "a")).seated
+    ledger_server.flush()
+    asks = one if who == "knew it" else other
+    if asks is other:
+        await other.pools.learn_age()
+
+    assert not (await asks.enter_in("new", "b")).seated
+    assert (await one.pools.beat({"new": ["a"]})).seated == {"new": ("a",)}
+    one.clock.pass_s(LEARNING_MS / 1000)
+    assert (await asks.pools.beat({"new": ["b"]})).seated == {"new": ()}
 
 
 async def test_a_replica_that_lagged_behind_is_told_who_has_a_seat(two: tuple[Worker, Worker], ledger_server: LedgerServer) -> None:

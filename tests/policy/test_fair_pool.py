@@ -240,12 +240,22 @@ def test_a_clock_that_steps_back_keeps_leases_short() -> None:
 
 
 def test_dropping_is_bounded_by_step() -> None:
-    """A thousand dead tickets do not make one call slow; each step drops some, and none goes to waste for it."""
+    """A thousand dead tickets do not make one request slow; each step drops some, and none goes to waste for it."""
     fair = pool(1)
     fill(fair, *[claim(f"a{i:02}") for i in range(20)])
-    dropped = [len(fair.heartbeat([], now_ms=LEASE_MS).dropped) for _ in range(4)]
+    dropped = [len(fair.charge("nobody", 0, now_ms=LEASE_MS).dropped) for _ in range(4)]
     assert dropped == [8, 8, 4, 0]
     assert (fair.used, fair.waiting) == (0, 0)
+
+
+def test_a_heartbeat_drops_all_that_is_overdue() -> None:
+    """However many a crashed worker had, at seats or waiting: who still beats gets its seat in the first beat after their leases."""
+    fair = pool(3)
+    fill(fair, *[claim(f"a{i:03}") for i in range(500)])
+    fair.enter(claim("b1"), now_ms=LEASE_MS - 1)
+    step = fair.heartbeat(["b1"], now_ms=LEASE_MS)
+    assert (len(step.dropped), step.place) == (500, Place.SEATED)
+    assert (fair.used, fair.waiting) == (1, 0)
 
 
 def test_a_request_that_runs_takes_its_seat_back() -> None:

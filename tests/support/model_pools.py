@@ -61,9 +61,13 @@ class ModelPools:
         self._check_up()
         self._told(pool, self._pools[pool].leave(ticket, spent_nanocredits or 0, now_ms=self._now_ms()))
 
+    async def learn_age(self) -> None:
+        self._check_up()
+
     async def beat(self, tickets: Mapping[str, Sequence[str]]) -> Beats:
         self._check_up()
-        places = {pool: self._pools[pool].heartbeat(names, now_ms=self._now_ms()).places for pool, names in tickets.items()}
+        known = {pool: names for pool, names in tickets.items() if pool in self._pools}
+        places = {pool: self._pools[pool].heartbeat(names, now_ms=self._now_ms()).places for pool, names in known.items()}
 
         def those(*stands: Stand) -> dict[str, frozenset[str]]:
             return {pool: frozenset(n for n, stand in standing.items() if stand in stands) for pool, standing in places.items()}

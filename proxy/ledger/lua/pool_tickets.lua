@@ -3,7 +3,7 @@
 -- is given away in the same step. An ended ticket is remembered for a lease, so that whatever comes late finds it ended.
 
 local WAITING, SEATED, ENDED = 0, 1, 2
-local OVERDUE_MAX, GIVEN_MAX, TOLD_MAX = 8, 100, 100
+local OVERDUE_PER_STEP, OVERDUE_PER_BEAT, GIVEN_MAX, TOLD_MAX = 8, 64, 100, 100
 local TIDY_EVERY, TIDY_MAX = 16, 64
 
 local function new_ticket(name, class, root, account, estimate, priority, channel)
@@ -147,8 +147,8 @@ local function finish(t, dropped)
   if remember(t.name, t.cumulative, dropped) % TIDY_EVERY == 0 then forget_ended() end
 end
 
-local function drop_overdue()
-  local names = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, OVERDUE_MAX)
+local function drop_overdue(most)
+  local names = redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, most)
   for _, name in ipairs(names) do
     local t = ticket(name)
     if t then finish(t, 1) end
@@ -195,9 +195,14 @@ local function give_away(asks)
 end
 
 -- Every step begins so, once the pool is read, and ends with `commit`.
-local function begin_step()
-  if pool.due <= now then drop_overdue() end
+local function begin_step(overdue_most)
+  if pool.due <= now then drop_overdue(overdue_most or OVERDUE_PER_STEP) end
   give_away()
+end
+
+-- Whether tickets may be overdue, or seats could be given away.
+local function is_due()
+  return pool.due <= now or (pool.used < seats_given() and pool.waiting + pool.spare_waiting > 0)
 end
 
 -- As many spare tickets are told to stop as tickets with a budget wait; those seated last first, for the least is lost with them.
