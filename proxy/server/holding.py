@@ -114,7 +114,10 @@ class Reservation(Generic[AnyMeter]):
             if path is None:
                 raise
             self.path, self.otherwise = path, None
-            return await self.__aenter__()
+            try:
+                return await self.__aenter__()
+            except Refusal:  # what the other lacks is not the caller's to know, nor to mend
+                raise refusal from None
         except LedgerUnavailable:
             self._void_later()
             if not holds.allow(wanted.want_nanocredits):

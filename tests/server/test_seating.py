@@ -299,8 +299,9 @@ SCAVENGING: dict[str, Any] = {
 """A budget for one request."""
 
 
-async def commons(proxied: Proxied, upstream: ScriptedUpstream, credits_nanocredits: int = 1_000_000) -> None:
-    """The account that pays for spare seats; the caller's own budget is used up already."""
+async def commons(proxied: Proxied, upstream: ScriptedUpstream, credits_nanocredits: int = 1_000_000, **rates: int) -> None:
+    """The account that pays for spare seats, with the rates of its plan; the caller's own budget is used up already."""
+    await proxied.model.put_plan(Plan("commons", (), **rates), operation_id="plan-of-commons")
     upstream.automatic = lambda exchange: exchange.answer(ANSWER)
     assert (await ask(proxied))[0] == 200
     await proxied.until_settled()
@@ -308,7 +309,7 @@ async def commons(proxied: Proxied, upstream: ScriptedUpstream, credits_nanocred
     await proxied.model.create_account(
         AccountId("commons"),
         parent=None,
-        plan="everyone",
+        plan="commons",
         weight=None,
         limits=(Limit(credits_nanocredits, "day"),),
         labels={},
@@ -341,7 +342,19 @@ async def test_no_spare_seat_without_leave_or_means(upstream: ScriptedUpstream, 
         status, _, body = await ask(proxied)
         assert status == 402
         assert b"insufficient_quota" in body or b"request_exceeds_budget" in body
+        assert ACCOUNT.encode() in body
         assert upstream.received == []
+
+
+async def test_the_rates_of_the_commons_bound_all_spare_requests(upstream: ScriptedUpstream, start: Start) -> None:
+    """Their plan says how many may begin a minute; whoever comes after hears of its own budget, which is what it lacks."""
+    async with start(upstream=ONE_SEAT, **SCAVENGING) as proxied:
+        await commons(proxied, upstream, requests_per_minute=2)
+        upstream.automatic = lambda exchange: exchange.answer(ANSWER)
+        asked = [await ask(proxied) for _ in range(3)]
+        assert [status for status, _, _ in asked] == [200, 200, 402]
+        assert b"insufficient_quota" in asked[-1][2]
+        assert ACCOUNT.encode() in asked[-1][2]
 
 
 async def test_a_spare_seat_is_given_back_when_somebody_with_a_budget_waits(upstream: ScriptedUpstream, start: Start) -> None:
