@@ -379,3 +379,24 @@ async def test_a_spare_seat_is_given_back_when_somebody_with_a_budget_waits(upst
         assert await proxied.spent() == own
         assert (await proxied.account(AccountId("commons"))).totals.spent > 0
         assert (await proxied.account(AccountId("payer"))).totals.spent == COST
+
+
+async def test_a_seat_is_given_on_before_its_answer_is_paid(upstream: ScriptedUpstream, start: Start) -> None:
+    """The upstream is free once its answer is here; whether the budget covers what it said is the ledger's concern alone."""
+    async with start(upstream=ONE_SEAT) as proxied:
+        proxied.ledger.gates["extend"] = asyncio.Event()
+
+        async def ask_without_end() -> int:
+            async with proxied.post(json=chat()) as answer:
+                return int(answer.status)
+
+        first = asyncio.create_task(ask_without_end())
+        exchange = await upstream.next_request()
+        second = asyncio.create_task(ask(proxied))
+        await until_waiting(proxied, 1)
+        await exchange.answer(openai_answers.chat("hi", usage=openai_answers.usage(10, 40_000)))  # more than is held
+        await (await upstream.next_request()).answer(ANSWER)
+        assert (await second)[0] == 200
+        assert not first.done()
+        proxied.ledger.gates["extend"].set()
+        assert await first == 200
