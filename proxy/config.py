@@ -101,6 +101,16 @@ def _model_name(value: str) -> str:
 ModelName = Annotated[str, AfterValidator(_model_name)]
 
 
+def level_name(value: str) -> str:
+    """A level's name as it is; ValueError where it would be taken for the unit that is none of a level."""
+    if value == domain.CREDITS:
+        raise ValueError(f"no level may be called {domain.CREDITS}")
+    return value
+
+
+LevelName = Annotated[Identifier, AfterValidator(level_name)]
+
+
 class Section(BaseModel):
     """A table of the file: unknown keys are errors, values never change."""
 
@@ -376,7 +386,8 @@ class PriceRow(TokenRates):
     megabyte: Amount | None = None
     batch_percent: int | None = Field(default=None, ge=1, le=100)
     """What a request of a batch costs of all these rates; without it, the model is not served in batches."""
-    level: Identifier | None = None
+    level: LevelName | None = None
+    """The named class of capability that the model stands for."""
     tier: tuple[PriceTier, ...] = Field(default=(), max_length=PRICE_TIERS_MAX)
     """Other rates, for requests whose whole input is longer; the last tier that a request exceeds counts for all of its tokens."""
 
@@ -402,6 +413,27 @@ def check_priced(price: domain.Price) -> None:
         above = tier.above_input_tokens
         if tier == domain.Tier(above):
             raise ValueError(f"the tier above {above} input tokens prices nothing")
+
+
+class LevelRow(Section):
+    """How the index of a level is found; a level that rows name and that has no section has these defaults."""
+
+    name: LevelName
+    input_parts: int = Field(default=3, ge=0, le=1_000_000)
+    """Of a blended token: so many parts input to `output_parts` parts output."""
+    output_parts: int = Field(default=1, ge=0, le=1_000_000)
+    may_rise: bool = False
+    deflation: float = Field(default=10.0, ge=1, le=1_000_000, allow_inf_nan=False)
+    """By what factor its index is taken to fall in 365.25 days, where no later price is known; 1: not at all."""
+
+    @model_validator(mode="after")
+    def _check_blend(self) -> Self:
+        if not self.input_parts + self.output_parts:
+            raise ValueError("input_parts and output_parts are both 0, so that there is nothing to price")
+        return self
+
+    def to_level(self) -> domain.Level:
+        return domain.Level(**dict(self))
 
 
 class LimitRow(Section):
@@ -447,6 +479,8 @@ class PlanRow(Section):
     scavenge: bool = False
     requests_per_minute: RequestCount | None = None
     concurrent_requests: RequestCount | None = None
+    unit: Identifier = domain.CREDITS
+    """What its amounts count: credits, or units of the level of this name."""
 
     def to_plan(self) -> domain.Plan:
         limits = tuple(row.to_limit() for row in self.limits)
@@ -492,6 +526,7 @@ class Config(Section):
     upstream: tuple[Upstream, ...] = ()
     opaque: tuple[Opaque, ...] = ()
     price: tuple[PriceRow, ...] = ()
+    level: tuple[LevelRow, ...] = ()
     plan: tuple[PlanRow, ...] = ()
     account: tuple[AccountRow, ...] = ()
 
@@ -503,6 +538,7 @@ class Config(Section):
         upstreams = {u.name for u in self.upstream}
         problems += [f"opaque {o.path}: there is no upstream {o.upstream!r}" for o in self.opaque if o.upstream not in upstreams]
         problems += _repeated("price", [_dated(price) for price in self.price])
+        problems += [*_repeated("level", [level.name for level in self.level]), *self._mixed_units()]
         plans = {p.name for p in self.plan}
         earlier: set[str] = set()
         for account in self.account:
@@ -518,6 +554,17 @@ class Config(Section):
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def _mixed_units(self) -> list[str]:
+        """Accounts that would count in another unit than the account above them."""
+        unit_of_plan = {plan.name: plan.unit for plan in reversed(self.plan)}
+        default = self.plan[0].unit if self.plan else domain.CREDITS
+        units = {a.id: default if a.plan is None else unit_of_plan.get(a.plan, default) for a in self.account}
+        return [
+            f"account {a.id}: counts in {units[a.id]}, its parent {a.parent} in {units[a.parent]}; all accounts of a tree count in one unit"
+            for a in self.account
+            if a.parent in units and units[a.id] != units[a.parent]
+        ]
 
 
 Admin.model_rebuild()

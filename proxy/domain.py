@@ -12,6 +12,8 @@ from decimal import Decimal
 from typing import Literal, NewType, Protocol
 
 NANOCREDITS_PER_CREDIT = 1_000_000_000
+CREDITS = "credits"
+"""The unit of budgets that are in no units of a level; no level has this name."""
 AMOUNT_MAX_NANOCREDITS = 2**53 - 1
 PATH_DEPTH_MAX = 8
 IDENTIFIER_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.:@-]{0,127}"
@@ -66,6 +68,8 @@ class Plan:
     """How many requests each of its accounts may begin a minute, all of them at once if need be; None: as many as come."""
     concurrent_requests: int | None = None
     """How many requests of each of its accounts may run at a time; None: as many as come."""
+    unit: str = CREDITS
+    """What the amounts of its accounts count: credits, or units of the level of this name. It never changes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +146,8 @@ class Account:
     """What it was opened as; it never changes."""
     running_requests: int = 0
     """As many as it has open holds, those of the accounts below it among them."""
+    unit: str = CREDITS
+    """What its amounts count, as its plan has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -412,6 +418,26 @@ class Price:
     tiers: tuple[Tier, ...] = ()
     """By `above_input_tokens`, rising; the last one that a request exceeds counts for all of it."""
     source: Literal["file", "api"] = "file"
+    unit: str = CREDITS
+    """What the rates count. Rows of the book are in credits; those derived from them may be in units of a level."""
+    worth_nanocredits: int = NANOCREDITS_PER_CREDIT
+    """What one such unit is worth: the level's index when the row was derived."""
+
+
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A named class of capability; its models are those whose price rows name it.
+
+    A unit of it is a million blended tokens at its index: `input_parts` of input to `output_parts` of output.
+    """
+
+    name: str
+    input_parts: int = 3
+    output_parts: int = 1
+    may_rise: bool = False
+    """Whether its index follows prices up as well; else it keeps the least value that it ever had."""
+    deflation: float = 10.0
+    """By what factor the index is taken to fall in a year of 365.25 days where no later price is known; 1: not at all."""
 
 
 Measure = Literal["output", "bytes"]
@@ -576,7 +602,7 @@ class Ledger(Protocol):
     async def transfer(self, source: Path, target: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> None:
         """Give credits away: taken from what `source` has left at its own level, added to `target` as grants.
 
-        What came from a limit expires when that limit's window would have ended. Raises Refusal: insufficient_quota.
+        What came from a limit expires when that limit's window would have ended. Raises Refusal: insufficient_quota, units_differ.
         """
         ...
 

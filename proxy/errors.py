@@ -28,6 +28,7 @@ STATUS_BY_CODE: Final[dict[str, int]] = {
     "request_too_large": 413,
     "unsupported_encoding": 415,
     "adjustment_exceeds_spent": 422,
+    "units_differ": 422,
     "budget_in_flight": 429,
     "queue_full": 429,
     "queue_timeout": 429,

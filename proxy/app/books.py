@@ -48,7 +48,9 @@ async def connected(section: LedgerSection, *, url: str, metrics: Metrics) -> As
 def configure(settings: Config, directory: Directory, metrics: Metrics) -> None:
     """Tell a process's own objects of the file's prices, its default plan and the names that may be labels."""
     prices = tuple(row.to_price() for row in settings.price)
-    directory.configure(file_prices=prices, default_plan=settings.plan[0].name if settings.plan else None)
+    levels = tuple(row.to_level() for row in settings.level)
+    default_plan = settings.plan[0].name if settings.plan else None
+    directory.configure(file_prices=prices, default_plan=default_plan, file_levels=levels)
     label(settings, directory, metrics)
 
 

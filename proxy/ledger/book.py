@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-from proxy.domain import Plan, Price
+from proxy.domain import Level, Plan, Price
 from proxy.errors import Conflict, Refusal
 from proxy.ledger import keys, records
 from proxy.ledger.changes import Changes, digest
 from proxy.ledger.engine import Engine
+from proxy.policy.levels import Levels
+from proxy.policy.units import check_plan_keeps_unit
 
 
 class Book(Changes):
@@ -19,17 +21,22 @@ class Book(Changes):
         self._plans: dict[str, Plan] = {}
         self._api_prices: tuple[Price, ...] = ()
         self._file_prices: tuple[Price, ...] = ()
+        self._file_levels: tuple[Level, ...] = ()
         self._default_plan: str | None = None
         self.price_book: tuple[Price, ...] = ()
+        self.levels = Levels()
+        """Those of the price book."""
 
-    def configure(self, *, file_prices: tuple[Price, ...], default_plan: str | None) -> None:
-        """Take over what the configuration file says: its price rows, and the plan of accounts that name none."""
+    def configure(self, *, file_prices: tuple[Price, ...], default_plan: str | None, file_levels: tuple[Level, ...] = ()) -> None:
+        """Take over what the configuration file says: its price rows and levels, and the plan of accounts that name none."""
         self._file_prices = file_prices
+        self._file_levels = file_levels
         self._default_plan = default_plan
         self._compose_prices()
 
     def _compose_prices(self) -> None:
         self.price_book = self._file_prices + self._api_prices
+        self.levels = Levels(self.price_book, self._file_levels)
         self.generation += 1
 
     async def _read_book(self) -> None:
@@ -38,6 +45,10 @@ class Book(Changes):
         rows = (records.decode_price(text) for text in records.pairs(prices).values())
         self._api_prices = tuple(sorted(rows, key=lambda row: (row.effective_at_ms, row.model)))
         self._compose_prices()
+
+    def now_ms(self) -> int:
+        """The ledger server's time."""
+        return self._engine.now_ms()
 
     def plans(self) -> dict[str, Plan]:
         return dict(self._plans)
@@ -58,19 +69,30 @@ class Book(Changes):
         return self.plan(name)
 
     async def put_plan(self, plan: Plan, *, operation_id: str) -> None:
-        """Define a plan, or change it for all its accounts; a repeat does not undo what came after. Raises Conflict."""
+        """Define a plan, or change it for all its accounts; a repeat does not undo what came after.
+
+        Raises Conflict; Refusal: units_differ.
+        """
         fingerprint = digest("put_plan", plan)
         if await self.claim(operation_id, fingerprint):
             return
-        marks = records.pairs(await self._engine.command("HGETALL", keys.PLANS))
-        mark = _file_mark(marks[plan.name]) if plan.name in marks else ""
+        stored = await self._engine.command("HGET", keys.PLANS, plan.name)
+        if stored is not None:
+            check_plan_keeps_unit(records.decode_plan(_definition(stored)), plan)
+        mark = "" if stored is None else _file_mark(stored)
         await self._engine.command("HSET", keys.PLANS, plan.name, _stored_plan(plan, mark))
         await self.done(operation_id, fingerprint)
         await self._announce("plan", plan.name)
 
     async def seed_plans(self, plans: tuple[Plan, ...]) -> None:
-        """Take over the file's plans: the later of the file's last change and the admin API's last change wins."""
+        """Take over the file's plans: the later of the file's last change and the admin API's last change wins.
+
+        Raises Refusal: units_differ.
+        """
         stored = records.pairs(await self._engine.command("HGETALL", keys.PLANS))
+        for plan in plans:
+            if plan.name in stored:
+                check_plan_keeps_unit(records.decode_plan(_definition(stored[plan.name])), plan)
         for plan in plans:
             mark = digest(plan)
             if plan.name not in stored or _file_mark(stored[plan.name]) != mark:

@@ -25,6 +25,7 @@ from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine
 from proxy.ledger.sweeper import Sweeper
 from proxy.ledger.verbs import Verbs
+from proxy.policy.units import check_transfer
 
 ENDED_MS = 120_000
 """How long an ended hold is remembered, for repeats; one that is unknown ended long ago."""
@@ -144,6 +145,8 @@ class RedisLedger:
         _check_amounts(credits_nanocredits, least=1)
         if source[-1] == target[-1]:
             raise Refusal("invalid_request", "the giver and the receiver are the same account", account=source[-1])
+        plans = [await self._directory.plan_of(await self._directory.settings(path[-1])) for path in (source, target)]
+        check_transfer(*plans, giver=source[-1], receiver=target[-1])
         await self._check_room(source[0], target, operation_id)
         arguments = {"credits": credits_nanocredits, "reason": reason, "target": " ".join(target)}
         reply = await self._verbs.operate("transfer", source, operation_id, arguments)

@@ -28,6 +28,7 @@ from proxy.ledger.audit_log import AuditLog
 from proxy.ledger.book import Book
 from proxy.ledger.changes import PAGE_MAX, REMEMBERED_MS, Page, digest
 from proxy.ledger.engine import Call, Engine
+from proxy.policy.units import check_keeps_unit, check_one_unit
 
 CACHE_MAX = 100_000
 
@@ -73,7 +74,10 @@ class Directory(Book, AuditLog):
                 del self._callers[cached]
 
     async def caller(self, key_digest: str) -> Caller | None:
-        """Whose key has this SHA-256 (hex); None where it is unknown or revoked. Raises LedgerUnavailable on a miss."""
+        """Whose key has this SHA-256 (hex); None where it is unknown or revoked.
+
+        Raises on a miss LedgerUnavailable; Refusal: units_differ, where the accounts of its path do not count in one unit.
+        """
         if self._is_fresh and key_digest in self._callers:
             return self._callers[key_digest]
         return await self._look_up_caller(key_digest)
@@ -86,6 +90,7 @@ class Directory(Book, AuditLog):
             settings = await self.settings(key.account)
             person = await self._person(settings)
             plan = await self._known_plan(person.plan)
+            check_one_unit(plan, await self._plans_on(settings.path), key.account)
             weight = person.weight or plan.weight
             weights = (await self._root_weight(person.path) if len(person.path) > 1 else weight, weight)
             caller = Caller(key.account, settings.path, plan, key.key_id, weights, () if person is settings else person.path)
@@ -127,6 +132,14 @@ class Directory(Book, AuditLog):
     async def plan_of(self, settings: Settings) -> Plan:
         return await self._known_plan(settings.plan)
 
+    async def _plans_on(self, path: Path) -> list[Plan]:
+        """The plans of all accounts of a path."""
+        return [await self.plan_of(await self.settings(account_id)) for account_id in path]
+
+    async def unit(self, account_id: AccountId) -> str:
+        """What an account's amounts count. Raises Refusal: account_not_found."""
+        return (await self.plan_of(await self.settings(account_id))).unit
+
     # --- accounts ----------------------------------------------------------------------------------------------------------------
 
     async def path(self, account_id: AccountId) -> Path:
@@ -154,15 +167,16 @@ class Directory(Book, AuditLog):
     ) -> Account:
         """Open an account; one that is there with the same settings is left alone.
 
-        Raises Refusal: conflict (other settings or parent), account_not_found (the parent), not_found (the plan), invalid_request (depth).
+        Raises Refusal: conflict (other settings or parent), account_not_found (the parent), not_found (the plan), invalid_request (depth),
+        units_differ.
         """
         name = plan if plan is not None else self._default_plan
         if name is None:
             raise Refusal("not_found", "there is no plan yet", hint="define a [[plan]], or PUT one under /admin/v1/plans")
-        self.plan(name)
         path = (*(await self.path(parent) if parent is not None else ()), account_id)
         if len(path) > 8:
             raise Refusal("invalid_request", "accounts nest at most 8 deep", account=account_id)
+        check_one_unit(self.plan(name), await self._plans_on(path[:-1]), account_id)
         there = await self._engine.command("GET", keys.path_of(account_id))
         if there is not None and records.decode_path(there) != path:
             raise Conflict(f"account {account_id!r} exists under another parent")
@@ -196,9 +210,12 @@ class Directory(Book, AuditLog):
         status: AccountStatus | None = None,
         labels: Mapping[str, str] | None = None,
     ) -> Account:
-        """Change what is named. Raises Refusal: account_not_found, not_found (the plan), conflict (closed accounts stay closed)."""
+        """Change what is named.
+
+        Raises Refusal: account_not_found, not_found (the plan), conflict (closed accounts stay closed), units_differ.
+        """
         if plan is not None:
-            self.plan(plan)
+            check_keeps_unit(await self.plan_of(await self.settings(account_id)), self.plan(plan), account_id)
         arguments: dict[str, Any] = {"plan": plan, "weight": weight, "status": status}
         arguments["labels"] = None if labels is None else records.encode(dict(labels)).decode()
         path = await self.path(account_id)

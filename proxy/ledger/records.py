@@ -203,6 +203,7 @@ def read_account(
         concurrent_requests=plan.concurrent_requests if kind == "account" else None,
         kind=kind,
         running_requests=balance.running,
+        unit=plan.unit,
     )
 
 

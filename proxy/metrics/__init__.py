@@ -196,7 +196,10 @@ class Metrics:
     # --- the ledger ------------------------------------------------------------------------------------------------------------
 
     def credits_moved(self, flow: Flow, amount_nanocredits: int) -> None:
-        """Amounts as they are booked; `debited` once, when a hold ends. An adjustment counts by its size, whatever its sign."""
+        """Amounts as they are booked; `debited` once, when a hold ends. An adjustment counts by its size, whatever its sign.
+
+        What requests cost is told in credits, whatever the account counts in; what people and operators move, in the account's unit.
+        """
         self._counts["credits_total"][(flow,)] += abs(amount_nanocredits)
 
     def held_changed(self, amount_nanocredits: int) -> None:

@@ -16,11 +16,12 @@ KINDS = RATE_KINDS + UNIT_KINDS
 _DAY_MS = 86_400_000
 
 
-def row_to_add(model: str, needs: Sequence[Sequence[str]], *, in_batch: bool = False) -> str:
-    """The row that a model lacks, with the rates left open: all the kinds of the first set of its needs."""
+def row_to_add(model: str, needs: Sequence[Sequence[str]], *, in_batch: bool = False, level: str | None = None) -> str:
+    """The row that a model, or a level, lacks, with the rates left open: all the kinds of the first set of its needs."""
     kinds = needs[0] if needs else ("request",)
     batch = ["batch_percent = 50"] if in_batch else []
-    return "\n".join(["[[price]]", f"model = {_quoted(model)}", *(f'{kind} = "..."' for kind in kinds), *batch])
+    named = [f"level = {_quoted(level)}"] if level is not None else []
+    return "\n".join(["[[price]]", f"model = {_quoted(model)}", *(f'{kind} = "..."' for kind in kinds), *batch, *named])
 
 
 def row_toml(price: Price) -> str:

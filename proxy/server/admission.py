@@ -88,7 +88,7 @@ class Admission:
             check_allowed(caller, asked.call.model)
 
     def price(self, caller: Caller, asked: Asked) -> Price:
-        """The price of what is asked for. Raises Refusal: model_not_allowed, model_not_priced."""
+        """The price of what is asked for, in the caller's unit. Raises Refusal: model_not_allowed, model_not_priced."""
         return self._price(caller, asked, in_batch=False)
 
     def price_in_batch(self, caller: Caller, asked: Asked) -> Price:
@@ -98,11 +98,13 @@ class Admission:
     def _price(self, caller: Caller, asked: Asked, *, in_batch: bool) -> Price:
         call = asked.call
         check_allowed(caller, call.model)
-        return self._prices.price_of(call.model, call.needs, real_name=asked.endpoints[0].aliases.get(call.model), in_batch=in_batch)
+        real_name = asked.endpoints[0].aliases.get(call.model)
+        return self._prices.price_of(call.model, call.needs, real_name=real_name, in_batch=in_batch, unit=caller.plan.unit)
 
     def is_price_of(self, price: Price, model: str) -> bool:
-        """Whether a model still has this price."""
-        return self._prices.find(model) == price
+        """Whether a model still has this price, in the unit that it is in. Raises Refusal model_not_priced."""
+        row = self._prices.find(model)
+        return row is not None and self._prices.in_unit(row, price.unit) == price
 
     def endpoint(self, name: str) -> Endpoint:
         """The upstream of a name. Raises UpstreamError where the configuration no longer has it."""

@@ -21,6 +21,7 @@ from proxy.domain import NO_USAGE, USAGE_KINDS, Answer, Call, Usage
 from proxy.errors import Failure, Refusal, UpstreamError
 from proxy.ledger.batches import BatchInput, BatchRecords, KeptBatch
 from proxy.policy.pricing import BatchBill
+from proxy.policy.units import nominal_nanocredits, note_of
 from proxy.server import fetching
 from proxy.server.admission import Admission
 from proxy.server.holds import DEBITS_AT_ONCE_MAX, Holds
@@ -236,7 +237,9 @@ class BatchSettler:
     async def _end(self, batch: KeptBatch, charge: Charge, result_file_ids: tuple[str, ...]) -> None:
         """Settle, then give the results to the owner. Of several that do so at once, one counts it."""
         spent, overrun = charge.spent_nanocredits, charge.overrun_nanocredits
-        memo = f"{batch.input.model} batch={batch.batch_id} lines={batch.input.lines} {charge.counts}".rstrip()
+        price = batch.input.price
+        counted = f"{batch.input.model} batch={batch.batch_id} lines={batch.input.lines}"
+        memo = " ".join(filter(None, (counted, charge.counts, note_of(price))))
         settle = self._holds.ledger.settle(batch.path, batch.hold_id, spent_nanocredits=spent, overrun_nanocredits=overrun, memo=memo)
         settlement = await _unless_refused(settle)
         if await self._records.end(batch, result_file_ids, at_ms=self._now_ms()) and settlement is not None:
@@ -244,8 +247,8 @@ class BatchSettler:
             metrics.usage_charged(model=batch.input.model, usage=charge.usage)
             for flag in charge.flags:
                 metrics.usage_flagged(flag)
-            metrics.credits_moved("debited", settlement.spent_nanocredits)
-            metrics.credits_moved("overrun", settlement.overrun_nanocredits)
+            metrics.credits_moved("debited", nominal_nanocredits(price, settlement.spent_nanocredits))
+            metrics.credits_moved("overrun", nominal_nanocredits(price, settlement.overrun_nanocredits))
 
 
 async def _count(endpoint: Endpoint, file_id: str, tally: Tally) -> None:

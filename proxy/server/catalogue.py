@@ -10,10 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 
 from proxy.dialects import Dialect
-from proxy.domain import Caller, Price
+from proxy.domain import CREDITS, Caller, Price
 from proxy.errors import Failure, Refusal
+from proxy.policy.levels import Levels
 from proxy.policy.price_row import row_to_add
-from proxy.policy.pricing import PriceBook, is_priced, matches
+from proxy.policy.pricing import REMEMBERED_PRICES_MAX, PriceBook, is_priced, matches
+from proxy.policy.units import price_in_units
 from proxy.server.routing import Routes
 from proxy.server.upstream import Endpoint
 
@@ -23,16 +25,21 @@ LIST_MAX_BYTES = 4 * 2**20
 MODELS_MAX = 10_000
 ANY_PRICE: Sequence[Sequence[str]] = (("input",), ("output",), ("image",), ("character",), ("second",), ("megabyte",), ("tool_use",))
 """A model may be listed that has any price at all; what an operation needs of it is asked when it is used."""
+_BLENDED: Sequence[Sequence[str]] = (("input", "output"),)
+"""What a row prices that a level's index can be taken from."""
 
 
 class Prices:
-    """The price book in force, arranged anew whenever its rows have changed."""
+    """The price book in force, arranged anew whenever its rows have changed; its rows in credits, or in units of a level."""
 
-    def __init__(self, rows: Callable[[], tuple[Price, ...]], now_ms: Callable[[], int]) -> None:
+    def __init__(self, rows: Callable[[], tuple[Price, ...]], now_ms: Callable[[], int], levels: Callable[[], Levels] = Levels) -> None:
         self._read_rows = rows
+        self._read_levels = levels
         self._now_ms = now_ms
         self._rows: tuple[Price, ...] = ()
         self._book = PriceBook(())
+        self._in_units: dict[tuple[int, str], tuple[Price, Price]] = {}
+        """By a row's identity, which the kept row holds on to, and the level: the row, and what was derived from it last."""
 
     @property
     def rows(self) -> tuple[Price, ...]:
@@ -44,10 +51,19 @@ class Prices:
             self._rows, self._book = rows, PriceBook(rows)
         return self._book.find(model, self._now_ms())
 
-    def price_of(self, model: str, needs: Sequence[Sequence[str]], *, real_name: str | None = None, in_batch: bool = False) -> Price:
+    def price_of(
+        self,
+        model: str,
+        needs: Sequence[Sequence[str]],
+        *,
+        real_name: str | None = None,
+        in_batch: bool = False,
+        unit: str = CREDITS,
+    ) -> Price:
         """The price of a model now, by its name or, where that is an alias without a row of its own, by what it stands for.
 
-        `in_batch`: its row must say what a batch costs. Raises Refusal model_not_priced, whose hint is the row to add.
+        `in_batch`: its row must say what a batch costs. `unit`: what it is to count. Raises Refusal model_not_priced, whose hint is the
+        row to add.
         """
         price = self.find(model)
         if real_name is not None and (price is None or price.model != model):
@@ -57,12 +73,33 @@ class Prices:
         elif in_batch and price.batch_percent is None:
             lacks = " for batches."
         else:
-            return price
+            return price if unit == CREDITS else self.in_unit(price, unit)
         raise Refusal(
             "model_not_priced",
             f"The model {model!r} has no price here{lacks}",
             hint=f"Whoever runs this proxy: add a row such as\n{row_to_add(real_name or model, needs, in_batch=in_batch)}",
         )
+
+    def in_unit(self, row: Price, unit: str) -> Price:
+        """A row of the book in what an account counts: by a level's index as it is now, whatever the row's own level.
+
+        The same one again as long as the index is the same. Raises Refusal model_not_priced where the level has no index.
+        """
+        if unit == CREDITS:
+            return row
+        index = self._read_levels().index(unit, self._now_ms())
+        if index is None:
+            raise Refusal(
+                "model_not_priced",
+                f"The level {unit!r}, in whose units this account counts, has no index: no row in force prices a model of it.",
+                hint=f"Whoever runs this proxy: give the level a model, by a row such as\n{row_to_add(row.model, _BLENDED, level=unit)}",
+            )
+        known = self._in_units.get((id(row), unit))
+        if known is None or known[0] is not row or known[1].worth_nanocredits != index:
+            if len(self._in_units) >= REMEMBERED_PRICES_MAX:
+                self._in_units.clear()
+            known = self._in_units[id(row), unit] = (row, price_in_units(row, unit, index))
+        return known[1]
 
 
 def check_allowed(caller: Caller, model: str) -> None:

@@ -30,6 +30,11 @@ class ConversationMeter:
         self.is_lost = False
         self.usage_rejected = False
 
+    @property
+    def price(self) -> Price:
+        """What it counts by, from its hold to its end."""
+        return self._price
+
     def begin(self) -> None:
         """The upstream has the request; from now on it costs something, however it ends."""
         self._begun = True

@@ -10,6 +10,7 @@ from aiohttp import web
 from proxy import domain
 from proxy.dialects import Dialect
 from proxy.errors import Refusal
+from proxy.policy.units import nominal_nanocredits
 from proxy.server.exchange import Exchange
 from proxy.server.holding import Reservation
 from proxy.server.metering import Charge, Meter
@@ -39,18 +40,20 @@ class Visit:
     queued_s: float | None = None
     """How long it waited for a seat; None where there are as many as anyone likes."""
     most_nanocredits: Callable[[], int] = lambda: 0
-    """What it may cost, once that is known."""
+    """What it may cost, in credits whatever the caller counts in, once that is known."""
     spent_nanocredits: int | None = None
-    """What it did cost; None while nothing has been sent."""
+    """What it did cost, in credits; None while nothing has been sent."""
     caller: domain.Caller | None = None
     """Whoever asks, once it is known what the request may cost."""
     is_over: bool = False
     """Whether all has been said, so that a client which leaves now is not one that hung up."""
 
-    def ended(self, turn: Turn) -> Callable[[Charge | None], None]:
-        """What is to happen when its hold ends: its seat is given back, and its cost counted."""
+    def ended(self, turn: Turn, price: domain.Price) -> Callable[[Charge | None], None]:
+        """What is to happen when its hold ends: its seat is given back, and its cost counted, both in credits: seats are shared by work."""
 
         def end(charge: Charge | None) -> None:
+            if charge is not None and price.unit != domain.CREDITS:
+                charge = replace(charge, spent_nanocredits=nominal_nanocredits(price, charge.spent_nanocredits))
             self.spent_nanocredits = None if charge is None else charge.spent_nanocredits
             turn.leave(charge)
 
@@ -85,7 +88,7 @@ class Errand:
         """Wait for its turn where seats are scarce. Raises Refusal queue_full, queue_timeout; LedgerUnavailable."""
         if self.turn.seat is not None:
             self.exchange.queues()
-            self.turn.seat.so_far = self.hold.meter.certain_nanocredits
+            self.turn.seat.so_far = self.hold.certain_in_credits
             self.turn.seat.on_yield = lambda: self.exchange.interrupt(WantedBack())
             self.visit.queued_s = (self.visit.queued_s or 0.0) + await self.turn.seat.taken()
             self.exchange.sends()

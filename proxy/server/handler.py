@@ -26,6 +26,8 @@ from proxy.errors import Expected, Failure
 from proxy.ledger.backlog import Backlog
 from proxy.ledger.batches import BatchRecords
 from proxy.metrics import Metrics
+from proxy.policy.levels import Levels
+from proxy.policy.units import nominal_nanocredits
 from proxy.server import answers, headers
 from proxy.server.admission import Admission, Asked
 from proxy.server.batch_settling import BatchSettler
@@ -66,7 +68,12 @@ class Book(KeyLookup, Protocol):
     @property
     def price_book(self) -> tuple[domain.Price, ...]: ...
 
+    @property
+    def levels(self) -> Levels: ...
+
     async def path(self, account_id: domain.AccountId) -> domain.Path: ...
+
+    async def unit(self, account_id: domain.AccountId) -> str: ...
 
 
 class Proxy:
@@ -95,7 +102,7 @@ class Proxy:
         self.seating = Seating(pools, metrics, self._holds.in_background)
         self._sender = Sender(metrics, self.seating)
         self._forwarder = Forwarder(metrics, now_ms)
-        self._prices = Prices(lambda: directory.price_book, now_ms)
+        self._prices = Prices(lambda: directory.price_book, now_ms, lambda: directory.levels)
         self.settler = BatchSettler(batches, self._holds, admission=lambda: self.admission, now_ms=now_ms)
         """Its jobs are to be called again and again, too."""
         self._batching = Batching(
@@ -207,7 +214,7 @@ class Proxy:
             return await self._forwarder.relay(request, visit, letter, asked.endpoints[0])
 
         price = self.admission.price(caller, asked)
-        visit.caller, visit.most_nanocredits = caller, lambda: asked.largest(price)
+        visit.caller, visit.most_nanocredits = caller, lambda: nominal_nanocredits(price, asked.largest(price))
         if operation.socket:
             return await self._converse(request, visit, caller, letter, asked.endpoints[0], price)
         return await self._carry_out(request, visit, caller, letter, asked, price)
@@ -223,9 +230,9 @@ class Proxy:
             turn.ask(first.section)  # a seat is asked for together with the hold, and waited for below, if at all
             reservation = Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model)
             if caller.plan.scavenge:
-                reservation.otherwise = lambda: self._spare_seat(turn, first)
+                reservation.otherwise = lambda: self._spare_seat(turn, first, price.unit)
             async with reservation as hold:
-                hold.on_end = visit.ended(turn)
+                hold.on_end = visit.ended(turn, price)
                 lowered = None if asked.call.stream else meter.lower_maximum(wanted.want_nanocredits)
                 with self._exchanges.opened(first.section, hold, write_timeout_s=self._listen.body_timeout_s) as exchange:
                     errand = Errand(request, visit, letter.dialect, asked.call, first, hold, exchange, turn)
@@ -237,9 +244,12 @@ class Proxy:
                     with reply:
                         return await self._forwarder.forward(errand, reply)
 
-    async def _spare_seat(self, turn: Turn, endpoint: Endpoint) -> domain.Path | None:
-        """Who pays for a caller whose budget is used up: the commons, for a seat that nobody else wants; None where there is no such."""
-        if self._commons is None or endpoint.section.first_seats is None:
+    async def _spare_seat(self, turn: Turn, endpoint: Endpoint, unit: str) -> domain.Path | None:
+        """Who pays for a caller whose budget is used up: the commons, for a seat that nobody else wants; None where there is no such.
+
+        The commons pays only for those who count in its own unit.
+        """
+        if self._commons is None or endpoint.section.first_seats is None or await self._directory.unit(self._commons) != unit:
             return None
         turn.ask(endpoint.section, spare=True)
         return await self._directory.path(self._commons)
@@ -258,7 +268,7 @@ class Proxy:
         with self._turn(request, visit, caller) as turn:
             turn.ask(endpoint.section)
             async with Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model) as hold:
-                hold.on_end = visit.ended(turn)
+                hold.on_end = visit.ended(turn, price)
                 with self._exchanges.opened(endpoint.section, hold, write_timeout_s=self._listen.body_timeout_s) as exchange:
                     if turn.seat is not None:
                         exchange.queues()

@@ -14,9 +14,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Generic, Literal, Protocol, Self, TypeVar
 
-from proxy.domain import Path, RequestRate, Settlement, Tightest
+from proxy.domain import Path, Price, RequestRate, Settlement, Tightest
 from proxy.errors import LedgerUnavailable, Refusal
 from proxy.ledger.backlog import Record
+from proxy.policy.units import nominal_nanocredits, note_of
 from proxy.server.holds import Holds
 from proxy.server.metering import NO_CHARGE, Charge, Estimate
 
@@ -26,7 +27,10 @@ DEBIT_INTERVAL_S = 0.5
 
 
 class Metered(Protocol):
-    """What a hold needs to know of what it stands for, in nanocredits."""
+    """What a hold needs to know of what it stands for, in nanocredits, or in nanounits of what its price counts in."""
+
+    @property
+    def price(self) -> Price: ...
 
     @property
     def is_timed(self) -> bool: ...
@@ -57,7 +61,7 @@ AnyMeter = TypeVar("AnyMeter", bound=Metered)
 class Reservation(Generic[AnyMeter]):
     """Credits reserved for one request. Enter it to reserve; `settle` it, or leave it and what the meter says is due is settled.
 
-    The journal shows the model beside it.
+    The journal shows the model beside it, and the index where the account counts in units of a level; metrics count credits in any case.
     """
 
     __slots__ = (
@@ -120,7 +124,7 @@ class Reservation(Generic[AnyMeter]):
                 raise refusal from None
         except LedgerUnavailable:
             self._void_later()
-            if not holds.allow(wanted.want_nanocredits):
+            if not holds.allow(self._in_credits(wanted.want_nanocredits)):
                 raise
             self._unheld = True
             self._grown(wanted.want_nanocredits, None)
@@ -142,10 +146,17 @@ class Reservation(Generic[AnyMeter]):
             await asyncio.shield(self._holds.in_background(self._end(charge)))
 
     def _grown(self, amount_nanocredits: int, tightest: Tightest | None) -> None:
-        self._holds.metrics.held_changed(amount_nanocredits - self.amount_nanocredits)
+        self._holds.metrics.held_changed(self._in_credits(amount_nanocredits) - self._in_credits(self.amount_nanocredits))
         self.amount_nanocredits = amount_nanocredits
         self.tightest = tightest
         self.meter.hold_is(amount_nanocredits)
+
+    def _in_credits(self, amount: int) -> int:
+        return nominal_nanocredits(self.meter.price, amount)
+
+    def certain_in_credits(self) -> int:
+        """What the request will cost at least, in credits whatever the account counts in."""
+        return self._in_credits(self.meter.certain_nanocredits())
 
     @property
     def ended(self) -> bool:
@@ -216,7 +227,7 @@ class Reservation(Generic[AnyMeter]):
         self._grown(hold.amount_nanocredits, hold.tightest)
 
     def _extend_unheld(self, want_nanocredits: int) -> None:
-        if not self._ended and self._holds.allow(want_nanocredits):
+        if not self._ended and self._holds.allow(self._in_credits(want_nanocredits)):
             self._pending = None
             self._grown(self.amount_nanocredits + want_nanocredits, None)
 
@@ -282,7 +293,7 @@ class Reservation(Generic[AnyMeter]):
 
     def _debited(self, spent_nanocredits: int) -> None:
         if spent_nanocredits > self._debited_nanocredits and not self._ended:
-            self._holds.metrics.held_changed(self._debited_nanocredits - spent_nanocredits)
+            self._holds.metrics.held_changed(self._in_credits(self._debited_nanocredits) - self._in_credits(spent_nanocredits))
             self._debited_nanocredits = spent_nanocredits
 
     # --- ending ------------------------------------------------------------------------------------------------------------------
@@ -301,7 +312,7 @@ class Reservation(Generic[AnyMeter]):
         """Settle or void; the same again changes nothing."""
         holds, spent, overrun = self._holds, charge.spent_nanocredits, charge.overrun_nanocredits
         self.on_end(None if charge is NO_CHARGE else charge)
-        memo = f"{self.model} {charge.counts}".rstrip()
+        memo = " ".join(filter(None, (self.model, charge.counts, note_of(self.meter.price))))
         settlement: Settlement | None = None
         try:
             if self._unheld:
@@ -329,14 +340,14 @@ class Reservation(Generic[AnyMeter]):
         metrics.usage_charged(model=self.model, usage=charge.usage)
         for flag in charge.flags:
             metrics.usage_flagged(flag)
-        metrics.held_changed(self._debited_nanocredits - self.amount_nanocredits)
+        metrics.held_changed(self._in_credits(self._debited_nanocredits) - self._in_credits(self.amount_nanocredits))
         self.amount_nanocredits = self._debited_nanocredits = 0
         spent = charge.spent_nanocredits if settlement is None else settlement.spent_nanocredits
         overrun = charge.overrun_nanocredits if settlement is None else settlement.overrun_nanocredits
         if spent:
-            metrics.credits_moved("debited", spent)
+            metrics.credits_moved("debited", self._in_credits(spent))
         if overrun:
-            metrics.credits_moved("overrun", overrun)
+            metrics.credits_moved("overrun", self._in_credits(overrun))
 
     def _void_later(self) -> None:
         if self._holds.has_time:

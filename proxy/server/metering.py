@@ -154,6 +154,11 @@ class Meter:
         self._ended_s = time.monotonic()
 
     @property
+    def price(self) -> Price:
+        """What it counts by, from its hold to its end."""
+        return self._price
+
+    @property
     def is_timed(self) -> bool:
         return self._call.timed
 

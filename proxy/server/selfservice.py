@@ -13,7 +13,7 @@ from dataclasses import replace
 from aiohttp import web
 
 from proxy.dialects import DIALECTS, Request, document
-from proxy.domain import AccountId, Caller, Ledger, Path, Price, credits_from_nanocredits
+from proxy.domain import CREDITS, AccountId, Caller, Ledger, Path, Price, credits_from_nanocredits
 from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
 from proxy.policy.pricing import PriceBook, cost_nanocredits
@@ -41,7 +41,7 @@ class TokensView(View):
 
 
 class EstimateView(View):
-    """What a request may cost. `fits`: it would be let in now; `fits_largest`: even its largest cost is there."""
+    """What a request may cost, in the caller's unit. `fits`: it would be let in now; `fits_largest`: even its largest cost is there."""
 
     model: str
     operation: str
@@ -49,9 +49,17 @@ class EstimateView(View):
     estimated: CreditsText
     largest: CreditsText
     available: CreditsText | None
+    unit: str
     fits: bool
     fits_largest: bool
     tokens: TokensView
+
+
+class OwnPricePage(PricePage):
+    """Prices in credits. What they cost the caller is divided by `index`, credits for a unit; null where it counts in credits itself."""
+
+    unit: str
+    index: CreditsText | None
 
 
 class SelfService:
@@ -119,13 +127,19 @@ class SelfService:
             self._desk, own, query, wants_csv=wants_csv(asking.request), shown=lambda posting: posting.account == own
         )
 
-    async def _prices(self, asking: Asking) -> PricePage:
-        """The rows in force now: for one model the row that would price it, else one for each pattern."""
+    async def _prices(self, asking: Asking) -> OwnPricePage:
+        """The rows in force now, in credits, and the caller's unit: of one model the row that would price it, else one of each pattern."""
         query = asking.query(ModelQuery)
         book, now_ms = PriceBook(self._directory.price_book), self._now_ms()
         patterns = [query.model] if query.model is not None else sorted({row.model for row in book.rows})
         rows = (self._in_force(book, pattern, now_ms, exactly=query.model is None) for pattern in patterns)
-        return PricePage(items=tuple(PriceView.of(row) for row in rows if row is not None), next=None)
+        unit = asking.caller.plan.unit
+        return OwnPricePage(
+            items=tuple(PriceView.of(row) for row in rows if row is not None),
+            next=None,
+            unit=unit,
+            index=None if unit == CREDITS else credits_or_none(self._directory.levels.index(unit, now_ms)),
+        )
 
     def _in_force(self, book: PriceBook, pattern: str, now_ms: int, *, exactly: bool) -> Price | None:
         row = book.find(pattern, now_ms)
@@ -160,6 +174,7 @@ class SelfService:
             estimated=credits_from_nanocredits(min(likely, largest)),
             largest=credits_from_nanocredits(largest),
             available=credits_or_none(available),
+            unit=price.unit,
             fits=active and (available is None or first.least_nanocredits <= available),
             fits_largest=active and (available is None or largest <= available),
             tokens=TokensView(

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeVar, cast
 from proxy import domain
 from proxy.domain import AMOUNT_MAX_NANOCREDITS, AccountId, AccountStatus, Limit, Path, Plan
 from proxy.errors import Conflict, Refusal
+from proxy.policy.units import check_keeps_unit, check_one_unit, check_plan_keeps_unit, check_transfer
 from proxy.policy.windows import sliding_window_s, window_at, window_s
 from tests.support.model_account import GrantState, Level, Part, WindowState
 
@@ -241,6 +242,8 @@ class ModelLedger:
         _check_amounts(credits_nanocredits, least=1)
         if source[-1] == target[-1]:
             raise Refusal("invalid_request", "a transfer goes from one account to another")
+        plans = [self._plans[self._on(path)[-1].plan] for path in (source, target)]
+        check_transfer(*plans, giver=source[-1], receiver=target[-1])
         self._once("transfer", source, operation_id, (source, target, credits_nanocredits, reason), act)
 
     async def set_limits(self, path: Path, operation_id: str, *, limits: tuple[Limit, ...] | None) -> None:
@@ -254,6 +257,7 @@ class ModelLedger:
     # --- the directory, as far as the suites need it -------------------------------------------------------------------------
 
     async def put_plan(self, plan: Plan, *, operation_id: str) -> None:
+        check_plan_keeps_unit(self._plans.get(plan.name, plan), plan)
         self._plans[plan.name] = plan
 
     async def create_account(
@@ -272,6 +276,7 @@ class ModelLedger:
         if plan not in self._plans:
             raise Refusal("not_found", f"there is no plan {plan}")
         path = (*(self._levels[parent].path if parent else ()), account_id)
+        check_one_unit(self._plans[plan], [self._plans[level.plan] for level in self._on(path[:-1])], account_id)
         weight = self._plans[plan].weight if weight is None else weight
         if known := self._levels.get(account_id):
             settings = (known.path, known.plan, known.weight, known.own_limits, known.labels)
@@ -296,6 +301,7 @@ class ModelLedger:
         level = self._level(account_id)
         if level.status == "closed" and status not in (None, "closed"):
             raise Conflict(f"{account_id} is closed, and stays so")
+        check_keeps_unit(self._plans[level.plan], self._plans[plan or level.plan], account_id)
         level.plan = level.plan if plan is None else plan
         level.weight = level.weight if weight is None else weight
         level.status = level.status if status is None else status
@@ -328,6 +334,7 @@ class ModelLedger:
             requests_per_minute=level.per_minute,
             concurrent_requests=self._plans[level.plan].concurrent_requests,
             running_requests=level.running,
+            unit=self._plans[level.plan].unit,
         )
 
     async def holds(self, account_id: AccountId, *, after: str | None = None, limit: int = 100) -> Page:

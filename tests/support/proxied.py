@@ -16,10 +16,11 @@ import aiohttp
 from aiohttp import web
 
 from proxy import config, domain
-from proxy.domain import AccountId, Caller, Limit, Plan, Price
+from proxy.domain import AccountId, Caller, Level, Limit, Plan, Price
 from proxy.errors import LedgerUnavailable
 from proxy.ledger.backlog import Backlog
 from proxy.metrics import Metrics
+from proxy.policy.levels import Levels
 from proxy.server.handler import Proxy
 from proxy.server.listener import Listener
 from proxy.server.upstream import Endpoint
@@ -52,13 +53,23 @@ class Book:
 
     def __init__(self, price_book: tuple[Price, ...]) -> None:
         self.price_book = price_book
+        self.configured_levels: tuple[Level, ...] = ()
+        self.units: dict[AccountId, str] = {}
+        """Of accounts that do not count in credits."""
         self.callers: dict[str, Caller] = {}
 
     def add(self, key: str, caller: Caller) -> None:
         self.callers[hashlib.sha256(key.encode()).hexdigest()] = caller
 
+    @property
+    def levels(self) -> Levels:
+        return Levels(self.price_book, self.configured_levels)
+
     async def path(self, account_id: AccountId) -> domain.Path:
         return (account_id,)
+
+    async def unit(self, account_id: AccountId) -> str:
+        return self.units.get(account_id, domain.CREDITS)
 
     async def caller(self, key_sha256_hex: str) -> Caller | None:
         return self.callers.get(key_sha256_hex)

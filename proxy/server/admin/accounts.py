@@ -27,7 +27,7 @@ from proxy.server.admin.views import AccountPage, AccountView, KeyPage, KeyView,
     answer=AccountView,
     body=AccountCreate,
     status=201,
-    refusals=("account_not_found", "not_found", "conflict"),
+    refusals=("account_not_found", "not_found", "conflict", "units_differ"),
 )
 async def create_account(desk: Desk, ask: Ask[AccountCreate, NoQuery]) -> AccountView:
     """Create an account."""
@@ -79,7 +79,7 @@ async def show_account(desk: Desk, ask: Ask[NoBody, NoQuery]) -> AccountView:
     "operator",
     answer=AccountView,
     body=AccountPatch,
-    refusals=("account_not_found", "not_found", "conflict"),
+    refusals=("account_not_found", "not_found", "conflict", "units_differ"),
 )
 async def change_account(desk: Desk, ask: Ask[AccountPatch, NoQuery]) -> AccountView:
     """Change an account: plan, weight, limits, status, labels."""

@@ -27,7 +27,7 @@ async def show_plan(desk: Desk, ask: Ask[NoBody, NoQuery]) -> PlanView:
     return PlanView.of(desk.directory.plan(ask.ids["name"]))
 
 
-@route("PUT", "/plans/{name}", "owner", answer=PlanView, body=PlanPut, refusals=("conflict",))
+@route("PUT", "/plans/{name}", "owner", answer=PlanView, body=PlanPut, refusals=("conflict", "units_differ"))
 async def put_plan(desk: Desk, ask: Ask[PlanPut, NoQuery]) -> PlanView:
     """Set a plan; it applies to all its accounts within a second."""
     name = ask.ids["name"]

@@ -117,7 +117,7 @@ async def adjust(desk: Desk, ask: Ask[AdjustmentCreate, NoQuery]) -> AdjustmentV
     answer=TransferView,
     body=TransferCreate,
     status=201,
-    refusals=("account_not_found", "insufficient_quota", "account_suspended", "conflict"),
+    refusals=("account_not_found", "insufficient_quota", "account_suspended", "conflict", "units_differ"),
 )
 async def transfer(desk: Desk, ask: Ask[TransferCreate, NoQuery]) -> TransferView:
     """Give credits of one account to another."""

@@ -119,6 +119,8 @@ DayOrMoment = Annotated[
 
 _identifier_schema = WithJsonSchema({"type": "string", "pattern": f"^{domain.IDENTIFIER_PATTERN}$"})
 Identifier = Annotated[str, AfterValidator(_identifier), _identifier_schema]
+LevelName = Annotated[Identifier, AfterValidator(config.level_name)]
+Unit = Annotated[Identifier, Field(description="What amounts count: credits, or units of the level of this name")]
 Reason = Annotated[str, Field(max_length=512), AfterValidator(_printable)]
 GivenReason = Annotated[str, Field(min_length=1, max_length=512), AfterValidator(_printable)]
 LabelText = Annotated[str, Field(max_length=256), AfterValidator(_printable)]

@@ -20,7 +20,7 @@ from proxy import domain
 from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
 from proxy.ledger.agents import Agents
-from proxy.server.admin import accounts, book, credits, history, openapi, pools
+from proxy.server.admin import accounts, book, credits, history, levels, openapi, pools
 from proxy.server.admin import agents as agent_routes
 from proxy.server.admin.models import NoBody, NoQuery
 from proxy.server.admin.problems import (
@@ -58,7 +58,16 @@ def route_table(*, version: str) -> tuple[Route, ...]:
         """This document."""
         return written[0]
 
-    routes = (*accounts.ROUTES, *agent_routes.ROUTES, *credits.ROUTES, *book.ROUTES, *pools.ROUTES, *history.ROUTES, describe)
+    routes = (
+        *accounts.ROUTES,
+        *agent_routes.ROUTES,
+        *credits.ROUTES,
+        *book.ROUTES,
+        *levels.ROUTES,
+        *pools.ROUTES,
+        *history.ROUTES,
+        describe,
+    )
     written.append(Document(openapi.document(routes, version=version)))
     return routes
 

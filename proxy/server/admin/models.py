@@ -17,12 +17,14 @@ from proxy.server.admin.fields import (
     GivenReason,
     Identifier,
     Labels,
+    LevelName,
     ModelPattern,
     Moment,
     PositiveAmount,
     Reason,
     RequestCount,
     SignedAmount,
+    Unit,
     Weight,
 )
 
@@ -71,6 +73,10 @@ class AccountsQuery(PageQuery):
 
 
 class PlansQuery(PageQuery):
+    after: IdentifierCursor | None = None
+
+
+class LevelsQuery(PageQuery):
     after: IdentifierCursor | None = None
 
 
@@ -210,6 +216,7 @@ class PlanPut(Asked):
     scavenge: Annotated[bool, Field(strict=True)] = Field(default=False, description="May accounts without budget use spare seats?")
     requests_per_minute: RequestCount | None = Field(default=None, description="That each account may begin; null: as many as come")
     concurrent_requests: RequestCount | None = Field(default=None, description="That each account may run at a time; null: as many as come")
+    unit: Unit = domain.CREDITS
     reason: Reason = ""
 
     @model_validator(mode="after")
@@ -227,6 +234,7 @@ class PlanPut(Asked):
             scavenge=self.scavenge,
             requests_per_minute=self.requests_per_minute,
             concurrent_requests=self.concurrent_requests,
+            unit=self.unit,
         )
 
 
@@ -263,7 +271,7 @@ class PriceCreate(TokenRates):
     batch_percent: Annotated[int, Field(strict=True, ge=1, le=100)] | None = Field(
         default=None, description="What a request of a batch costs of all these; without it, there are no batches of the model"
     )
-    level: Identifier | None = None
+    level: LevelName | None = Field(default=None, description="The class of capability that the model stands for")
     tiers: Annotated[
         tuple[TierBody, ...],
         Field(max_length=config.PRICE_TIERS_MAX, description="By above_input_tokens, rising; the last that a request exceeds counts"),

@@ -28,6 +28,7 @@ class PlanView(View):
     scavenge: bool
     requests_per_minute: int | None
     concurrent_requests: int | None
+    unit: str
 
     @classmethod
     def of(cls, plan: domain.Plan) -> Self:
@@ -40,6 +41,7 @@ class PlanView(View):
             scavenge=plan.scavenge,
             requests_per_minute=plan.requests_per_minute,
             concurrent_requests=plan.concurrent_requests,
+            unit=plan.unit,
         )
 
 

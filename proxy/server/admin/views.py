@@ -128,6 +128,7 @@ class AccountView(View):
     id: str
     path: tuple[str, ...]
     plan: str
+    unit: str = Field(description="What all its amounts count: credits, or units of the level of this name")
     weight: int
     status: domain.AccountStatus
     kind: domain.AccountKind = Field(description="An agent acts for the account above it, whose use its own is")
@@ -157,6 +158,7 @@ class AccountView(View):
             id=account.id,
             path=account.path,
             plan=account.plan,
+            unit=account.unit,
             weight=account.weight,
             status=account.status,
             kind=account.kind,

@@ -33,6 +33,8 @@ NEEDS = {
     ("GET", "/plans"): "viewer",
     ("GET", "/plans/{name}"): "viewer",
     ("PUT", "/plans/{name}"): "owner",
+    ("GET", "/levels"): "viewer",
+    ("GET", "/levels/{name}"): "viewer",
     ("GET", "/pools"): "viewer",
     ("GET", "/pools/{name}"): "viewer",
     ("PATCH", "/pools/{name}"): "operator",

@@ -23,11 +23,11 @@ async def test_a_plan_is_put_whole_and_applies_to_its_accounts(call: Client) -> 
     (limit,) = written.pop("limits")
     assert limit == {"credits": "1.5", "window": "week", "time_zone": "Asia/Tokyo", "rollover": "capped", "rollover_max": "3"}
     del plan["limits"]
-    assert written == {"name": "everyone", **plan, "scavenge": False}
+    assert written == {"name": "everyone", **plan, "scavenge": False, "unit": "credits"}
     account = await call.done("GET", "/accounts/user:ann")
     assert (account["available"], account["weight"]) == ("1.5", 4)
     empty = await call.done("PUT", "/plans/everyone", {})
-    rates = {"requests_per_minute": None, "concurrent_requests": None}
+    rates = {"requests_per_minute": None, "concurrent_requests": None, "unit": "credits"}
     assert empty == {"name": "everyone", "limits": [], "weight": 1, "models": ["*"], "transfers": False, "scavenge": False, **rates}
 
 

@@ -1,0 +1,116 @@
+"""What a unit of a level costs: the index of a named class of capability, how it has fallen, and how it is taken to fall on.
+
+One unit is a million tokens, blended in the level's own parts, at the least price among the level's models; so a budget in units keeps its
+worth while prices fall. The index is a step function of the price book alone, so that every process, and every year, finds the same.
+Halving in 110 days is what a factor of 10 a year means; the factor is a default for planning, never a price. Knows no clock.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from proxy.domain import CREDITS, Level, Price
+from proxy.policy.pricing import rate
+
+DAY_MS = 86_400_000
+YEAR_DAYS = 365.25
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """From an instant on, an index: nanocredits for a million blended tokens; `model` is the pattern of the row that sets it."""
+
+    at_ms: int
+    index_nanocredits: int
+    model: str
+
+
+def blended_nanocredits(row: Price, level: Level) -> int | None:
+    """What a million tokens cost by a row, in the level's blend, rounded down.
+
+    None where the row does not price what the blend is made of, or prices it at nothing: by that nobody's budget can be counted.
+    """
+    parts = {"input": level.input_parts, "output": level.output_parts}
+    if any(getattr(row, kind) is None for kind, count in parts.items() if count):
+        return None
+    weighted = sum(count * rate(row, kind) for kind, count in parts.items() if count)
+    return max(1, weighted // sum(parts.values())) if weighted else None
+
+
+def index_steps(level: Level, rows: Iterable[Price]) -> tuple[Step, ...]:
+    """How a level's index has moved and, by rows that are yet to take effect, will move.
+
+    At each instant it is the least blend among the rows in force that name the level (of each model pattern the latest), but never above
+    what it was before unless the level may rise. A level that loses all its rows keeps its index.
+    """
+    listed = list(rows)
+    patterns = {row.model for row in listed if row.level == level.name}
+    dated = sorted((row for row in listed if row.model in patterns), key=_effective_at_ms)  # stable: of equal dates the later row counts
+    blends: dict[str, int] = {}
+    steps: list[Step] = []
+    for at_ms, together in groupby(dated, key=_effective_at_ms):
+        for row in together:
+            blend = blended_nanocredits(row, level) if row.level == level.name else None
+            blends.pop(row.model, None)
+            if blend is not None:
+                blends[row.model] = blend
+        if blends:
+            model = min(blends, key=blends.__getitem__)
+            before = steps[-1].index_nanocredits if steps else None
+            if before is None or blends[model] < before or (level.may_rise and blends[model] > before):
+                steps.append(Step(at_ms, blends[model], model))
+    return tuple(steps)
+
+
+def members(level: Level, rows: Iterable[Price], at_ms: int) -> tuple[Price, ...]:
+    """The rows in force that name a level, by what their blend costs; those without a blend, which count for nothing, last."""
+    latest: dict[str, Price] = {}
+    for row in sorted(rows, key=_effective_at_ms):
+        if row.effective_at_ms <= at_ms:
+            latest[row.model] = row
+    named = [row for row in latest.values() if row.level == level.name]
+    return tuple(sorted(named, key=lambda row: (blended_nanocredits(row, level) or float("inf"), row.model)))
+
+
+def step_at(steps: Sequence[Step], at_ms: int) -> Step | None:
+    """The step that holds at an instant; None before the first."""
+    begun = bisect_right(steps, at_ms, key=lambda step: step.at_ms)
+    return steps[begun - 1] if begun else None
+
+
+def planned_index(level: Level, steps: Sequence[Step], at_ms: int, *, as_of_ms: int) -> int | None:
+    """The index to plan with at an instant, by what is known as of another; None where there is none by then.
+
+    Up to `as_of` it is what was in force. Later it falls by the level's schedule, from `as_of` or from the last known step on, whichever
+    is later: a known price counts from its date on, whatever the schedule had made of it by then. Rounded down, never below 1.
+    """
+    step = step_at(steps, at_ms)
+    if step is None:
+        return None
+    days = (at_ms - max(step.at_ms, as_of_ms)) / DAY_MS
+    if days <= 0:
+        return step.index_nanocredits
+    return max(1, int(step.index_nanocredits * level.deflation ** -(days / YEAR_DAYS)))
+
+
+class Levels:
+    """All levels of a price book: those with settings of their own, and those that rows name. Immutable; a change makes a new one."""
+
+    def __init__(self, rows: Iterable[Price] = (), configured: Iterable[Level] = ()) -> None:
+        self.rows: tuple[Price, ...] = tuple(rows)
+        named = {row.level: Level(row.level) for row in self.rows if row.level is not None}
+        every = named | {level.name: level for level in configured}
+        self.by_name: Mapping[str, Level] = {name: every[name] for name in sorted(every) if name != CREDITS}
+        self.steps: Mapping[str, tuple[Step, ...]] = {name: index_steps(level, self.rows) for name, level in self.by_name.items()}
+
+    def index(self, name: str, at_ms: int) -> int | None:
+        """A level's index at an instant, nanocredits for a million blended tokens; None before its first, and of no level."""
+        step = step_at(self.steps.get(name, ()), at_ms)
+        return None if step is None else step.index_nanocredits
+
+
+def _effective_at_ms(row: Price) -> int:
+    return row.effective_at_ms

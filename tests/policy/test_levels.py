@@ -1,0 +1,163 @@
+"""The index of a level: what it is on a day, how it moves, and what is planned with where no price is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.domain import Level, Price
+from proxy.policy.levels import DAY_MS, Levels, Step, blended_nanocredits, index_steps, members, planned_index, step_at
+from proxy.policy.pricing import find_price
+
+CREDIT = 1_000_000_000
+LEVEL = Level("small")
+YEAR_MS = round(365.25 * DAY_MS)
+
+
+def row(model: str, day: int, input: int | None, output: int | None = None, *, level: str | None = "small", **rates: int) -> Price:
+    """A row from a day on; `output` as `input` where it is left out."""
+    return Price(model, day * DAY_MS, input=input, output=input if output is None else output, level=level, **rates)
+
+
+def moves(rows: list[Price], level: Level = LEVEL) -> list[tuple[int, int, str]]:
+    return [(step.at_ms // DAY_MS, step.index_nanocredits, step.model) for step in index_steps(level, rows)]
+
+
+# --- the blend -----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_blend_is_three_parts_input_to_one_of_output_unless_the_level_says_otherwise() -> None:
+    """A million tokens of it cost so much, rounded down."""
+    price = row("m", 0, 100, 500)
+    assert blended_nanocredits(price, LEVEL) == 200
+    assert blended_nanocredits(price, replace(LEVEL, input_parts=1)) == 300
+    assert blended_nanocredits(row("m", 0, 1, 2), LEVEL) == 1
+
+
+def test_a_row_that_does_not_price_what_the_blend_is_made_of_has_none() -> None:
+    """Nor has one that costs nothing: nobody's budget could be counted by it. A level of embeddings is made of input alone."""
+    embedding = Price("e", 0, input=20, level="small")
+    assert blended_nanocredits(embedding, LEVEL) is None
+    assert blended_nanocredits(embedding, replace(LEVEL, output_parts=0)) == 20
+    assert blended_nanocredits(Price("i", 0, image=5, level="small"), LEVEL) is None
+    assert blended_nanocredits(row("free", 0, 0), LEVEL) is None
+    assert blended_nanocredits(row("nearly", 0, 1, 0), LEVEL) == 1
+
+
+# --- steps ---------------------------------------------------------------------------------------------------------------------------
+
+
+def test_the_index_is_that_of_the_cheapest_model_of_the_level() -> None:
+    """Rows without the level, or of another one, do not count."""
+    rows = [row("a", 1, 30), row("b", 2, 20), row("c", 2, 5, level=None), row("d", 2, 6, level="other")]
+    assert moves(rows) == [(1, 30, "a"), (2, 20, "b")]
+    assert [price.model for price in members(LEVEL, rows, 2 * DAY_MS)] == ["b", "a"]
+    assert [price.model for price in members(LEVEL, rows, 1 * DAY_MS)] == ["a"]
+
+
+def test_the_index_never_rises_unless_it_may() -> None:
+    """A model that grows dearer, or leaves, leaves the index where it was; one that may rise follows up to what is cheapest then."""
+    rows = [row("a", 1, 30), row("b", 2, 20), row("b", 3, 50), row("a", 4, 40), row("c", 5, 10)]
+    assert moves(rows) == [(1, 30, "a"), (2, 20, "b"), (5, 10, "c")]
+    rising = replace(LEVEL, may_rise=True)
+    assert moves(rows, rising) == [(1, 30, "a"), (2, 20, "b"), (3, 30, "a"), (4, 40, "a"), (5, 10, "c")]
+
+
+def test_a_level_that_loses_all_its_models_keeps_its_index() -> None:
+    """Whoever counts in it goes on counting."""
+    rows = [row("a", 1, 30), row("a", 2, 20, level=None)]
+    for level in (LEVEL, replace(LEVEL, may_rise=True)):
+        assert moves(rows, level) == [(1, 30, "a")]
+    assert members(LEVEL, rows, 2 * DAY_MS) == ()
+
+
+def test_before_its_first_row_a_level_has_no_index() -> None:
+    """And one that nobody has named has none at all."""
+    levels = Levels([row("a", 5, 30)])
+    assert [levels.index("small", day * DAY_MS) for day in (4, 5, 6)] == [None, 30, 30]
+    assert levels.index("small", 5 * DAY_MS - 1) is None
+    assert levels.index("unknown", 5 * DAY_MS) is None
+
+
+def test_levels_are_those_that_rows_name_and_those_with_settings() -> None:
+    """Settings hold for the level of their name; the others have the defaults. None is called credits."""
+    configured = Level("large", input_parts=1, deflation=2)
+    levels = Levels(
+        [row("a", 0, 10, 30), row("b", 0, 10, 30, level="large"), row("c", 0, 1, level="credits")], [configured, Level("unused")]
+    )
+    assert list(levels.by_name) == ["large", "small", "unused"]
+    assert (levels.index("small", 0), levels.index("large", 0), levels.index("unused", 0)) == (15, 20, None)
+
+
+DAYS = 12
+drawn_rows = st.lists(
+    st.builds(
+        row,
+        st.sampled_from(["a", "b", "c*", "*"]),
+        st.integers(0, DAYS),
+        st.integers(0, 50),
+        st.integers(0, 50),
+        level=st.sampled_from(["small", "small", "other", None]),
+    ),
+    max_size=12,
+)
+
+
+@given(rows=drawn_rows, may_rise=st.booleans())
+def test_the_steps_are_what_a_plain_search_of_every_day_finds(rows: list[Price], may_rise: bool) -> None:
+    """On each day the least blend of the rows in force, by the price book's own rule of what is in force, never above the day before."""
+    level = replace(LEVEL, may_rise=may_rise)
+    steps = index_steps(level, rows)
+    index: int | None = None
+    for day in range(DAYS + 2):
+        at_ms = day * DAY_MS
+        in_force = [find_price([other for other in rows if other.model == pattern], pattern, at_ms) for pattern in {r.model for r in rows}]
+        blends = [blended_nanocredits(price, level) for price in in_force if price is not None and price.level == "small"]
+        least = min((blend for blend in blends if blend is not None), default=None)
+        if least is not None and (index is None or may_rise or least < index):
+            index = least
+        step = step_at(steps, at_ms)
+        assert (None if step is None else step.index_nanocredits) == index
+
+
+# --- the schedule --------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("days", "factor"),
+    [(1, 0.993716), (365.25 / 12, 0.8254), (109.95, 0.5), (365.25, 0.1), (3 * 365.25, 0.001)],
+)
+def test_where_no_price_is_known_the_index_falls_tenfold_in_a_year(days: float, factor: float) -> None:
+    """By 0.63 % a day and 17 % a month, and by half in 110 days."""
+    steps = (Step(0, CREDIT, "a"),)
+    planned = planned_index(LEVEL, steps, 5 * DAY_MS + round(days * DAY_MS), as_of_ms=5 * DAY_MS)
+    assert planned is not None
+    assert planned / CREDIT == pytest.approx(factor, rel=1e-4)
+
+
+def test_the_schedule_never_touches_what_is_in_force() -> None:
+    """Up to the day that is known, and for a level without deflation, the index is the price book's."""
+    steps = (Step(0, 1000, "a"), Step(10 * DAY_MS, 100, "b"))
+    known = [planned_index(LEVEL, steps, day * DAY_MS, as_of_ms=20 * DAY_MS) for day in (0, 9, 10, 20)]
+    assert known == [1000, 1000, 100, 100]
+    assert planned_index(replace(LEVEL, deflation=1), steps, 20 * DAY_MS + YEAR_MS, as_of_ms=20 * DAY_MS) == 100
+    assert planned_index(LEVEL, steps, -1, as_of_ms=0) is None
+    assert planned_index(LEVEL, (Step(0, 3, "a"),), 10 * YEAR_MS, as_of_ms=0) == 1
+
+
+def test_a_known_later_price_counts_from_its_date_on() -> None:
+    """Whatever the schedule had made of the index by then, be it more or less; and the schedule goes on from there."""
+    steps = (Step(0, 1_000_000, "a"), Step(YEAR_MS, 500_000, "b"))
+    planned = [planned_index(LEVEL, steps, at_ms, as_of_ms=0) for at_ms in (YEAR_MS - 1, YEAR_MS, 2 * YEAR_MS)]
+    assert planned == [100_000, 500_000, 50_000]
+
+
+@given(deflation=st.floats(1, 1000), as_of_day=st.integers(0, 100))
+def test_planned_indices_never_rise_between_known_steps(deflation: float, as_of_day: int) -> None:
+    """For any deflation and any day that is known."""
+    level, steps = replace(LEVEL, deflation=deflation), (Step(0, CREDIT, "a"),)
+    planned = [planned_index(level, steps, day * DAY_MS, as_of_ms=as_of_day * DAY_MS) or 0 for day in range(0, 1500, 30)]
+    assert planned == sorted(planned, reverse=True)
