@@ -67,7 +67,7 @@ class Pages:
 async def serve(store: Store, *, agents_max: Callable[[], int] = lambda: 100) -> AsyncIterator[str]:
     """The pages of a ledger; gives their base URL."""
     endpoint = Endpoint(UPSTREAM, api_key=None)
-    admission = Admission([endpoint], Prices(lambda: store.directory.price_book, store.engine.now_ms))
+    admission = Admission([endpoint], Prices(lambda: store.directory.price_book, store.engine.now_ms, lambda: store.directory.levels))
     desk = Desk(store.directory, store.ledger, store.journal)
     pages = SelfService(
         store.directory,

@@ -29,7 +29,7 @@ async def test_an_account_has_exactly_the_members_of_the_contract(call: Client) 
         "id": "user:ann", "path": ["org:acme", "user:ann"], "plan": "everyone", "weight": 1, "status": "active", "kind": "account",
         "labels": {"city": "Berlin"}, "own_limits": False, "grants": [], "spent": "0", "held": "0", "available": "5",
         "granted": "0", "expired": "0", "given": "0", "revoked": "0", "adjusted": "0", "overrun": "0", "version": 1,
-        "requests_per_minute": None, "concurrent_requests": None, "running_requests": 0,
+        "requests_per_minute": None, "concurrent_requests": None, "running_requests": 0, "unit": "credits",
     }  # fmt: skip
     again = await call.done("GET", ANN)
     assert (again["id"], again["created_at"]) == ("user:ann", created_at)

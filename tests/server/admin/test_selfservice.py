@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncIterator
+from decimal import Decimal
 from typing import Any
 
 import aiohttp
@@ -119,6 +120,34 @@ async def test_prices_are_those_in_force(ann: Pages) -> None:
     ]
     assert [p["model"] for p in (await ann("GET", "/ledger/v1/prices?model=gpt-9")).json["items"]] == ["gpt-*"]
     assert (await ann("GET", "/ledger/v1/prices?model=later")).json["items"] == []
+
+
+async def test_who_counts_in_units_sees_prices_in_credits_and_what_a_unit_is_worth(
+    session: aiohttp.ClientSession, base: str, store: Store, call: Client
+) -> None:
+    """The account, its journal and estimates are in units; prices stay in credits, and the index by which they are divided stands there."""
+    store.directory.configure(file_prices=(Price("small", 0, input=10**9, output=5 * 10**9, level="l"),), default_plan="everyone")
+    await store.directory.put_plan(Plan("units", (Limit(CREDIT, "day"),), unit="l"), operation_id="units")
+    cat = AccountId("user:cat")
+    await store.directory.create_account(cat, plan="units", operation_id="cat")
+    _, key = await store.directory.create_key(cat, operation_id="cat-key")
+    assert key is not None
+    pages = Pages(session, base, key)
+    page = (await pages("GET", "/ledger/v1/prices")).json
+    assert (page["unit"], page["index"], page["items"][0]["level"], page["items"][0]["output"]) == ("l", "2", "l", "5")
+    account = (await pages("GET", "/ledger/v1/account")).json
+    assert (account["unit"], account["available"]) == ("l", "1")
+    body = {"model": "small", "messages": [{"role": "user", "content": "x"}], "max_tokens": 100}
+    estimate = (await pages("POST", "/ledger/v1/estimate", {"path": "/v1/chat/completions", "body": body})).json
+    tokens = estimate["tokens"]
+    assert estimate["unit"] == "l"
+    assert Decimal(estimate["largest"]) == Decimal(tokens["input_bound"] + 5 * 100) / 2 / 10**6
+
+
+async def test_who_counts_in_credits_sees_no_index(ann: Pages) -> None:
+    """A credit is a credit."""
+    page = (await ann("GET", "/ledger/v1/prices")).json
+    assert (page["unit"], page["index"]) == ("credits", None)
 
 
 async def test_an_estimate_says_what_a_request_may_cost_and_runs_nothing(ann: Pages, store: Store, call: Client) -> None:
