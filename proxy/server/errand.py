@@ -10,10 +10,9 @@ from aiohttp import web
 from proxy import domain
 from proxy.dialects import Dialect
 from proxy.errors import Refusal
-from proxy.policy.units import nominal_nanocredits
 from proxy.server.exchange import Exchange
 from proxy.server.holding import Reservation
-from proxy.server.metering import Charge, Meter
+from proxy.server.metering import NO_CHARGE, Charge, Meter
 from proxy.server.seating import Turn
 from proxy.server.upstream import Endpoint
 
@@ -49,13 +48,12 @@ class Visit:
     """Whether all has been said, so that a client which leaves now is not one that hung up."""
 
     def ended(self, turn: Turn, price: domain.Price) -> Callable[[Charge | None], None]:
-        """What is to happen when its hold ends: its seat is given back, and its cost counted, both in credits: seats are shared by work."""
+        """What is to happen when its hold ends: its seat is given back, and its cost counted."""
 
         def end(charge: Charge | None) -> None:
-            if charge is not None and price.unit != domain.CREDITS:
-                charge = replace(charge, spent_nanocredits=nominal_nanocredits(price, charge.spent_nanocredits))
-            self.spent_nanocredits = None if charge is None else charge.spent_nanocredits
-            turn.leave(charge)
+            work = None if charge is None else charge.in_credits(price)
+            self.spent_nanocredits = None if work is None else work.spent_nanocredits
+            turn.leave(work)
 
         return end
 
@@ -92,6 +90,10 @@ class Errand:
             self.turn.seat.on_yield = lambda: self.exchange.interrupt(WantedBack())
             self.visit.queued_s = (self.visit.queued_s or 0.0) + await self.turn.seat.taken()
             self.exchange.sends()
+
+    def leave_seat(self, charge: Charge) -> None:
+        """The upstream has done its part, which will cost so much: others may have the seat."""
+        self.turn.leave(None if charge is NO_CHARGE else charge.in_credits(self.hold.meter.price))
 
 
 def broken_off(request: web.BaseRequest) -> ConnectionResetError:

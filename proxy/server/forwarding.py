@@ -73,7 +73,7 @@ class Forwarder:
         hold, visit = errand.hold, errand.visit
         body, meaning = await self._read_whole(errand, reply)
         charge = self._charge_whole(errand, reply, meaning)
-        errand.turn.leave(None if charge is NO_CHARGE else charge)  # the upstream has done its part, whatever is still to be covered
+        errand.leave_seat(charge)  # whatever is still to be covered
         await self._cover_whole(errand, charge)
         held_nanocredits = hold.amount_nanocredits
         settlement = await hold.settle(charge)

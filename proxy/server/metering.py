@@ -11,8 +11,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from proxy.domain import NO_USAGE, USAGE_KINDS, Answer, Call, Piece, Price, Usage
+from proxy.domain import CREDITS, NO_USAGE, USAGE_KINDS, Answer, Call, Piece, Price, Usage
 from proxy.policy.pricing import affordable_output_tokens, cost_nanocredits, estimate_nanocredits, least_output_rate
+from proxy.policy.units import nominal_nanocredits
 
 Flag = Literal["missing", "absurd", "below_deltas", "above_maximum"]
 
@@ -41,6 +42,13 @@ class Charge:
     def counts(self) -> str:
         """What was counted, for the journal: `input=9 output=5`."""
         return " ".join(f"{kind}={count}" for kind in USAGE_KINDS if (count := getattr(self.usage, kind)))
+
+    def in_credits(self, price: Price) -> Charge:
+        """The same where it was counted at this price, in credits whatever that counts in: seats are shared by work."""
+        if price.unit == CREDITS:
+            return self
+        spent, overrun = (nominal_nanocredits(price, amount) for amount in (self.spent_nanocredits, self.overrun_nanocredits))
+        return replace(self, spent_nanocredits=spent, overrun_nanocredits=overrun)
 
 
 NO_CHARGE = Charge(0, 0, NO_USAGE)
