@@ -174,9 +174,11 @@ class Agents(Section):
 
 
 class Commons(Section):
-    """The account that pays for what is nobody's: for now, spare seats."""
+    """The account that what nobody uses flows to, that pays for spare seats, and that dividends come from."""
 
     account: Identifier | None = None
+    keep_days: int = Field(default=31, ge=1, le=3660)
+    """How long it keeps what expired elsewhere and flowed to it."""
 
 
 class Equality(Section):
@@ -476,6 +478,8 @@ class PlanRow(Section):
     limits: LimitRows = ()
     models: tuple[ModelPattern, ...] = ("*",)
     transfers: bool = False
+    loans: bool = False
+    expired_to_commons: bool = False
     scavenge: bool = False
     requests_per_minute: RequestCount | None = None
     concurrent_requests: RequestCount | None = None
@@ -549,6 +553,8 @@ class Config(Section):
             earlier.add(account.id)
         if self.commons.account is None and (scavenging := [p.name for p in self.plan if p.scavenge]):
             problems.append(f"plan {scavenging[0]}: scavenge needs an account in [commons] that pays")
+        if self.commons.account is None and (flowing := [p.name for p in self.plan if p.expired_to_commons]):
+            problems.append(f"plan {flowing[0]}: expired_to_commons needs an account in [commons]")
         if self.account and not self.plan:
             problems.append("accounts need at least one [[plan]]")
         if problems:

@@ -61,7 +61,11 @@ class Plan:
     models: tuple[str, ...] = ("*",)
     """Model patterns (exact, or a trailing `*`) that accounts of the plan may use."""
     transfers: bool = False
-    """Whether its accounts may give credits away themselves."""
+    """Whether its accounts may give credits away themselves, and lend them."""
+    loans: bool = False
+    """Whether its accounts may lend credits, though they may not give them away."""
+    expired_to_commons: bool = False
+    """Whether what its accounts leave unused until it expires goes to the commons."""
     scavenge: bool = False
     """Whether its accounts, once their budget is used up, may take seats that nobody else wants, at the commons' expense."""
     requests_per_minute: int | None = None
@@ -599,10 +603,22 @@ class Ledger(Protocol):
         """
         ...
 
-    async def transfer(self, source: Path, target: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> None:
+    async def transfer(
+        self,
+        source: Path,
+        target: Path,
+        operation_id: str,
+        *,
+        credits_nanocredits: int,
+        reason: str = "",
+        into: str = "",
+        expires_at_ms: int | None = None,
+    ) -> None:
         """Give credits away: taken from what `source` has left at its own level, added to `target` as grants.
 
-        What came from a limit expires when that limit's window would have ended. Raises Refusal: insufficient_quota, units_differ.
+        What came from a limit expires when that limit's window would have ended, and nothing lasts beyond `expires_at_ms`. `into` is for
+        a receiver of very many: what expires at the same time becomes one grant, `<into>:<expiry>`. Raises Refusal: insufficient_quota,
+        units_differ.
         """
         ...
 

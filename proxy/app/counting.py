@@ -47,6 +47,24 @@ class CountingLedger(RedisLedger):
         self._metrics.credits_moved("overrun", settlement.overrun_nanocredits)
         return settlement
 
-    async def transfer(self, source: Path, target: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> None:
-        await super().transfer(source, target, operation_id, credits_nanocredits=credits_nanocredits, reason=reason)
+    async def transfer(
+        self,
+        source: Path,
+        target: Path,
+        operation_id: str,
+        *,
+        credits_nanocredits: int,
+        reason: str = "",
+        into: str = "",
+        expires_at_ms: int | None = None,
+    ) -> None:
+        await super().transfer(
+            source,
+            target,
+            operation_id,
+            credits_nanocredits=credits_nanocredits,
+            reason=reason,
+            into=into,
+            expires_at_ms=expires_at_ms,
+        )
         self._metrics.credits_moved("transferred", credits_nanocredits)

@@ -24,8 +24,8 @@ from proxy.app.settings import Settings, Source, needing_restart
 from proxy.config import Config, LedgerSection
 from proxy.errors import LedgerUnavailable, SetupError
 from proxy.ledger import Store
-from proxy.ledger.agents import Agents
 from proxy.ledger.embedded import EmbeddedLedger
+from proxy.ledger.giving import giving_on
 from proxy.ledger.pools import Pools
 from proxy.metrics import Fleet, Metrics, render
 from proxy.processes.channel import Message
@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 REFRESH_S: Final = 0.25
 EXPIRE_S: Final = 1.0
+LOANS_S: Final = 1.0
 REPORT_S: Final = 1.0
 WATCH_S: Final = 0.5
 TRIM_S: Final = 3600.0
@@ -99,7 +100,7 @@ async def _start(stack: contextlib.AsyncExitStack, source: Source, signals: Sign
         ledger=store.ledger,
         journal=store.journal,
         pools=parent.pools,
-        agents=Agents(store.engine, store.directory),
+        giving=parent.giving,
         tokens=_tokens(settings.config),
         readiness=parent.readiness,
         metrics=parent.scrape,
@@ -146,6 +147,7 @@ class Parent:
         self._fleet = Fleet(metrics)
         self._audited_s: float | None = None
         self._reload_again = False
+        self.giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.config.commons.account)
         self.pools = UpstreamPools(Pools(store.engine), lambda: self._settings.config.upstream)
         self.workers = Workers(orders=self._orders, fleet=self._fleet, metrics=metrics)
         metrics.version_is(__version__)
@@ -178,6 +180,7 @@ class Parent:
         return (
             Job("following the ledger", REFRESH_S, self._refresh),
             Job("expiring holds", EXPIRE_S, self._expire),
+            Job("looking after loans", LOANS_S, self.giving.loans.look),
             Job("audit", self._settings.config.ledger.audit_interval_s, self._audit),
             Job("trimming journals", TRIM_S, self._trim),
             Job("asking the workers", REPORT_S, lambda: self.workers.report(deadline_s=REPORT_S)),

@@ -16,9 +16,9 @@ from proxy import config
 from proxy.config import Config
 from proxy.errors import Failure
 from proxy.ledger import Store
-from proxy.ledger.agents import Agents
 from proxy.ledger.backlog import Backlog
 from proxy.ledger.batches import Batches
+from proxy.ledger.giving import giving_on
 from proxy.ledger.pools import BEAT_MS, Pools
 from proxy.metrics import Metrics
 from proxy.processes.jobs import Job
@@ -26,6 +26,7 @@ from proxy.processes.sockets import BACKLOG
 from proxy.server.admin.routing import Desk
 from proxy.server.agents import OwnAgents
 from proxy.server.handler import Proxy
+from proxy.server.lending import OwnLoans
 from proxy.server.listener import Listener
 from proxy.server.selfservice import SelfService
 from proxy.server.upstream import Endpoint
@@ -89,8 +90,9 @@ class Service:
             metrics=metrics,
             now_ms=store.engine.now_ms,
         )
-        desk = Desk(store.directory, store.ledger, store.journal)
-        own_agents = OwnAgents(desk, Agents(store.engine, store.directory), lambda: self._settings.agents.max_per_person)
+        giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.commons.account)
+        desk = Desk(store.directory, store.ledger, store.journal, giving=giving)
+        own_agents = OwnAgents(desk, giving.agents, lambda: self._settings.agents.max_per_person)
         self._proxy.own_pages = SelfService(
             store.directory,
             store.ledger,
@@ -98,7 +100,8 @@ class Service:
             admission=lambda: self._proxy.admission,
             slice_tokens=lambda: self._settings.ledger.slice_tokens,
             now_ms=store.engine.now_ms,
-            calls=own_agents.calls,
+            giving=giving,
+            calls=(*own_agents.calls, *OwnLoans(desk, giving).calls),
         ).handle
         self._listener = Listener(self._proxy.handle, settings.listen)
         self._server: asyncio.Server | None = None

@@ -141,14 +141,26 @@ class RedisLedger:
             raise Refusal("adjustment_exceeds_spent", f"account {account!r} has spent less than that", account=account, hint=hint)
         return Settlement(operation_id, "settled", int(reply[2]), int(reply[3]))
 
-    async def transfer(self, source: Path, target: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> None:
+    async def transfer(
+        self,
+        source: Path,
+        target: Path,
+        operation_id: str,
+        *,
+        credits_nanocredits: int,
+        reason: str = "",
+        into: str = "",
+        expires_at_ms: int | None = None,
+    ) -> None:
         _check_amounts(credits_nanocredits, least=1)
         if source[-1] == target[-1]:
             raise Refusal("invalid_request", "the giver and the receiver are the same account", account=source[-1])
         plans = [await self._directory.plan_of(await self._directory.settings(path[-1])) for path in (source, target)]
         check_transfer(*plans, giver=source[-1], receiver=target[-1])
         await self._check_room(source[0], target, operation_id)
-        arguments = {"credits": credits_nanocredits, "reason": reason, "target": " ".join(target)}
+        expires_ms = records.NEVER_MS if expires_at_ms is None else expires_at_ms
+        where = {"target": " ".join(target), "into": into, "expires": expires_ms}
+        arguments = {"credits": credits_nanocredits, "reason": reason, **where}
         reply = await self._verbs.operate("transfer", source, operation_id, arguments)
         if reply[0] == "INSUFFICIENT" and not reply[3]:
             message = f"account {source[-1]!r} has no limit to give from, and its grants do not suffice"
@@ -175,8 +187,8 @@ class RedisLedger:
 
     async def _deliver(self, root: str, operation_id: str, parts: list[str]) -> None:
         """Give the receiver what a transfer took, one grant for each expiry, then take it out of the outbox."""
-        target, reason = records.path_of(parts[0]), parts[1]
-        for n in range(2, len(parts), 2):
+        target, reason, into = records.path_of(parts[0]), *parts[1:3]
+        for n in range(3, len(parts), 2):
             arguments = {
                 "credits": int(parts[n]),
                 "priority": 0,
@@ -185,6 +197,7 @@ class RedisLedger:
                 "reason": reason,
                 "grants_max": GRANTS_MAX,
                 "late": True,
+                **({"into": f"{into}:{parts[n + 1]}"} if into else {}),
             }
             reply = await self._verbs.operate("grant", target, f"{operation_id}:{n // 2}", arguments)
             if reply[0] in ("TOO_MANY", "TOO_MUCH"):

@@ -23,6 +23,8 @@ SWEPT_ROOTS = "cl:swept"
 PLANS = "cl:plans"
 PRICES = "cl:prices"
 EVENTS = "cl:{events}"
+LOANS = "cl:loans"
+LOANS_DUE = "cl:due"
 OPEN_BATCHES = "cl:batches"
 SINCE = "cl:since"
 """Since when the server has kept what it has, in milliseconds: a loss takes this with it."""
@@ -114,6 +116,19 @@ def raise_request(request_id: str) -> str:
 def raise_of(agent: str) -> str:
     """The last request of an agent."""
     return f"cl:raiseof:{agent}"
+
+
+def loan(loan_id: str) -> str:
+    return f"cl:loan:{loan_id}"
+
+
+def loans_of(account_id: str) -> str:
+    """What an account lends and borrows, or did."""
+    return f"cl:loans:{account_id}"
+
+
+def unfinished_loans_of(account_id: str) -> str:
+    return f"cl:unfinished:{account_id}"
 
 
 def api_key(digest: str) -> str:

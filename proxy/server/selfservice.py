@@ -16,6 +16,7 @@ from proxy.dialects import DIALECTS, Request, document
 from proxy.domain import CREDITS, AccountId, Caller, Ledger, Path, Price, credits_from_nanocredits
 from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
+from proxy.ledger.giving import Giving
 from proxy.policy.pricing import PriceBook, cost_nanocredits
 from proxy.server import answers, metering, reading
 from proxy.server.admin.body import BODY_BYTES_MAX, BODY_TIMEOUT_S
@@ -74,10 +75,11 @@ class SelfService:
         admission: Callable[[], Admission],
         slice_tokens: Callable[[], int],
         now_ms: Callable[[], int],
+        giving: Giving,
         calls: Sequence[OwnCall] = (),
     ) -> None:
         self._directory = directory
-        self._desk = Desk(directory, ledger, journal)
+        self._desk = Desk(directory, ledger, journal, giving=giving)
         self._admission = admission
         self._slice_tokens = slice_tokens
         self._now_ms = now_ms

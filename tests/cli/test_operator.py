@@ -142,6 +142,19 @@ async def test_credits_are_granted_moved_and_corrected(command: Command) -> None
     assert (await command(f"grant revoke user:ann {grant['grant_id']} --json")).json["remaining"] == "0"
 
 
+async def test_loans_are_made_and_listed(command: Command) -> None:
+    """And what agents ask for, which is nothing yet."""
+    for name in ("ann", "bob"):
+        await command(f"account create {name}")
+    made = await command("loan create ann bob 2.5 --due 2199-01-01T00:00:00Z --reason lunch")
+    assert made.table[1][1:] == ["ann", "bob", "2.5", "0", "open", "2199-01-01 00:00Z", "lunch"]
+    loan_id = made.table[1][0]
+    assert (await command(f"loan show {loan_id}")).table == made.table
+    assert (await command("loan list --account bob")).table == made.table
+    assert (await command("loan list --json")).json["items"][0]["outstanding"] == "2.5"
+    assert (await command("request list ann")).table == [["REQUEST", "AGENT", "LIMITS", "AT", "REASON"], ["(none)"]]
+
+
 async def test_limits_are_set_and_given_back_to_the_plan(command: Command) -> None:
     """As they are written, so they are shown."""
     await command("account create user:ann")

@@ -251,10 +251,14 @@ class Comparison(RuleBasedStateMachine):
     def adjust(self, account: str, credits: int, how: How) -> None:
         self.both("adjust", self.path(account), self.new_id("a"), credits_nanocredits=credits, how=how)
 
-    @rule(giver=accounts, taker=accounts, credits=amounts, how=how)
-    def transfer(self, giver: str, taker: str, credits: int, how: How) -> None:
+    @rule(
+        giver=accounts, taker=accounts, credits=amounts, into=st.sampled_from(["", "pool"]), ends_in_s=st.sampled_from([None, 40]), how=how
+    )
+    def transfer(self, giver: str, taker: str, credits: int, how: How, into: str = "", ends_in_s: int | None = None) -> None:
         paths = self.path(giver), self.path(taker)
-        self.both("transfer", *paths, self.new_id("t"), credits_nanocredits=credits, reason=GIFT, how=how)
+        expires_at_ms = None if ends_in_s is None else self.clock.now_ms + ends_in_s * 1000
+        named = {"into": into, "expires_at_ms": expires_at_ms}
+        self.both("transfer", *paths, self.new_id("t"), credits_nanocredits=credits, reason=GIFT, how=how, **named)
 
     @rule(account=accounts, given=st.none() | limit_sets, how=how)
     def set_limits(self, account: str, given: tuple[Limit, ...] | None, how: How) -> None:

@@ -318,6 +318,12 @@ class Level:
         self.grants[grant.grant_id] = grant
         self.granted += grant.credits
 
+    def add_to_grant(self, grant: GrantState, credits: int) -> None:
+        """More of the same: it expires when the grant does."""
+        grant.credits += credits
+        grant.left += credits
+        self.granted += credits
+
 
 def _keeps(limit: Limit) -> int:
     """The most that a limit carries from one window to the next."""

@@ -219,7 +219,17 @@ class ModelLedger:
         act = charge if credits_nanocredits > 0 else give_back
         return self._once("adjust", path, operation_id, (path, credits_nanocredits, reason), act)
 
-    async def transfer(self, source: Path, target: Path, operation_id: str, *, credits_nanocredits: int, reason: str = "") -> None:
+    async def transfer(
+        self,
+        source: Path,
+        target: Path,
+        operation_id: str,
+        *,
+        credits_nanocredits: int,
+        reason: str = "",
+        into: str = "",
+        expires_at_ms: int | None = None,
+    ) -> None:
         def act() -> None:
             giver, taker, now_ms = self._on(source)[-1], self._on(target)[-1], self._now_ms()
             if giver.status != "active":
@@ -232,11 +242,15 @@ class ModelLedger:
             taker.demand_room(now_ms)
             giver.turn_windows(now_ms)
             parts = (giver.reserve if giver.limits else giver.reserve_granted)(credits_nanocredits, now_ms)
-            gifts = _by_expiry(parts)
+            gifts = _by_expiry(parts, latest_ms=expires_at_ms)
             giver.give(parts)
-            for n, (expires_at_ms, credits) in enumerate(gifts.items(), start=1):
-                gift_id = f"{operation_id}:{n}"
-                taker.add_grant(GrantState(gift_id, credits, 0, now_ms, expires_at_ms, now_ms, reason, left=credits), now_ms)
+            for n, (ends_at_ms, credits) in enumerate(gifts.items(), start=1):
+                merged = f"{into}:{AMOUNT_MAX_NANOCREDITS if ends_at_ms is None else ends_at_ms}" if into else ""
+                if merged in taker.grants and taker.grants[merged].live:
+                    taker.add_to_grant(taker.grants[merged], credits)
+                    continue
+                gift_id = merged if merged and merged not in taker.grants else f"{operation_id}:{n}"
+                taker.add_grant(GrantState(gift_id, credits, 0, now_ms, ends_at_ms, now_ms, reason, left=credits), now_ms)
             taker.expire_grants(now_ms)  # A gift may have been on its way for too long.
 
         _check_amounts(credits_nanocredits, least=1)
@@ -244,7 +258,8 @@ class ModelLedger:
             raise Refusal("invalid_request", "a transfer goes from one account to another")
         plans = [self._plans[self._on(path)[-1].plan] for path in (source, target)]
         check_transfer(*plans, giver=source[-1], receiver=target[-1])
-        self._once("transfer", source, operation_id, (source, target, credits_nanocredits, reason), act)
+        asked = (source, target, credits_nanocredits, reason, into, expires_at_ms)
+        self._once("transfer", source, operation_id, asked, act)
 
     async def set_limits(self, path: Path, operation_id: str, *, limits: tuple[Limit, ...] | None) -> None:
         def act() -> None:
@@ -510,12 +525,13 @@ def _check_amounts(*amounts: int, least: int = 0) -> None:
             raise Refusal("invalid_request", f"{amount!r} is not an amount from {least} to {AMOUNT_MAX_NANOCREDITS} nanocredits")
 
 
-def _by_expiry(parts: Iterable[Part]) -> dict[int | None, int]:
-    """What a gift is made of, in the order it was taken: credits by when they expire. A limit's last as long as its window."""
+def _by_expiry(parts: Iterable[Part], *, latest_ms: int | None = None) -> dict[int | None, int]:
+    """What a gift is made of, in the order it was taken: credits by when they expire. A limit's last as long as its window, none longer
+    than `latest_ms`."""
     gifts: dict[int | None, int] = {}
     for part in parts:
         ends = [s.expires_at_ms if isinstance(s, GrantState) else s.resets_at_ms for s in part.sources]
-        expires_at_ms = min((end for end in ends if end is not None), default=None)
+        expires_at_ms = min((end for end in [*ends, latest_ms] if end is not None), default=None)
         if part.held:
             gifts[expires_at_ms] = gifts.get(expires_at_ms, 0) + part.held
     return gifts

@@ -10,7 +10,8 @@ from proxy.cli.operator.limits import written
 from proxy.cli.operator.shown import Shown, more
 from proxy.cli.operator.tables import table
 
-_SETTINGS = ("limits", "weight", "models", "transfers", "scavenge", "requests_per_minute", "concurrent_requests")
+_RULES = ("transfers", "loans", "expired_to_commons", "scavenge")
+_SETTINGS = ("limits", "weight", "models", *_RULES, "requests_per_minute", "concurrent_requests")
 _LIMIT_SETTINGS = ("credits", "window", "time_zone", "rollover", "rollover_max")
 
 
@@ -31,7 +32,7 @@ def set_plan(client: AdminClient, args: argparse.Namespace) -> Shown:
     plan["limits"] = [{name: limit[name] for name in _LIMIT_SETTINGS} for limit in plan.get("limits", [])]
     if args.limit or args.no_limits:
         plan["limits"] = args.limit or []
-    leaves = {"transfers": args.transfers, "scavenge": args.scavenge}
+    leaves = {name: getattr(args, name) for name in _RULES}
     named = {"weight": args.weight, "models": args.model, **leaves, "reason": args.reason or None}
     plan.update({name: value for name, value in named.items() if value is not None})
     rates = {"requests_per_minute": args.requests_per_minute, "concurrent_requests": args.concurrent_requests}

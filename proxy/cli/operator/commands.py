@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.cli.operator import accounts, book, credits, history, pools, price_import, prices
+from proxy.cli.operator import accounts, book, credits, giving, history, pools, price_import, prices
 from proxy.cli.operator.client import AdminClient, CommandFailed, client_from_environment
 from proxy.cli.operator.limits import FORM, label, limit
 from proxy.cli.operator.shown import Shown
@@ -27,6 +27,7 @@ def add_operator_commands(subparsers: Subparsers) -> None:
     _add_accounts(subparsers)
     _add_keys_and_limits(subparsers)
     _add_credits(subparsers)
+    _add_giving(subparsers)
     _add_history(subparsers)
     _add_book(subparsers)
     _add_pools(subparsers)
@@ -157,6 +158,19 @@ def _add_credits(subparsers: Subparsers) -> None:
     adjust.add_argument("credits", metavar="CREDITS")
 
 
+def _add_giving(subparsers: Subparsers) -> None:
+    noun = _noun(subparsers, "loan", "Loans: credits that come back by themselves")
+    create = noun.verb("create", giving.create_loan, "Lend credits of one account to another", changes=True, explained=True)
+    create.add_argument("source", metavar="FROM")
+    create.add_argument("target", metavar="TO")
+    create.add_argument("credits", metavar="CREDITS")
+    create.add_argument("--due", required=True, metavar="TIME", help='when it comes back, such as "2026-12-01T00:00:00Z"')
+    noun.verb("list", giving.list_loans, "List loans, newest first", many=True).add_argument("--account", metavar="ACCOUNT")
+    noun.verb("show", giving.show_loan, "Show a loan").add_argument("loan_id", metavar="LOAN_ID")
+    noun = _noun(subparsers, "request", "Requests: what agents ask their people for")
+    noun.verb("list", giving.list_requests, "List what a person has not answered", many=True).add_argument("account", metavar="ACCOUNT")
+
+
 def _add_history(subparsers: Subparsers) -> None:
     journal = _leaf(subparsers, "journal", history.journal, "An account's journal, newest first")
     journal.add_argument("account", metavar="ACCOUNT")
@@ -181,6 +195,9 @@ def _add_book(subparsers: Subparsers) -> None:
     scavenging = "whether its accounts, once without budget, may use spare seats at the commons' expense"
     change.add_argument("--scavenge", action=argparse.BooleanOptionalAction, help=scavenging)
     change.add_argument("--transfers", action=argparse.BooleanOptionalAction, help="whether its accounts may give credits away")
+    change.add_argument("--loans", action=argparse.BooleanOptionalAction, help="whether its accounts may lend credits")
+    flowing = "whether what its accounts leave unused until it expires goes to the commons"
+    change.add_argument("--expired-to-commons", action=argparse.BooleanOptionalAction, help=flowing)
     change.add_argument("--requests-per-minute", type=int, metavar="N", help="that each account may begin; 0: as many as come")
     change.add_argument("--concurrent-requests", type=int, metavar="N", help="that each account may run at a time; 0: as many as come")
     _add_prices(_noun(subparsers, "price", "The price book: credits per million tokens"))

@@ -1,6 +1,7 @@
 -- Adds credits once, to the last account of the path.
 -- ARGV  3 the grant's id   6 credits, priority, effective (0: now), expires (2^53-1: never), reason, grants_max
 --         late: it was on its way, and is granted even if it has expired meanwhile
+--         into: a grant that takes it up where there is such a one that expires at the same time, and else is opened with it
 -- Answer {OK, now} | {CONFLICT, now} | {TOO_MANY, now} | {TOO_MUCH, now} | {PAST, now} | {UNKNOWN, ...}
 -- Invariant: a grant's credits = spent + held + left + expired + given + revoked.
 
@@ -13,32 +14,39 @@ if not asked.late and (asked.expires <= now or asked.expires <= asked.effective)
 local no = open_path(false)
 if no then return no end
 local account = narrow()
-local grants = load_grants(account)
-if grants[A[3]] then return {'CONFLICT', now} end
+local grants, id = load_grants(account), asked.into or A[3]
+local there = grants[id]
+if there and (not asked.into or there.state ~= 'live' or there.expires ~= asked.expires) then
+  id, there = A[3], nil
+  if grants[id] then return {'CONFLICT', now} end
+end
 if tonumber(redis.call('HGET', account_key(account.level), 'granted') or 0) + asked.credits > MAX then return {'TOO_MUCH', now} end
 
-local records, finished = 0, {}
+local records, finished, dropped = 0, {}, {}
 for _ in pairs(grants) do records = records + 1 end
-if records >= asked.grants_max then expire_grants(account) end
-for _, g in pairs(grants) do
-  if g.left == 0 and g.held == 0 then finished[#finished + 1] = g end
+if there then
+  there.credits, there.left = there.credits + asked.credits, there.left + asked.credits
+else
+  if records >= asked.grants_max then
+    expire_grants(account)
+    for _, g in pairs(grants) do
+      if g.left == 0 and g.held == 0 then finished[#finished + 1] = g end
+    end
+    if #finished == 0 then return {'TOO_MANY', now} end
+    table.sort(finished, function(a, b) if a.created ~= b.created then return a.created < b.created end return a.id < b.id end)
+    for n = 1, records + 1 - asked.grants_max do dropped[n] = finished[n] and 'g:' .. finished[n].id end
+  end
+  there = {
+    id = id, priority = asked.priority, effective = asked.effective > 0 and asked.effective or now, expires = asked.expires,
+    created = now, credits = asked.credits, spent = 0, held = 0, left = asked.credits, expired = 0, given = 0, revoked = 0, state = 'live', reason = asked.reason,
+  }
+  grants[id], records = there, records + 1
 end
-local dropped = {}
-if records >= asked.grants_max then
-  if #finished == 0 then return {'TOO_MANY', now} end
-  table.sort(finished, function(a, b) if a.created ~= b.created then return a.created < b.created end return a.id < b.id end)
-  for n = 1, records + 1 - asked.grants_max do dropped[n] = finished[n] and 'g:' .. finished[n].id end
-end
-
-grants[A[3]] = {
-  id = A[3], priority = asked.priority, effective = asked.effective > 0 and asked.effective or now, expires = asked.expires,
-  created = now, credits = asked.credits, spent = 0, held = 0, left = asked.credits, expired = 0, given = 0, revoked = 0, state = 'live', reason = asked.reason,
-}
-change_grant(account, grants[A[3]])
+change_grant(account, there)
 add(account, 'granted', asked.credits)
-post(account, 'g:' .. A[3], 'wl', asked.credits)
+post(account, 'g:' .. id, 'wl', asked.credits)
 if asked.late then expire_grants(account) end
-account[GRANTS], account.moved = records + 1 - #dropped, true
+account[GRANTS], account.moved = records - #dropped, true
 commit('grant', asked.credits, asked.reason)
 -- Dropped only now: `commit` has written how they ended.
 if #dropped > 0 then redis.call('HDEL', account_key(account.level), unpack(dropped)) end

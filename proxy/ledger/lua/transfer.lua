@@ -1,12 +1,13 @@
 -- Takes credits from what the last account of the path has left at its own level, and notes them as in transit.
--- ARGV  6 credits, reason, target (the receiving path, joined by spaces)
--- Answer {OK, now, target, reason, credits, expires, credits, expires...} as strings: one grant for each pair
+-- ARGV  6 credits, reason, target (the receiving path, joined by spaces), into ('', or see grant), expires (the latest that they may last)
+-- Answer {OK, now, target, reason, into, credits, expires, credits, expires...} as strings: one grant for each pair
 --        | {CONFLICT, now} | {INSUFFICIENT, now, level, limit, available, held, capacity, resets, 0} | {SUSPENDED, ...} | {STALE_...}
--- Invariant: what leaves here stands in the outbox until the receiver has it; credits keep the expiry that they had.
+-- Invariant: what leaves here stands in the outbox until the receiver has it; credits never last longer than they would have here.
 
 local before, asked = repeated()
 if before then return before end
 demand(whole(asked.credits, 1) and type(asked.target) == 'string' and type(asked.reason) == 'string', 'transfer')
+demand(type(asked.into) == 'string' and whole(asked.expires), 'into')
 local no = open_path(true)
 if no then return no end
 local account = narrow()
@@ -37,6 +38,7 @@ for _, part in ipairs(parts[1]) do
       if w[RESETS] > 0 then expires = math.min(expires, w[RESETS]) end
     end
   end
+  expires = math.min(expires, asked.expires)
   if not by_expiry[expires] then
     by_expiry[expires] = 0
     order[#order + 1] = expires
@@ -44,7 +46,7 @@ for _, part in ipairs(parts[1]) do
   by_expiry[expires] = by_expiry[expires] + part[1]
   use(account, part[1], part[2], 'given')
 end
-local answer = {asked.target, asked.reason}
+local answer = {asked.target, asked.reason, asked.into}
 for _, expires in ipairs(order) do
   answer[#answer + 1] = int(by_expiry[expires])
   answer[#answer + 1] = int(expires)

@@ -11,9 +11,8 @@ from proxy.server.agent_models import AgentsQuery, RaisePage, RaiseView
 @route("GET", "/accounts/{id}/requests", "viewer", answer=RaisePage, query=AgentsQuery, refusals=("account_not_found",))
 async def list_requests(desk: Desk, ask: Ask[NoBody, AgentsQuery]) -> RaisePage:
     """List what a person's agents ask for and nobody has answered."""
-    assert desk.agents is not None, "whoever has these routes has the agents"
     person = (await desk.directory.path(AccountId(ask.ids["id"])))[-1]
-    page = await desk.agents.pending(person, after=ask.query.after, limit=ask.query.limit)
+    page = await desk.gives.agents.pending(person, after=ask.query.after, limit=ask.query.limit)
     return RaisePage(items=tuple(RaiseView.of(asked) for asked in page.items), next=page.next)
 
 

@@ -135,13 +135,26 @@ async def transfer(desk: Desk, ask: Ask[TransferCreate, NoQuery]) -> TransferVie
 async def carry_over(
     desk: Desk, *, source: AccountId, target: AccountId, credits_nanocredits: int, reason: str, author: Author
 ) -> TransferView:
-    """Give credits from one account to another, and say so in the audit log; for the admin API and for self-service."""
+    """Give credits from one account to another, and say so in the audit log; for the admin API and for self-service.
+
+    `source` and `target` are ids, or the word for the commons.
+    """
+    source, target = desk.gives.account_named(source), desk.gives.account_named(target)
     if source == target:
         raise Refusal("invalid_request", "an account cannot give credits to itself")
     source_path = await desk.directory.path(source)
     receiver = await desk.directory.account(target)
     refuse_closed(receiver)
-    await desk.ledger.transfer(source_path, receiver.path, author.operation_id, credits_nanocredits=credits_nanocredits, reason=reason)
+    if receiver.kind == "agent":
+        raise Refusal("invalid_request", f"{target!r} is an agent, whose cap no gift raises; give to the person that it acts for")
+    await desk.ledger.transfer(
+        source_path,
+        receiver.path,
+        author.operation_id,
+        credits_nanocredits=credits_nanocredits,
+        reason=reason,
+        into=desk.gives.merges_into(target),
+    )
     view = TransferView(
         id=author.operation_id, source=source, target=target, credits=credits_from_nanocredits(credits_nanocredits), reason=reason
     )

@@ -19,8 +19,8 @@ from aiohttp import web
 from proxy import domain
 from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
-from proxy.ledger.agents import Agents
-from proxy.server.admin import accounts, book, credits, history, levels, openapi, pools
+from proxy.ledger.giving import Giving
+from proxy.server.admin import accounts, book, credits, history, lending, levels, openapi, pools
 from proxy.server.admin import agents as agent_routes
 from proxy.server.admin.models import NoBody, NoQuery
 from proxy.server.admin.problems import (
@@ -62,6 +62,7 @@ def route_table(*, version: str) -> tuple[Route, ...]:
         *accounts.ROUTES,
         *agent_routes.ROUTES,
         *credits.ROUTES,
+        *lending.ROUTES,
         *book.ROUTES,
         *levels.ROUTES,
         *pools.ROUTES,
@@ -82,13 +83,13 @@ class AdminListener:
         ledger: domain.Ledger,
         journal: Journal,
         pools: UpstreamPools,
-        agents: Agents,
+        giving: Giving,
         tokens: Tokens,
         readiness: Readiness,
         metrics: ReadMetrics,
         version: str,
     ) -> None:
-        self._desk = Desk(directory, ledger, journal, pools, agents)
+        self._desk = Desk(directory, ledger, journal, pools, giving)
         self._tokens = tokens
         self._readiness = readiness
         self._metrics = metrics

@@ -213,6 +213,8 @@ class PlanPut(Asked):
     weight: Weight = 1
     models: Annotated[tuple[ModelPattern, ...], Field(min_length=1, max_length=256)] = ("*",)
     transfers: Annotated[bool, Field(strict=True)] = Field(default=False, description="May accounts give credits away?")
+    loans: Annotated[bool, Field(strict=True)] = Field(default=False, description="May accounts lend credits?")
+    expired_to_commons: Annotated[bool, Field(strict=True)] = Field(default=False, description="Does what expires go to the commons?")
     scavenge: Annotated[bool, Field(strict=True)] = Field(default=False, description="May accounts without budget use spare seats?")
     requests_per_minute: RequestCount | None = Field(default=None, description="That each account may begin; null: as many as come")
     concurrent_requests: RequestCount | None = Field(default=None, description="That each account may run at a time; null: as many as come")
@@ -231,6 +233,8 @@ class PlanPut(Asked):
             weight=self.weight,
             models=self.models,
             transfers=self.transfers,
+            loans=self.loans,
+            expired_to_commons=self.expired_to_commons,
             scavenge=self.scavenge,
             requests_per_minute=self.requests_per_minute,
             concurrent_requests=self.concurrent_requests,

@@ -25,6 +25,8 @@ class PlanView(View):
     limits: tuple[LimitView, ...]
     models: tuple[str, ...]
     transfers: bool
+    loans: bool
+    expired_to_commons: bool
     scavenge: bool
     requests_per_minute: int | None
     concurrent_requests: int | None
@@ -38,6 +40,8 @@ class PlanView(View):
             limits=tuple(LimitView.of(limit) for limit in plan.limits),
             models=plan.models,
             transfers=plan.transfers,
+            loans=plan.loans,
+            expired_to_commons=plan.expired_to_commons,
             scavenge=plan.scavenge,
             requests_per_minute=plan.requests_per_minute,
             concurrent_requests=plan.concurrent_requests,

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ValidationError
 from proxy import domain
 from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
-from proxy.ledger.agents import Agents
+from proxy.ledger.giving import Giving
 from proxy.server.admin.body import read_object
 from proxy.server.admin.events import Author
 from proxy.server.admin.models import NoBody, NoQuery
@@ -49,7 +49,13 @@ class Desk:
     journal: Journal
     pools: UpstreamPools | None = None
     """None where nothing but a caller's own account may be acted on."""
-    agents: Agents | None = None
+    giving: Giving | None = None
+
+    @property
+    def gives(self) -> Giving:
+        """For routes that are there only where there is one."""
+        assert self.giving is not None, "whoever has these routes has it"
+        return self.giving
 
 
 @dataclass(frozen=True, slots=True)

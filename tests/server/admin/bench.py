@@ -13,7 +13,7 @@ from yarl import URL
 from proxy.config import LedgerSection, Upstream
 from proxy.domain import Limit, Plan, Price
 from proxy.ledger import Store, open_ledger
-from proxy.ledger.agents import Agents
+from proxy.ledger.giving import Giving, giving_on
 from proxy.ledger.pools import Pools
 from proxy.server.admin import AdminListener, Tokens, token_of
 from proxy.server.admin.tokens import Role
@@ -92,6 +92,14 @@ async def open_store(server: LedgerServer) -> AsyncIterator[Store]:
         yield store
 
 
+COMMONS = "fund"
+"""The account of the commons, where a test opens it."""
+
+
+def giving_of(store: Store) -> Giving:
+    return giving_on(store.engine, store.directory, store.ledger, commons=lambda: COMMONS)
+
+
 @contextlib.asynccontextmanager
 async def listen(store: Store, health: Health) -> AsyncIterator[str]:
     """An admin listener on a free port; gives its base URL."""
@@ -107,7 +115,7 @@ async def listen(store: Store, health: Health) -> AsyncIterator[str]:
         ledger=store.ledger,
         journal=store.journal,
         pools=UpstreamPools(Pools(store.engine), lambda: health.upstreams),
-        agents=Agents(store.engine, store.directory),
+        giving=giving_of(store),
         tokens=Tokens([token_of(f"{role}-1", role, SECRETS[role]) for role in ROLES]),
         readiness=readiness,
         metrics=metrics,

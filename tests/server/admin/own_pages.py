@@ -15,16 +15,16 @@ from proxy.config import Upstream
 from proxy.dialects import DIALECTS
 from proxy.errors import Expected
 from proxy.ledger import Store
-from proxy.ledger.agents import Agents
 from proxy.server.admin.routing import Desk
 from proxy.server.admission import Admission
 from proxy.server.agents import OwnAgents
 from proxy.server.answers import refused
 from proxy.server.catalogue import Prices
 from proxy.server.identity import identify
+from proxy.server.lending import OwnLoans
 from proxy.server.selfservice import SelfService
 from proxy.server.upstream import Endpoint
-from tests.server.admin.bench import Reply
+from tests.server.admin.bench import Reply, giving_of
 
 SLICE_TOKENS = 100
 UPSTREAM = Upstream(name="u", base_url="http://127.0.0.1:1", models=("small", "gpt-*", "other", "unpriced"), output_tokens_max=1000)
@@ -68,7 +68,8 @@ async def serve(store: Store, *, agents_max: Callable[[], int] = lambda: 100) ->
     """The pages of a ledger; gives their base URL."""
     endpoint = Endpoint(UPSTREAM, api_key=None)
     admission = Admission([endpoint], Prices(lambda: store.directory.price_book, store.engine.now_ms, lambda: store.directory.levels))
-    desk = Desk(store.directory, store.ledger, store.journal)
+    giving = giving_of(store)
+    desk = Desk(store.directory, store.ledger, store.journal, giving=giving)
     pages = SelfService(
         store.directory,
         store.ledger,
@@ -76,7 +77,8 @@ async def serve(store: Store, *, agents_max: Callable[[], int] = lambda: 100) ->
         admission=lambda: admission,
         slice_tokens=lambda: SLICE_TOKENS,
         now_ms=store.engine.now_ms,
-        calls=OwnAgents(desk, Agents(store.engine, store.directory), agents_max).calls,
+        giving=giving,
+        calls=(*OwnAgents(desk, giving.agents, agents_max).calls, *OwnLoans(desk, giving).calls),
     )
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:

@@ -6,6 +6,8 @@ from proxy.domain import Tier
 from proxy.ledger import Store, records
 from tests.server.admin.bench import CREDIT, Client
 
+RULES = {"loans": False, "expired_to_commons": False, "scavenge": False, "unit": "credits"}
+
 
 async def test_a_plan_is_put_whole_and_applies_to_its_accounts(call: Client) -> None:
     """What is left out of a PUT takes its default; a change reaches accounts at once."""
@@ -23,12 +25,12 @@ async def test_a_plan_is_put_whole_and_applies_to_its_accounts(call: Client) -> 
     (limit,) = written.pop("limits")
     assert limit == {"credits": "1.5", "window": "week", "time_zone": "Asia/Tokyo", "rollover": "capped", "rollover_max": "3"}
     del plan["limits"]
-    assert written == {"name": "everyone", **plan, "scavenge": False, "unit": "credits"}
+    assert written == {"name": "everyone", **plan, **RULES}
     account = await call.done("GET", "/accounts/user:ann")
     assert (account["available"], account["weight"]) == ("1.5", 4)
     empty = await call.done("PUT", "/plans/everyone", {})
-    rates = {"requests_per_minute": None, "concurrent_requests": None, "unit": "credits"}
-    assert empty == {"name": "everyone", "limits": [], "weight": 1, "models": ["*"], "transfers": False, "scavenge": False, **rates}
+    rates = {"requests_per_minute": None, "concurrent_requests": None}
+    assert empty == {"name": "everyone", "limits": [], "weight": 1, "models": ["*"], "transfers": False, **RULES, **rates}
 
 
 async def test_plans_are_listed_by_name_in_pages(call: Client) -> None:

@@ -1,0 +1,330 @@
+"""Loans: credits that one account gives another and gets back by themselves at a due date.
+
+Every step is a transfer whose id is drawn from the loan, noted before it is made: whoever finds a step that nobody finished makes it again,
+so a process may die anywhere. What is lent and what is repaid keep the expiry that they have where they are taken: a loan makes nothing
+last longer. At the due date what the borrower has left at its own level goes back, the rest is asked for again and again. Nobody is
+lent anything without having accepted it, unless an operator says so.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Literal
+
+import msgspec
+
+from proxy.domain import Account, AccountId, Ledger
+from proxy.errors import Conflict, LedgerUnavailable, Refusal
+from proxy.ledger import keys
+from proxy.ledger.changes import PAGE_MAX, Page
+from proxy.ledger.directory import Directory
+from proxy.ledger.documents import Documents
+from proxy.ledger.engine import Engine
+
+log = logging.getLogger(__name__)
+
+UNFINISHED_MAX = 100
+"""Loans that one account lends and borrows at a time."""
+DUE_MAX = 100
+"""Loans that one look asks for; the next goes on."""
+HOUR_MS = 3_600_000
+DAY_MS = 86_400_000
+PATIENT_MS = 30 * DAY_MS
+"""For so long after its due date a loan is asked for each hour; then each day."""
+KEPT_MS = 90 * DAY_MS
+"""How long a loan that is over can be seen."""
+HEAL_MS = 30_000
+"""How long a step may be under way before somebody else finishes it."""
+CHANGE_TRIES = 8
+REPAYMENTS_REMEMBERED = 32
+
+LoanState = Literal["offered", "opening", "open", "repaid", "declined"]
+
+
+class Taking(msgspec.Struct, frozen=True):
+    """A repayment that is under way."""
+
+    step: int
+    amount_nanocredits: int
+    operation_id: str
+
+
+class Loan(msgspec.Struct, frozen=True):
+    """A loan and how far it was repaid."""
+
+    loan_id: str
+    lender: AccountId
+    borrower: AccountId
+    credits_nanocredits: int
+    due_at_ms: int
+    reason: str
+    created_at_ms: int
+    state: LoanState
+    was_offered: bool = False
+    repaid_nanocredits: int = 0
+    steps: int = 0
+    taking: Taking | None = None
+    repayments: tuple[str, ...] = ()
+    """The last operations that repaid something, so that a repeat does not do it again."""
+
+    @property
+    def outstanding_nanocredits(self) -> int:
+        return self.credits_nanocredits - self.repaid_nanocredits
+
+    @property
+    def is_over(self) -> bool:
+        return self.state in ("repaid", "declined")
+
+
+class _Changed(Exception):
+    """Another process has changed the loan meanwhile."""
+
+
+class Loans:
+    """The loans of all accounts."""
+
+    def __init__(self, engine: Engine, directory: Directory, ledger: Ledger) -> None:
+        self._engine = engine
+        self._directory = directory
+        self._ledger = ledger
+        self._documents = Documents(engine, Loan)
+
+    # --- reading -------------------------------------------------------------------------------------------------------------------
+
+    async def find(self, loan_id: str, *, of: AccountId | None = None) -> Loan:
+        """A loan, one that an account lends or borrows where that is given. Raises Refusal: not_found."""
+        loan = await self._documents.read(keys.loan(loan_id))
+        if loan is None or (of is not None and of not in (loan.lender, loan.borrower)):
+            raise Refusal("not_found", f"there is no loan {loan_id!r}")
+        return loan
+
+    async def of_account(self, account_id: AccountId | None, *, after: str | None, limit: int) -> Page[Loan]:
+        """What an account lends and borrows, or (None) what all do, the newest first."""
+        start, count = int(after or 0), min(limit, PAGE_MAX)
+        index = keys.LOANS if account_id is None else keys.loans_of(account_id)
+        ids = [raw.decode() for raw in await self._engine.command("ZREVRANGE", index, start, start + count - 1)]
+        found = await self._documents.read_all([keys.loan(loan_id) for loan_id in ids])
+        return Page(tuple(found), str(start + count) if len(ids) == count else None)
+
+    # --- how it begins ---------------------------------------------------------------------------------------------------------------
+
+    async def offer(
+        self,
+        loan_id: str,
+        lender: AccountId,
+        borrower: AccountId,
+        *,
+        credits_nanocredits: int,
+        due_at_ms: int,
+        reason: str,
+        accepted: bool,
+    ) -> Loan:
+        """Offer a loan, or (`accepted`) make it at once. Raises Refusal; Conflict where the id is another loan's."""
+        state: LoanState = "opening" if accepted else "offered"
+        now_ms = self._engine.now_ms()
+        loan = Loan(loan_id, lender, borrower, credits_nanocredits, due_at_ms, reason, now_ms, state, was_offered=not accepted)
+        there = await self._documents.read(keys.loan(loan_id))
+        if there is None:
+            await self._check_new(loan)
+            if not await self._documents.swap(keys.loan(loan_id), None, loan):
+                there = await self.find(loan_id)
+        if there is not None and _terms(there) != _terms(loan):
+            raise Conflict("the id was used before with other arguments")
+        loan = there or loan
+        await self._engine.command("ZADD", keys.LOANS_DUE, "NX", now_ms + HEAL_MS if accepted else due_at_ms, loan_id)
+        for index in self._indices(loan):
+            await self._engine.command("ZADD", index, "NX", loan.created_at_ms, loan_id)
+        return await self._open(loan) if loan.state == "opening" else loan
+
+    async def _check_new(self, loan: Loan) -> None:
+        """Raises Refusal: account_not_found, invalid_request, conflict."""
+        if loan.lender == loan.borrower:
+            raise Refusal("invalid_request", "an account cannot lend to itself")
+        if loan.due_at_ms <= self._engine.now_ms():
+            raise Refusal("invalid_request", "a loan must be due in the future")
+        for account_id in (loan.lender, loan.borrower):
+            account = await self._directory.account(account_id)
+            if account.kind == "agent":
+                message = f"{account_id!r} is an agent: it has a cap on its person's credits, none of its own"
+                raise Refusal("invalid_request", message, account=account_id)
+            if account.status == "closed":
+                raise Conflict(f"account {account_id!r} is closed")
+            if await self._engine.command("ZCARD", keys.unfinished_loans_of(account_id)) >= UNFINISHED_MAX:
+                raise Conflict(f"account {account_id!r} has {UNFINISHED_MAX} loans that are not over", hint="Repay or decline some.")
+
+    async def accept(self, loan: Loan) -> Loan:
+        """The borrower accepts what it was offered, and has it. Raises Conflict, Refusal where the lender cannot lend it any more."""
+
+        def accepted(loan: Loan) -> Loan:
+            if loan.is_over:
+                raise Conflict(f"the loan {loan.loan_id!r} is {loan.state}")
+            return msgspec.structs.replace(loan, state="opening") if loan.state == "offered" else loan
+
+        if loan.state == "offered" and loan.due_at_ms <= self._engine.now_ms():
+            raise Conflict("the offer is over: the loan would be due already")
+        loan = await self._change(loan.loan_id, accepted)
+        await self._engine.command("ZADD", keys.LOANS_DUE, self._engine.now_ms() + HEAL_MS, loan.loan_id)
+        return await self._open(loan)
+
+    async def decline(self, loan: Loan) -> Loan:
+        """An offer is declined, or taken back. Raises Conflict where it was accepted before."""
+
+        def declined(loan: Loan) -> Loan:
+            if loan.state not in ("offered", "declined"):
+                raise Conflict(f"the loan {loan.loan_id!r} is {loan.state}", hint="Repay it instead.")
+            return msgspec.structs.replace(loan, state="declined")
+
+        return await self._change(loan.loan_id, declined)
+
+    async def _open(self, loan: Loan) -> Loan:
+        """Give the borrower its credits; where the lender has none, the offer stands again, or an operator's loan is none."""
+        if loan.state != "opening":
+            return loan
+        try:
+            await self._move(loan, loan.lender, loan.borrower, loan.credits_nanocredits, step=0, memo=loan.reason)
+        except Refusal:
+            if loan.was_offered:
+                await self._change(loan.loan_id, lambda now: _only(now, "opening", "offered"))
+                await self._engine.command("ZADD", keys.LOANS_DUE, loan.due_at_ms, loan.loan_id)
+            elif await self._documents.swap(keys.loan(loan.loan_id), loan, None):
+                await self._engine.commands(*(("ZREM", index, loan.loan_id) for index in (*self._indices(loan), keys.LOANS_DUE)))
+            raise
+        loan = await self._change(loan.loan_id, lambda now: _only(now, "opening", "open"))
+        await self._engine.command("ZADD", keys.LOANS_DUE, loan.due_at_ms, loan.loan_id)
+        return loan
+
+    # --- how it comes back -----------------------------------------------------------------------------------------------------------
+
+    async def repay(self, loan: Loan, amount_nanocredits: int | None, *, operation_id: str) -> Loan:
+        """Pay back so much, or (None) all that is outstanding, before it is asked for; a repeat pays nothing more.
+
+        Raises Conflict where the loan is not open; Refusal: insufficient_quota, invalid_request.
+        """
+        for _ in range(CHANGE_TRIES):
+            if operation_id in loan.repayments or (loan.state == "repaid" and amount_nanocredits is None):
+                return loan
+            if loan.state != "open":
+                raise Conflict(f"the loan {loan.loan_id!r} is {loan.state}")
+            if amount_nanocredits is not None and amount_nanocredits > loan.outstanding_nanocredits:
+                raise Refusal("invalid_request", "that is more than is outstanding", available_nanocredits=loan.outstanding_nanocredits)
+            try:
+                loan = await self._take(loan, amount_nanocredits or loan.outstanding_nanocredits, operation_id)
+            except _Changed:
+                loan = await self.find(loan.loan_id)
+        raise LedgerUnavailable("the loan changes faster than it can be repaid")
+
+    async def _take(self, loan: Loan, amount_nanocredits: int, operation_id: str) -> Loan:
+        """Make the step that is under way, or this one. Raises _Changed, Refusal."""
+        key, taking = keys.loan(loan.loan_id), loan.taking
+        if taking is None:
+            taking = Taking(loan.steps + 1, amount_nanocredits, operation_id)
+            noted = msgspec.structs.replace(loan, taking=taking)
+            await self._engine.command("ZADD", keys.LOANS_DUE, "LT", self._engine.now_ms() + HEAL_MS, loan.loan_id)
+            if not await self._documents.swap(key, loan, noted):
+                raise _Changed
+            loan = noted
+        try:
+            await self._move(loan, loan.borrower, loan.lender, taking.amount_nanocredits, step=taking.step, memo="repayment")
+        except Refusal:
+            if not await self._documents.swap(key, loan, msgspec.structs.replace(loan, taking=None)):
+                raise _Changed from None
+            if taking.operation_id != operation_id:  # it was another's, which learns of it by itself
+                return msgspec.structs.replace(loan, taking=None)
+            raise
+        repaid = loan.repaid_nanocredits + taking.amount_nanocredits
+        after = msgspec.structs.replace(
+            loan,
+            taking=None,
+            steps=taking.step,
+            repaid_nanocredits=repaid,
+            state="repaid" if repaid == loan.credits_nanocredits else "open",
+            repayments=(*loan.repayments[1 - REPAYMENTS_REMEMBERED :], taking.operation_id),
+        )
+        if not await self._documents.swap(key, loan, after, keep_ms=KEPT_MS if after.is_over else 0):
+            raise _Changed
+        if after.is_over:
+            await self._finish(after)
+        return after
+
+    async def _move(self, loan: Loan, source: AccountId, target: AccountId, amount_nanocredits: int, *, step: int, memo: str) -> None:
+        reason = f"loan {loan.loan_id}: {memo}" if memo else f"loan {loan.loan_id}"
+        paths = await self._directory.path(source), await self._directory.path(target)
+        await self._ledger.transfer(*paths, f"loan:{loan.loan_id}:{step}", credits_nanocredits=amount_nanocredits, reason=reason)
+
+    # --- looking after them ------------------------------------------------------------------------------------------------------------
+
+    async def look(self) -> int:
+        """Look at the loans that are due, and finish what nobody did; how many were looked at."""
+        due = await self._engine.command("ZRANGEBYSCORE", keys.LOANS_DUE, "-inf", self._engine.now_ms(), "LIMIT", 0, DUE_MAX)
+        for loan_id in (raw.decode() for raw in due):
+            loan = await self._documents.read(keys.loan(loan_id))
+            if loan is None or loan.is_over:
+                if loan is not None:
+                    await self._finish(loan)
+                await self._engine.command("ZREM", keys.LOANS_DUE, loan_id)
+                continue
+            try:
+                await self._look_at(loan)
+            except (Refusal, _Changed) as refusal:
+                log.debug("loan %s waits: %s", loan_id, refusal)
+            await self._engine.command("ZADD", keys.LOANS_DUE, "XX", "GT", self._next_look_ms(loan), loan_id)
+        return len(due)
+
+    async def _look_at(self, loan: Loan) -> None:
+        if loan.state == "offered":
+            await self.decline(loan)
+        elif loan.state == "opening":
+            await self._open(loan)
+        elif loan.taking is not None:
+            await self._take(loan, 0, loan.taking.operation_id)
+        elif loan.due_at_ms <= self._engine.now_ms():
+            borrower = await self._directory.snapshot(await self._directory.path(loan.borrower))
+            amount = min(loan.outstanding_nanocredits, _left(borrower[1][-1], self._engine.now_ms()))
+            if amount > 0:
+                await self._take(loan, amount, f"due:{loan.steps + 1}")
+
+    def _next_look_ms(self, loan: Loan) -> int:
+        now_ms = self._engine.now_ms()
+        if now_ms < loan.due_at_ms:
+            return min(loan.due_at_ms, now_ms + HEAL_MS) if loan.state == "opening" else loan.due_at_ms
+        return now_ms + (HOUR_MS if now_ms - loan.due_at_ms < PATIENT_MS else DAY_MS)
+
+    async def _change(self, loan_id: str, change: Callable[[Loan], Loan]) -> Loan:
+        """The loan as changed; again where another process was faster. Raises what `change` raises; LedgerUnavailable."""
+        for _ in range(CHANGE_TRIES):
+            before = await self.find(loan_id)
+            after = change(before)
+            if before == after or await self._documents.swap(keys.loan(loan_id), before, after, keep_ms=KEPT_MS if after.is_over else 0):
+                if after.is_over:
+                    await self._finish(after)
+                return after
+        raise LedgerUnavailable("the loan changes faster than it can be read")
+
+    async def _finish(self, loan: Loan) -> None:
+        await self._engine.commands(
+            ("ZREM", keys.unfinished_loans_of(loan.lender), loan.loan_id),
+            ("ZREM", keys.unfinished_loans_of(loan.borrower), loan.loan_id),
+            ("ZREM", keys.LOANS_DUE, loan.loan_id),
+        )
+
+    def _indices(self, loan: Loan) -> list[str]:
+        both = (loan.lender, loan.borrower)
+        unfinished = [] if loan.is_over else [keys.unfinished_loans_of(account) for account in both]
+        return [keys.LOANS, *(keys.loans_of(account) for account in both), *unfinished]
+
+
+def _terms(loan: Loan) -> tuple[object, ...]:
+    return loan.lender, loan.borrower, loan.credits_nanocredits, loan.due_at_ms, loan.reason, loan.was_offered
+
+
+def _only(loan: Loan, before: LoanState, after: LoanState) -> Loan:
+    """The loan in another state, where it is in the one before."""
+    return msgspec.structs.replace(loan, state=after) if loan.state == before else loan
+
+
+def _left(level: Account, now_ms: int) -> int:
+    """What an account has left at its own level, and so can give; without limits that is what its grants have."""
+    granted = sum(grant.remaining_nanocredits for grant in level.grants if grant.effective_at_ms <= now_ms)
+    limited = min((state.remaining_nanocredits for state in level.limits), default=0)
+    return limited + granted

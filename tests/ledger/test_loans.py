@@ -1,0 +1,246 @@
+"""Loans on a real ledger and a clock that tests turn: how they come back, from where, and how long what comes back lasts."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from proxy.config import LedgerSection
+from proxy.domain import AccountId, Limit, Plan
+from proxy.errors import Conflict, LedgerUnavailable, Refusal
+from proxy.ledger import Store, open_ledger
+from proxy.ledger.loans import UNFINISHED_MAX, Loan, Loans
+from tests.support.ledger_bench import Clock
+from tests.support.ledger_server import LedgerServer
+
+ANN, BOB = AccountId("ann"), AccountId("bob")
+DAY_S, HOUR_S = 86_400, 3600
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+async def store(ledger_server: LedgerServer, clock: Clock) -> AsyncIterator[Store]:
+    """ann and bob with 100 nanocredits a day each; after each test the books must balance."""
+    async with open_ledger(LedgerSection(deadline_ms=20_000), url=ledger_server.url, now_ms=clock) as store:
+        store.directory.configure(file_prices=(), default_plan="everyone")
+        await store.directory.put_plan(Plan("everyone", (Limit(100, "day"),)), operation_id="p")
+        for name in (ANN, BOB):
+            await store.directory.create_account(name, operation_id=name)
+        yield store
+        assert (await store.journal.audit()).broken == ()
+
+
+@pytest.fixture
+def loans(store: Store) -> Loans:
+    return Loans(store.engine, store.directory, store.ledger)
+
+
+async def lend(loans: Loans, clock: Clock, amount: int = 60, *, due_s: int = DAY_S, loan_id: str = "l1", accepted: bool = True) -> Loan:
+    due_at_ms = clock.now_ms + due_s * 1000
+    return await loans.offer(loan_id, ANN, BOB, credits_nanocredits=amount, due_at_ms=due_at_ms, reason="lunch", accepted=accepted)
+
+
+async def available(store: Store, name: AccountId) -> int:
+    amount = (await store.directory.account(name)).available_nanocredits
+    assert amount is not None
+    return amount
+
+
+async def spend(store: Store, name: AccountId, amount: int, hold_id: str) -> None:
+    await store.ledger.hold((name,), hold_id, want_nanocredits=amount, least_nanocredits=amount)
+    await store.ledger.settle((name,), hold_id, spent_nanocredits=amount)
+
+
+async def pass_to_due(loans: Loans, clock: Clock, seconds: float = DAY_S) -> None:
+    clock.pass_s(seconds)
+    await loans.look()
+
+
+async def test_a_loan_comes_back_by_itself(store: Store, loans: Loans, clock: Clock) -> None:
+    """Until it is due the borrower has it; then it is gone again, and every step stands in both journals as a loan's."""
+    assert (await lend(loans, clock)).state == "open"
+    assert (await available(store, ANN), await available(store, BOB)) == (40, 160)
+    await loans.look()
+    assert (await loans.find("l1")).repaid_nanocredits == 0
+    await pass_to_due(loans, clock)
+    assert (await loans.find("l1")).state == "repaid"
+    assert (await available(store, ANN), await available(store, BOB)) == (160, 40)
+    for name, verb in ((ANN, "transfer"), (BOB, "grant")):
+        (entry, *_) = [entry for entry in (await store.journal.entries(name)).items if entry.verb == verb]
+        assert entry.memo.startswith("loan l1: ")
+
+
+async def test_a_loan_makes_nothing_last_longer(store: Store, loans: Loans, clock: Clock) -> None:
+    """Lent from a day's limit it expires with that day, and what is repaid from a day's limit expires with that one."""
+    await lend(loans, clock)
+    (lent,) = (await store.directory.account(BOB)).grants
+    assert lent.expires_at_ms == (await store.directory.account(ANN)).limits[0].resets_at_ms
+    await pass_to_due(loans, clock)
+    repaid = (await store.directory.account(ANN)).grants[0]
+    assert repaid.expires_at_ms == (await store.directory.account(BOB)).limits[0].resets_at_ms
+    clock.pass_s(DAY_S)
+    assert await available(store, ANN) == 100
+
+
+async def test_what_is_lacking_is_asked_for_again_each_hour(store: Store, loans: Loans, clock: Clock) -> None:
+    """First what is there, then what comes; nothing is taken that is held or spent, and never more than is outstanding."""
+    await lend(loans, clock, 60)
+    clock.pass_s(DAY_S)
+    await spend(store, BOB, 70, "h1")
+    await loans.look()
+    loan = await loans.find("l1")
+    assert (loan.state, loan.repaid_nanocredits, await available(store, BOB)) == ("open", 30, 0)
+    await store.ledger.grant((BOB,), "g", credits_nanocredits=10, reason="bonus")
+    await loans.look()
+    assert (await loans.find("l1")).repaid_nanocredits == 30, "not before the hour is over"
+    await pass_to_due(loans, clock, HOUR_S)
+    assert (await loans.find("l1")).repaid_nanocredits == 40
+    await pass_to_due(loans, clock, DAY_S)
+    loan = await loans.find("l1")
+    assert (loan.state, loan.repaid_nanocredits, await available(store, BOB)) == ("repaid", 60, 80)
+
+
+async def test_a_loan_that_is_long_overdue_is_asked_for_each_day(store: Store, loans: Loans, clock: Clock) -> None:
+    """It is never forgotten, and costs less and less to remember."""
+    await lend(loans, clock)
+    await store.ledger.set_limits((BOB,), "none", limits=(Limit(0, "ever"),))
+    clock.pass_s(32 * DAY_S)
+    assert await loans.look() == 1
+    await pass_to_due(loans, clock, 2 * HOUR_S)
+    assert await loans.look() == 0
+    await store.ledger.set_limits((BOB,), "some", limits=(Limit(100, "ever"),))
+    await pass_to_due(loans, clock)
+    assert (await loans.find("l1")).state == "repaid"
+
+
+async def test_a_loan_is_repaid_early_once(store: Store, loans: Loans, clock: Clock) -> None:
+    """In parts or whole; a repeat pays nothing more, and more than is outstanding is refused."""
+    loan = await lend(loans, clock)
+    for _ in range(2):
+        loan = await loans.repay(await loans.find("l1"), 25, operation_id="r1")
+    assert (loan.repaid_nanocredits, await available(store, BOB)) == (25, 135)
+    with pytest.raises(Refusal):
+        await loans.repay(loan, 36, operation_id="r2")
+    loan = await loans.repay(loan, None, operation_id="r3")
+    assert (loan.state, loan.repaid_nanocredits) == ("repaid", 60)
+    assert await loans.repay(loan, None, operation_id="r3") == loan
+    await pass_to_due(loans, clock)
+    assert await available(store, BOB) == 100
+
+
+async def test_nobody_is_lent_anything_unasked(store: Store, loans: Loans, clock: Clock) -> None:
+    """An offer moves nothing until it is accepted; declined, taken back or too old it moves nothing at all."""
+    offered = await lend(loans, clock, accepted=False)
+    assert (offered.state, await available(store, BOB)) == ("offered", 100)
+    assert (await loans.accept(offered)).state == "open"
+    assert (await loans.accept(await loans.find("l1"))).state == "open"
+    assert await available(store, BOB) == 160
+    with pytest.raises(Conflict):
+        await loans.decline(await loans.find("l1"))
+    other = await lend(loans, clock, 10, loan_id="l2", accepted=False)
+    assert (await loans.decline(other)).state == "declined"
+    with pytest.raises(Conflict):
+        await loans.accept(other)
+    await lend(loans, clock, 10, loan_id="l3", accepted=False)
+    await pass_to_due(loans, clock)
+    assert (await loans.find("l3")).state == "declined"
+
+
+async def test_an_offer_that_the_lender_can_no_longer_keep_stands(store: Store, loans: Loans, clock: Clock) -> None:
+    """The borrower is told, nothing moves, and it can be accepted once the lender has the credits again."""
+    offered = await lend(loans, clock, due_s=3 * DAY_S, accepted=False)
+    await spend(store, ANN, 50, "h")
+    with pytest.raises(Refusal) as refused:
+        await loans.accept(offered)
+    assert refused.value.code == "insufficient_quota"
+    assert (await loans.find("l1")).state == "offered"
+    clock.pass_s(DAY_S)
+    assert (await loans.accept(await loans.find("l1"))).state == "open"
+
+
+async def test_an_operators_loan_that_cannot_be_is_none(store: Store, loans: Loans, clock: Clock) -> None:
+    """It leaves nothing behind, and the same request may be made again."""
+    with pytest.raises(Refusal):
+        await lend(loans, clock, 101)
+    with pytest.raises(Refusal):
+        await loans.find("l1")
+    assert (await loans.of_account(ANN, after=None, limit=9)).items == ()
+    await store.ledger.grant((ANN,), "g", credits_nanocredits=10, reason="bonus")
+    assert (await lend(loans, clock, 101)).state == "open"
+
+
+class Dying:
+    """A ledger whose process dies around its next transfer: before it, in the middle of it, or right after it."""
+
+    def __init__(self, store: Store, when: str) -> None:
+        self._ledger = store.ledger
+        self._when = when
+
+    async def transfer(self, *arguments: object, **named: object) -> None:
+        if self._when == "before":
+            raise LedgerUnavailable
+        if self._when == "between":
+            self._ledger._deliver = _lost  # type: ignore[assignment]  # what was taken is in the outbox, and nobody delivers it
+        try:
+            await self._ledger.transfer(*arguments, **named)  # type: ignore[arg-type]  # as they came
+        finally:
+            self._ledger.__dict__.pop("_deliver", None)
+        raise LedgerUnavailable
+
+
+async def _lost(*arguments: object) -> None:
+    raise LedgerUnavailable
+
+
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+@pytest.mark.parametrize("step", ["open", "repay", "due"])
+async def test_a_process_may_die_at_any_step(store: Store, loans: Loans, clock: Clock, step: str, when: str) -> None:
+    """Another one goes on where it was: lent once, repaid once, nothing lost, nothing made twice."""
+    dying = Loans(store.engine, store.directory, Dying(store, when))  # type: ignore[arg-type]  # it only transfers
+    if step == "open":
+        with pytest.raises(LedgerUnavailable):
+            await lend(dying, clock)
+        await store.ledger.expire_due()
+        await pass_to_due(loans, clock, 40)
+        assert ((await loans.find("l1")).state, await available(store, ANN), await available(store, BOB)) == ("open", 40, 160)
+    loan = await lend(loans, clock) if step != "open" else await loans.find("l1")
+    if step == "repay":
+        with pytest.raises(LedgerUnavailable):
+            await dying.repay(loan, 25, operation_id="r1")
+        await store.ledger.expire_due()
+        await pass_to_due(loans, clock, 40)
+        assert (await loans.find("l1")).repaid_nanocredits == 25
+        assert (await loans.repay(await loans.find("l1"), 25, operation_id="r1")).repaid_nanocredits == 25
+        assert await available(store, BOB) == 135
+    clock.pass_s(DAY_S)
+    if step == "due":
+        with pytest.raises(LedgerUnavailable):
+            await dying.look()
+        await store.ledger.expire_due()
+    await pass_to_due(loans, clock, 40)
+    await store.ledger.expire_due()
+    loan = await loans.find("l1")
+    assert (loan.state, loan.repaid_nanocredits) == ("repaid", 60)
+    given = [(await store.directory.account(name)).totals.given for name in (ANN, BOB)]
+    assert given == [60, 60]
+    assert sum([(await store.directory.account(name)).totals.granted for name in (ANN, BOB)]) == 120
+
+
+async def test_loans_of_one_account_are_bounded(store: Store, loans: Loans, clock: Clock) -> None:
+    """Those that are over do not count; both sides see theirs, the newest first, in pages."""
+    for n in range(UNFINISHED_MAX):
+        await lend(loans, clock, 1, loan_id=f"l{n}", accepted=False)
+        clock.pass_s(0.001)
+    with pytest.raises(Conflict):
+        await lend(loans, clock, 1, loan_id="more", accepted=False)
+    await loans.decline(await loans.find("l0"))
+    await lend(loans, clock, 1, loan_id="more", accepted=False)
+    page = await loans.of_account(BOB, after=None, limit=2)
+    assert [loan.loan_id for loan in page.items] == ["more", f"l{UNFINISHED_MAX - 1}"]
+    page = await loans.of_account(ANN, after=page.next, limit=1)
+    assert [loan.loan_id for loan in page.items] == [f"l{UNFINISHED_MAX - 2}"]
