@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -16,7 +17,7 @@ def test_demo_tells_the_whole_story(tmp_path_factory: pytest.TempPathFactory) ->
     """Everything that the story claims has happened, or the demo would have said that it should not have."""
     place = tmp_path_factory.mktemp("demo")
     finished = subprocess.run(
-        [sys.executable, "-m", "proxy", "demo", "--seconds", "8"],
+        [sys.executable, "-m", "proxy", "demo", "--seconds", "16"],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(place), "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
@@ -30,6 +31,7 @@ def test_demo_tells_the_whole_story(tmp_path_factory: pytest.TempPathFactory) ->
     assert "She received 60 words and was charged for 60." in said
     assert '"code":"insufficient_quota"' in said
     assert "13 were answered, 37 told to come back (budget_in_flight)" in said
+    assert re.search(r"Greta got (1\d|2\d|3[0-2])%, her share is 20%", said)
     assert "the same, to the last digit" in said
     assert "the books balance" in said
     assert "export OPENAI_API_KEY=cl-" in said

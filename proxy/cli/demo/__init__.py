@@ -20,7 +20,7 @@ from proxy.app import parent
 from proxy.app.settings import Document, Source
 from proxy.cli.demo.screen import Screen
 from proxy.cli.demo.story import Story
-from proxy.cli.demo.town import MODEL, PRICE, Person, Town, Unexpected
+from proxy.cli.demo.town import MODEL, PRICE, SCARCE_MODEL, SCARCE_SEATS, SCARCE_UPSTREAM, Person, Town, Unexpected
 from proxy.errors import SetupError
 from proxy.simulation import SimulatedEndpoint, SimulatedModel, simulated_endpoint
 
@@ -28,7 +28,7 @@ WORKERS = 2
 TOKENS_PER_S = 30.0
 ENDLESS_TOKENS = 100_000
 BRIEF_MODEL, BRIEF_TOKENS = "helper", 60
-STORY_S = 55.0
+STORY_S = 75.0
 """How long the story takes at its own pace."""
 SHORTEST_PACE = 0.05
 DRAIN_S = 1
@@ -65,6 +65,7 @@ async def _demo(*, port: int, seconds: float | None) -> int:
     models = [
         SimulatedModel(MODEL, tokens_per_s=speed, answer_tokens=ENDLESS_TOKENS),
         SimulatedModel(BRIEF_MODEL, tokens_per_s=speed, answer_tokens=BRIEF_TOKENS),
+        SimulatedModel(SCARCE_MODEL, tokens_per_s=speed, answer_tokens=BRIEF_TOKENS, seats=SCARCE_SEATS),
     ]
     async with contextlib.AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compute-ledger-demo-")))
@@ -104,10 +105,14 @@ async def _stop(screen: Screen, proxy: asyncio.Task[int], story: asyncio.Task[No
 
 def _document(endpoint: SimulatedEndpoint, directory: Path, *, port: int) -> Document:
     """The demo's configuration."""
+    reached = {"base_url": endpoint.base_url, "dialects": ["openai"]}
     return {
         "listen": {"proxy": f"127.0.0.1:{port}", "admin": "127.0.0.1:0", "workers": WORKERS, "drain_timeout_s": DRAIN_S},
         "ledger": {"data_dir": str(directory), "slice_tokens": 32},
-        "upstream": [{"name": "simulation", "base_url": endpoint.base_url, "dialects": ["openai"]}],
+        "upstream": [
+            {"name": SCARCE_UPSTREAM, "models": [SCARCE_MODEL], "seats": SCARCE_SEATS, **reached},
+            {"name": "simulation", **reached},
+        ],
         "price": [PRICE],
         "plan": [{"name": "everyone", "limits": [{"credits": "1", "window": "hour"}]}],
     }

@@ -1,4 +1,4 @@
-"""The story that the demo tells, in five chapters of some ten seconds each. All of it really happens; nothing is drawn that is not so."""
+"""The story that the demo tells, in six chapters of some ten seconds each. All of it really happens; nothing is drawn that is not so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 
 from proxy.cli.demo.screen import BOLD, CYAN, DIM, GREEN, RED, YELLOW, Screen
-from proxy.cli.demo.town import Ending, Person, Town, Unexpected
+from proxy.cli.demo.sharing import Sharing
+from proxy.cli.demo.town import SCARCE_SEATS, Ending, Person, Town, Unexpected
 from proxy.domain import credits_from_nanocredits
 
 COLUMNS_BESIDE_BAR = 50
@@ -37,6 +38,7 @@ class Story:
         await self._cut()
         await self._many_at_once()
         await self._top_up_and_agent()
+        await self._scarce()
         await self._audit()
 
     # --- 1 -----------------------------------------------------------------------------------------------------------------------
@@ -156,8 +158,27 @@ class Story:
 
     # --- 5 -----------------------------------------------------------------------------------------------------------------------
 
+    async def _scarce(self) -> None:
+        self._screen.chapter("5  A scarce model is shared by weight, not by who asks most")
+        sharing = Sharing(self._screen, self._town)
+        await sharing.open()
+        first_come = sharing.first_come(sharing.greedy)
+        self._screen.say(
+            f"This model serves {SCARCE_SEATS} requests at a time. Greta keeps 32 waiting, Lena and Paul 4, Rosa one. First come, first "
+            f"served would give Greta {first_come:.0%}. Here a free seat goes to whoever was served least for their weight; Paul's is 2."
+        )
+        await self._pause(READING_S)
+        await sharing.run()
+        self._screen.say(
+            f"Greta got {sharing.share(sharing.greedy):.0%}, her share is {sharing.entitlement(sharing.greedy):.0%}. No seat was kept free "
+            "for anybody: were she alone, she would have them all."
+        )
+        await self._pause(READING_S)
+
+    # --- 6 -----------------------------------------------------------------------------------------------------------------------
+
     async def _audit(self) -> None:
-        self._screen.chapter("5  Nothing is lost, nothing is free")
+        self._screen.chapter("6  Nothing is lost, nothing is free")
         report = await self._town.admin("POST", "audit")
         own, charged = self._town.own_count_nanocredits(), await self._town.charged_nanocredits()
         words, held = sum(person.words for person in self._town.people), sum(person.held for person in self._town.people)

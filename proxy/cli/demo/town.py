@@ -21,6 +21,10 @@ OUTPUT_NANOCREDITS: Final = 1_000_000
 PRICE: Final = {"model": "*", "input": "10", "output": "1000"}
 MODEL: Final = "storyteller"
 """It says as many words as it may."""
+SCARCE_UPSTREAM: Final = "workshop"
+SCARCE_MODEL: Final = "artisan"
+SCARCE_SEATS: Final = 4
+"""It serves only so many requests at a time."""
 
 
 class Unexpected(Exception):
@@ -34,6 +38,8 @@ class Ending:
     words: int
     code: str | None = None
     last: str = ""
+    waited_s: float = 0.0
+    """For a seat."""
 
 
 class Person:
@@ -86,17 +92,18 @@ class Person:
         self._owe(usage["prompt_tokens"], usage["completion_tokens"])
         return Ending(heard)
 
-    async def ask(self, prompt: str, words: int) -> Ending:
+    async def ask(self, prompt: str, words: int, *, model: str = MODEL) -> Ending:
         """Ask for a whole answer of so many words."""
-        async with self._town.ask(self, _request(prompt, words)) as answer:
+        async with self._town.ask(self, {**_request(prompt, words), "model": model}) as answer:
             document = await answer.json()
+            waited_s = int(answer.headers.get("X-Ledger-Queue-Ms", 0)) / 1000
         if answer.status != 200:
             return self._was_stopped(document, 0)
         self.stopped = ""
         usage = document["usage"]
         self.words += usage["completion_tokens"]
         self._owe(usage["prompt_tokens"], usage["completion_tokens"])
-        return Ending(usage["completion_tokens"])
+        return Ending(usage["completion_tokens"], waited_s=waited_s)
 
     def _owe(self, input_tokens: int, output_tokens: int) -> None:
         self.due_nanocredits += input_tokens * INPUT_NANOCREDITS + output_tokens * OUTPUT_NANOCREDITS
@@ -125,10 +132,13 @@ class Town:
             raise Unexpected(f"{method} {path}: {document}")
         return document
 
-    async def open(self, account_id: str, credits: str, *, below: Person | None = None, window: str = "day") -> Person:
+    async def open(
+        self, account_id: str, credits: str, *, below: Person | None = None, window: str = "day", weight: int | None = None
+    ) -> Person:
         """A new account with a limit and a key."""
-        parent = {} if below is None else {"parent": below.id}
-        await self.admin("POST", "accounts", {"id": account_id, **parent, "limits": [{"credits": credits, "window": window}]})
+        members = {"parent": None if below is None else below.id, "weight": weight}
+        given = {name: value for name, value in members.items() if value is not None}
+        await self.admin("POST", "accounts", {"id": account_id, **given, "limits": [{"credits": credits, "window": window}]})
         key = await self.admin("POST", f"accounts/{account_id}/keys")
         person = Person(self, account_id, key["key"], depth=0 if below is None else below.depth + 1)
         await person.refresh()
