@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel
 
 from proxy import config
-from proxy.domain import Price, Tier
+from proxy.domain import Level, Price, Tier
 from proxy.errors import SetupError
 
 ROOT = Path(__file__).parent.parent
@@ -115,11 +115,28 @@ def test_every_problem_is_told_at_once_with_its_place() -> None:
         ({"upstream": [{"name": "u", "base_url": "ftp://host"}]}, "http(s)"),
         ({"ledger": {"url": "postgres://x"}}, "embedded"),
         ({"account": [{"id": "bad id"}], "plan": [{"name": "p"}]}, "match"),
+        ({"level": [{"name": "l"}, {"name": "l"}]}, "level 'l' stands twice"),
+        ({"level": [{"name": "credits"}]}, "no level may be called credits"),
+        ({"price": [{**PRICE, "level": "credits"}]}, "no level may be called credits"),
+        ({"level": [{"name": "l", "input_parts": 0, "output_parts": 0}]}, "nothing to price"),
+        ({"level": [{"name": "l", "deflation": 0.5}]}, "greater than or equal to 1"),
+        (
+            {"plan": [{"name": "p", "unit": "l"}, {"name": "q"}], "account": [{"id": "a"}, {"id": "b", "parent": "a", "plan": "q"}]},
+            "account b: counts in credits, its parent a in l",
+        ),
     ],
 )
 def test_a_mistake_is_refused_in_words(document: dict[str, Any], part: str) -> None:
     """Each kind of mistake that a file can have is named."""
     assert part in "\n".join(problems(document))
+
+
+def test_levels_and_units_have_defaults() -> None:
+    """A level is three parts input to one of output, does not rise, and is taken to fall tenfold a year; a plan counts in credits."""
+    read = config.validate({"level": [{"name": "l"}], "plan": [{"name": "p"}, {"name": "q", "unit": "l"}]}, source="file")
+
+    assert read.level[0].to_level() == Level("l", input_parts=3, output_parts=1, may_rise=False, deflation=10)
+    assert [plan.to_plan().unit for plan in read.plan] == ["credits", "l"]
 
 
 def test_amounts_are_exact() -> None:

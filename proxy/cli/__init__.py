@@ -51,6 +51,8 @@ def _parser() -> argparse.ArgumentParser:
     _add_check(commands.add_parser("check", help=summary, description=f"{summary.capitalize()}."))
     summary = "prove that the books of the live ledger balance"
     _add_audit(commands.add_parser("audit", help=summary, description=f"{summary.capitalize()}."))
+    summary = "what budgets in units of a level cost, now and in years to come, or what a pool of credits buys each person"
+    _add_plan_budget(commands.add_parser("plan-budget", help=summary, description=f"Say {summary}."))
     _add_simulate(commands.add_parser("simulate", help="try the rules out on a simulated clock", description="Try the rules out."))
     add_operator_commands(commands)
     return parser
@@ -84,6 +86,28 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, metavar="FILE", help="the configuration that names the ledger")
     parser.add_argument("--data-dir", type=Path, metavar="DIR", help="where the ledger is kept (default ledger-data)")
     _runs(parser, "proxy.cli.audit")
+
+
+def _add_plan_budget(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--level", required=True, metavar="NAME", help="the level whose units are planned with")
+    parser.add_argument("--people", type=_count_of_people, required=True, metavar="N", help="how many share")
+    parser.add_argument("--units", metavar="UNITS", help="that each has a day: what do they cost?")
+    parser.add_argument("--pool", metavar="CREDITS", help="that there are a day: what does each get?")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="whose prices count (default: the running proxy's, over its admin API)")
+    parser.add_argument("--json", action="store_true", help="exact figures, for scripts")
+
+    def carry_out(args: argparse.Namespace) -> int:
+        if args.units is None and args.pool is None:
+            parser.error("give --units, --pool, or both")
+        return _run_module("proxy.cli.plan_budget", args)
+
+    parser.set_defaults(run=carry_out)
+
+
+def _count_of_people(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10**10:
+        raise argparse.ArgumentTypeError("must be a number from 1 to 10000000000")
+    return int(text)
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:

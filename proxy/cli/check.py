@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
 from proxy.app.settings import Source
+from proxy.cli.check_levels import level_warnings
 from proxy.cli.check_prices import price_warnings
 from proxy.cli.serve import overrides
 from proxy.config import Config, LedgerSection, Upstream, default_document
@@ -41,8 +42,13 @@ def run(args: argparse.Namespace) -> int:
 
 async def _check(settings: Config) -> int:
     problems = [*_token_problems(settings), *_tokenizer_problems(settings), *[line async for line in _ledger_problems(settings.ledger)]]
-    prices = price_warnings(settings, round(time.time() * 1000))
-    warnings = [*prices, *_missing_tables(settings), *await asyncio.gather(*map(_reach, settings.upstream))]
+    now_ms = round(time.time() * 1000)
+    warnings = [
+        *price_warnings(settings, now_ms),
+        *level_warnings(settings, now_ms),
+        *_missing_tables(settings),
+        *await asyncio.gather(*map(_reach, settings.upstream)),
+    ]
     return _tell(problems, [line for line in warnings if line])
 
 

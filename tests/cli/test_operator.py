@@ -181,6 +181,34 @@ async def test_a_plan_keeps_what_a_change_does_not_name(command: Command) -> Non
     assert [row[0] for row in (await command("plan list")).table] == ["PLAN", "everyone", "gold"]
 
 
+async def test_levels_are_listed_and_shown(command: Command) -> None:
+    """With the index, the models of each and how it moved; and what counts in units of one says so."""
+    await command("price add a --input 1 --output 5 --level small --effective 2025-01-01")
+    await command("price add b --input 0.1 --output 0.5 --level small --effective 2026-01-01")
+    assert (await command("plan set units --unit small --limit 2/day --json")).json["unit"] == "small"
+    assert (await command("plan set units --weight 3 --json")).json["unit"] == "small"
+    listed = await command("level list")
+    assert listed.table == [
+        ["LEVEL", "INDEX", "SINCE", "MODEL", "MODELS", "PLANS"],
+        ["small", "0.2", "2026-01-01 00:00Z", "b", "2", "units"],
+    ]
+    shown = await command("level show small")
+    assert ["index", "0.2 credits a unit"] in shown.table
+    assert ["2025-01-01 00:00Z", "2", "a"] in shown.table
+    assert ["b", "0.2", "2026-01-01 00:00Z"] in shown.table
+    assert ["units", "3", "small", "2/day", "*", "no", "-", "-"] in (await command("plan list")).table
+    created = await command("account create user:ann --plan units")
+    assert ["available", "2 units of small"] in created.table
+    refused = await command("account set user:ann --plan everyone", code=1)
+    assert "counts in units of level 'small'" in refused.err
+    await command("account create user:bob")
+    assert [row[:4] for row in (await command("account list")).table] == [
+        ["ACCOUNT", "KIND", "PLAN", "UNIT"],
+        ["user:ann", "account", "units", "small"],
+        ["user:bob", "account", "everyone", "credits"],
+    ]
+
+
 async def test_prices_are_added_and_listed(command: Command) -> None:
     """Only kinds that some row prices have a column; a row without a date begins now."""
     await command("price add gpt-4o-mini --input 0.15 --cached-input 0.075 --output 0.6 --effective 2026-01-01")

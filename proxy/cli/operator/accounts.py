@@ -8,7 +8,8 @@ from typing import Any
 from proxy.cli.operator.client import AdminClient, segment
 from proxy.cli.operator.limits import written
 from proxy.cli.operator.shown import Shown, more
-from proxy.cli.operator.tables import facts, short_time, table
+from proxy.cli.operator.tables import facts, in_words, short_time, table
+from proxy.domain import CREDITS
 
 
 def create(client: AdminClient, args: argparse.Namespace) -> Shown:
@@ -21,11 +22,13 @@ def create(client: AdminClient, args: argparse.Namespace) -> Shown:
 def list_(client: AdminClient, args: argparse.Namespace) -> Shown:
     query = {"parent": args.parent, "plan": args.plan, "status": args.status}
     page = client.pages("/accounts", query=query, items_max=args.max)
+    unit = ["unit"] if any(account["unit"] != CREDITS for account in page["items"]) else []
     rows = [
         (
             account["id"],
             account["kind"],
             account["plan"],
+            *(account[name] for name in unit),
             account["status"],
             account["weight"],
             "unlimited" if account["available"] is None else account["available"],
@@ -35,7 +38,8 @@ def list_(client: AdminClient, args: argparse.Namespace) -> Shown:
         )
         for account in page["items"]
     ]
-    return Shown(page, table("ACCOUNT KIND PLAN STATUS WEIGHT# AVAILABLE# HELD# SPENT# LIMITS", rows), more(page))
+    titles = ["ACCOUNT KIND PLAN", *(name.upper() for name in unit), "STATUS WEIGHT# AVAILABLE# HELD# SPENT# LIMITS"]
+    return Shown(page, table(" ".join(titles), rows), more(page))
 
 
 def show(client: AdminClient, args: argparse.Namespace) -> Shown:
@@ -103,7 +107,7 @@ def _patch(client: AdminClient, args: argparse.Namespace, changes: dict[str, Any
 
 
 def _shown(account: dict[str, Any]) -> Shown:
-    available = "unlimited" if account["available"] is None else f"{account['available']} credits"
+    available = "unlimited" if account["available"] is None else f"{account['available']} {in_words(account['unit'])}"
     pairs = [
         ("path", " > ".join(account["path"])),
         ("status", account["status"]),

@@ -11,7 +11,7 @@ from proxy.cli.operator.shown import Shown, more
 from proxy.cli.operator.tables import table
 
 _RULES = ("transfers", "loans", "expired_to_commons", "scavenge")
-_SETTINGS = ("limits", "weight", "models", *_RULES, "requests_per_minute", "concurrent_requests")
+_SETTINGS = ("limits", "weight", "models", *_RULES, "requests_per_minute", "concurrent_requests", "unit")
 _LIMIT_SETTINGS = ("credits", "window", "time_zone", "rollover", "rollover_max")
 
 
@@ -33,7 +33,7 @@ def set_plan(client: AdminClient, args: argparse.Namespace) -> Shown:
     if args.limit or args.no_limits:
         plan["limits"] = args.limit or []
     leaves = {name: getattr(args, name) for name in _RULES}
-    named = {"weight": args.weight, "models": args.model, **leaves, "reason": args.reason or None}
+    named = {"weight": args.weight, "models": args.model, "unit": args.unit, **leaves, "reason": args.reason or None}
     plan.update({name: value for name, value in named.items() if value is not None})
     rates = {"requests_per_minute": args.requests_per_minute, "concurrent_requests": args.concurrent_requests}
     plan.update({name: value or None for name, value in rates.items() if value is not None})
@@ -46,6 +46,7 @@ def _plans(plans: list[dict[str, Any]]) -> str:
         (
             plan["name"],
             plan["weight"],
+            plan["unit"],
             " ".join(written(limit) for limit in plan["limits"]) or "unlimited",
             " ".join(plan["models"]),
             plan["transfers"],
@@ -54,4 +55,4 @@ def _plans(plans: list[dict[str, Any]]) -> str:
         )
         for plan in plans
     ]
-    return table("PLAN WEIGHT# LIMITS MODELS TRANSFERS REQUESTS/MIN# CONCURRENT#", rows)
+    return table("PLAN WEIGHT# UNIT LIMITS MODELS TRANSFERS REQUESTS/MIN# CONCURRENT#", rows)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.cli.operator import accounts, book, credits, giving, history, pools, price_import, prices
+from proxy.cli.operator import accounts, book, credits, giving, history, levels, pools, price_import, prices
 from proxy.cli.operator.client import AdminClient, CommandFailed, client_from_environment
 from proxy.cli.operator.limits import FORM, label, limit
 from proxy.cli.operator.shown import Shown
@@ -30,6 +30,7 @@ def add_operator_commands(subparsers: Subparsers) -> None:
     _add_giving(subparsers)
     _add_history(subparsers)
     _add_book(subparsers)
+    _add_levels(subparsers)
     _add_pools(subparsers)
 
 
@@ -191,6 +192,7 @@ def _add_book(subparsers: Subparsers) -> None:
     change.add_argument("--limit", type=limit, action="append", metavar=FORM, help="all of its limits; may be repeated")
     change.add_argument("--no-limits", action="store_true", help="no limit at all")
     change.add_argument("--weight", type=int, metavar="N")
+    change.add_argument("--unit", metavar="LEVEL", help="of a new plan: what its amounts count, units of a level (default: credits)")
     change.add_argument("--model", action="append", metavar="PATTERN", help="what its accounts may use; may be repeated")
     scavenging = "whether its accounts, once without budget, may use spare seats at the commons' expense"
     change.add_argument("--scavenge", action=argparse.BooleanOptionalAction, help=scavenging)
@@ -201,6 +203,12 @@ def _add_book(subparsers: Subparsers) -> None:
     change.add_argument("--requests-per-minute", type=int, metavar="N", help="that each account may begin; 0: as many as come")
     change.add_argument("--concurrent-requests", type=int, metavar="N", help="that each account may run at a time; 0: as many as come")
     _add_prices(_noun(subparsers, "price", "The price book: credits per million tokens"))
+
+
+def _add_levels(subparsers: Subparsers) -> None:
+    noun = _noun(subparsers, "level", "Levels: what a unit of a class of capability costs")
+    noun.verb("list", levels.list_levels, "List levels")
+    noun.verb("show", levels.show_level, "Show a level, its models and how its index has moved").add_argument("name", metavar="NAME")
 
 
 def _add_prices(noun: Noun) -> None:

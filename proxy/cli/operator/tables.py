@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from proxy.domain import CREDITS
+
 GAP = "  "
 
 
@@ -35,6 +37,11 @@ def facts(pairs: Sequence[tuple[str, object]], *, indent: str = "  ") -> str:
     """Names and values, one a line."""
     width = max(len(name) for name, _ in pairs)
     return "\n".join(f"{indent}{name.ljust(width)}{GAP}{_cell(value)}".rstrip() for name, value in pairs)
+
+
+def in_words(unit: str) -> str:
+    """What amounts count, after a number."""
+    return CREDITS if unit == CREDITS else f"units of {unit}"
 
 
 def short_time(moment: str | None) -> str:
