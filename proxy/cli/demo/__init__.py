@@ -30,6 +30,8 @@ ENDLESS_TOKENS = 100_000
 BRIEF_MODEL, BRIEF_TOKENS = "helper", 60
 STORY_S = 75.0
 """How long the story takes at its own pace."""
+FIXED_S = 6.0
+"""What starting and some hundred requests take at any pace, on a busy machine."""
 SHORTEST_PACE = 0.05
 DRAIN_S = 1
 STOP_TIMEOUT_S = 15.0
@@ -60,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 
 async def _demo(*, port: int, seconds: float | None) -> int:
     screen = Screen()
-    pace = 1.0 if seconds is None else min(1.0, max(SHORTEST_PACE, 0.8 * seconds / STORY_S))
+    pace = 1.0 if seconds is None else min(1.0, max(SHORTEST_PACE, 0.9 * (seconds - FIXED_S) / STORY_S))
     speed = TOKENS_PER_S / pace
     models = [
         SimulatedModel(MODEL, tokens_per_s=speed, answer_tokens=ENDLESS_TOKENS),
