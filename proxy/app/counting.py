@@ -15,7 +15,7 @@ class CountingLedger(RedisLedger):
     """A process's way to the budgets that tells its metrics."""
 
     def __init__(self, store: Store, metrics: Metrics) -> None:
-        super().__init__(store.engine, store.directory, hold_ttl_ms=store.ledger.hold_ttl_ms)
+        super().__init__(store.engine, store.directory, store.moves, hold_ttl_ms=store.ledger.hold_ttl_ms)
         self._metrics = metrics
 
     async def grant(
@@ -46,11 +46,6 @@ class CountingLedger(RedisLedger):
         self._metrics.credits_moved("adjusted", settlement.spent_nanocredits)
         self._metrics.credits_moved("overrun", settlement.overrun_nanocredits)
         return settlement
-
-    async def collect(self, source: Path, target: Path, operation_id: str, *, expires_at_ms: int, reason: str = "", into: str = "") -> int:
-        collected = await super().collect(source, target, operation_id, expires_at_ms=expires_at_ms, reason=reason, into=into)
-        self._metrics.credits_moved("transferred", collected)
-        return collected
 
     async def transfer(
         self,

@@ -21,8 +21,9 @@ from typing import Final
 from proxy import __version__
 from proxy.app import books
 from proxy.app.settings import Settings, Source, needing_restart
+from proxy.app.use import ParentsUse
 from proxy.config import Config, LedgerSection
-from proxy.errors import LedgerUnavailable, SetupError
+from proxy.errors import Failure, LedgerUnavailable, SetupError
 from proxy.ledger import Store
 from proxy.ledger.embedded import EmbeddedLedger
 from proxy.ledger.giving import giving_on
@@ -41,8 +42,6 @@ log = logging.getLogger(__name__)
 REFRESH_S: Final = 0.25
 EXPIRE_S: Final = 1.0
 LOANS_S: Final = 1.0
-COLLECT_S: Final = 1.0
-DIVIDENDS_S: Final = 0.2
 REPORT_S: Final = 1.0
 WATCH_S: Final = 0.5
 TRIM_S: Final = 3600.0
@@ -149,8 +148,9 @@ class Parent:
         self._fleet = Fleet(metrics)
         self._audited_s: float | None = None
         self._reload_again = False
-        self.giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.config.commons)
+        self.giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.config.commons.account)
         self.pools = UpstreamPools(Pools(store.engine), lambda: self._settings.config.upstream)
+        self._use = ParentsUse(store, self.pools, lambda: self._settings.config)
         self.workers = Workers(orders=self._orders, fleet=self._fleet, metrics=metrics)
         metrics.version_is(__version__)
         metrics.config_reloaded(successful=True)
@@ -174,6 +174,8 @@ class Parent:
             self.workers.kill()
         at_once.cancel()
         await drain
+        with contextlib.suppress(Failure):  # what it has counted itself
+            await self._store.equality.flush()
         return 1 if hurried else 0
 
     # --- periodic jobs ---------------------------------------------------------------------------------------------------------
@@ -183,12 +185,11 @@ class Parent:
             Job("following the ledger", REFRESH_S, self._refresh),
             Job("expiring holds", EXPIRE_S, self._expire),
             Job("looking after loans", LOANS_S, self.giving.loans.look),
-            Job("handing out dividends", DIVIDENDS_S, self.giving.dividends.step),
-            Job("collecting what expired", COLLECT_S, self.giving.collecting.visit),
             Job("audit", self._settings.config.ledger.audit_interval_s, self._audit),
             Job("trimming journals", TRIM_S, self._trim),
             Job("asking the workers", REPORT_S, lambda: self.workers.report(deadline_s=REPORT_S)),
             Job("watching the configuration", WATCH_S, self._reload_if_asked),
+            *self._use.jobs(),
         )
 
     async def _refresh(self) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from proxy import config
+from proxy.app.use import flushing
 from proxy.config import Config
 from proxy.errors import Failure
 from proxy.ledger import Store
@@ -78,6 +79,7 @@ class Service:
 
     def __init__(self, settings: Config, store: Store, backlog: Backlog, metrics: Metrics, endpoints: list[Endpoint]) -> None:
         self._settings = settings
+        self._store = store
         self._pools = Pools(store.engine)
         self._proxy = Proxy(
             settings,
@@ -90,7 +92,8 @@ class Service:
             metrics=metrics,
             now_ms=store.engine.now_ms,
         )
-        giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.commons)
+        self._proxy.seating.denied = store.equality.denials.note
+        giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.commons.account)
         desk = Desk(store.directory, store.ledger, store.journal, giving=giving)
         own_agents = OwnAgents(desk, giving.agents, lambda: self._settings.agents.max_per_person)
         self._proxy.own_pages = SelfService(
@@ -129,6 +132,7 @@ class Service:
             Job("keeping seats", BEAT_MS / 1000, self._proxy.seating.beat),
             Job("keeping batches", BATCHES_S, settler.keep_alive),
             Job("settling batches", BATCHES_S, settler.look),
+            flushing(self._store),
         )
 
     async def drain(self, *, timeout_s: float) -> None:
@@ -141,3 +145,5 @@ class Service:
         self._listener.pre_shutdown()  # wakes what idles, which `shutdown` would wait for
         await self._listener.shutdown(CLOSE_DEADLINE_S)
         await self._proxy.finish()
+        with contextlib.suppress(Failure):  # a recount finds what could not be told
+            await self._store.equality.flush()

@@ -17,7 +17,9 @@ from proxy.ledger.changes import Page
 from proxy.ledger.connection import servers
 from proxy.ledger.directory import Directory
 from proxy.ledger.engine import FSYNC_WAIT_MS, Engine, Observe, field
+from proxy.ledger.equality import EqualityLedger
 from proxy.ledger.journal import Journal
+from proxy.ledger.moves import Moves
 from proxy.ledger.trimming import Trimmer
 
 __all__ = ["Directory", "Journal", "Page", "RedisLedger", "Store", "open_ledger"]
@@ -32,6 +34,9 @@ class Store:
     journal: Journal
     trimmer: Trimmer
     engine: Engine
+    moves: Moves
+    """What this process has to tell the statistics of equality."""
+    equality: EqualityLedger
 
     async def ping(self) -> None:
         """Raises LedgerUnavailable."""
@@ -69,8 +74,11 @@ async def open_ledger(
         await engine.start()
         directory = Directory(engine)
         await directory.start()
-        ledger = RedisLedger(engine, directory, hold_ttl_ms=section.hold_ttl_s * 1000)
+        moves = Moves()
+        equality = EqualityLedger(engine, directory, moves)
+        await equality.learn()
+        ledger = RedisLedger(engine, directory, moves, hold_ttl_ms=section.hold_ttl_s * 1000)
         journal = Journal(engine, directory)
-        yield Store(ledger, directory, journal, Trimmer(engine, journal), engine)
+        yield Store(ledger, directory, journal, Trimmer(engine, journal), engine, moves, equality)
     finally:
         await engine.close()

@@ -1,7 +1,7 @@
 """Balances and holds as the scripts write them: fixed layouts of little-endian numbers, read back here.
 
-The layouts are those of `lua/prelude_accounts.lua` (HEAD, WINDOW) and `lua/prelude_holds.lua` (HOLD); amounts and times are whole numbers
-below 2^53, kept as doubles because Lua has no other. Pure: no I/O.
+The layouts are those of `lua/prelude_accounts.lua` (HEAD, WINDOW), `lua/prelude_uses.lua` (USES) and `lua/prelude_holds.lua` (HOLD);
+amounts and times are whole numbers below 2^53, kept as doubles because Lua has no other. Pure: no I/O.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from struct import Struct
 
 _HEAD = Struct("<ddIBHBId")
 _WINDOW = Struct("<6didB")
+_USES = Struct("<5d")
 _HOLD = Struct("<4d")
 _ENDS = ("open", "settled", "voided", "expired")
 
@@ -34,6 +35,26 @@ class StoredWindow:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredUses:
+    """What a person has used, in the calendar windows of UTC that hold its `day`, and with a half-life."""
+
+    generation: int
+    """Of the counting that it is part of."""
+    day: int
+    """When it last used anything: days from the calendar's first, as `date.toordinal` counts."""
+    half_life_days: int
+    is_entitled: bool
+    """Whether it counts also where it has used nothing."""
+    of_day: int
+    of_week: int
+    of_month: int
+    aged: float
+    """The sum of its use, each amount times 2^((its time - the epoch's start) / half-life); the epoch is the day's."""
+    mark: bytes
+    """What decides where it is counted (`ledger.marks`)."""
+
+
+@dataclass(frozen=True, slots=True)
 class StoredBalance:
     """What an account has spent, holds and runs, and the present window of every limit that it ever had, by the limit's key."""
 
@@ -42,6 +63,8 @@ class StoredBalance:
     running: int
     """Its open holds."""
     windows: Mapping[str, StoredWindow]
+    uses: StoredUses | None = None
+    """None where it was never counted as a person's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +85,19 @@ def read_balance(packed: bytes) -> StoredBalance:
     for _ in range(count):
         key, window, at = _window_at(packed, at)
         windows[key] = window
-    return StoredBalance(int(spent), int(held), running, windows)
+    return StoredBalance(int(spent), int(held), running, windows, read_uses(packed[at:]))
+
+
+def read_uses(packed: bytes) -> StoredUses | None:
+    """What a balance ends with; None where that is nothing."""
+    if not packed:
+        return None
+    code, of_day, of_week, of_month, aged = _USES.unpack_from(packed)
+    rest, is_entitled = divmod(int(code), 2)
+    rest, half_life_days = divmod(rest, 1 << 9)
+    generation, day = divmod(rest, 1 << 22)
+    mark = packed[_USES.size : -1]
+    return StoredUses(generation, day, half_life_days, bool(is_entitled), int(of_day), int(of_week), int(of_month), aged, mark)
 
 
 def read_window(packed: bytes) -> StoredWindow:

@@ -60,7 +60,7 @@ class Book(Changes):
             raise Refusal("not_found", f"there is no plan {name!r}")
         return plan
 
-    async def _known_plan(self, name: str) -> Plan:
+    async def known_plan(self, name: str) -> Plan:
         """An account's plan, which another process may have defined a moment ago."""
         if name not in self._plans:  # the change may have been read and not yet taken in, so it is no use to ask for changes
             text = await self._engine.command("HGET", keys.PLANS, name)

@@ -23,6 +23,7 @@ from proxy.errors import Refusal
 from proxy.ledger import keys, records
 from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine
+from proxy.ledger.moves import Moves
 from proxy.ledger.sweeper import Sweeper
 from proxy.ledger.verbs import Verbs
 from proxy.policy.units import check_transfer
@@ -31,8 +32,6 @@ ENDED_MS = 120_000
 """How long an ended hold is remembered, for repeats; one that is unknown ended long ago."""
 GRANTS_MAX = 256
 """Unfinished grants of one account."""
-UNCOLLECTED_MS = 40 * 86_400_000
-"""For so long what has expired may wait to be collected; older is what a plan did not collect, and stays expired."""
 PRIORITY_MAX = 1_000_000
 
 _two, _three, _four = (Struct(f"<{count}d").pack for count in (2, 3, 4))
@@ -42,10 +41,10 @@ _two, _three, _four = (Struct(f"<{count}d").pack for count in (2, 3, 4))
 class RedisLedger:
     """One process's way to the budgets."""
 
-    def __init__(self, engine: Engine, directory: Directory, *, hold_ttl_ms: int) -> None:
+    def __init__(self, engine: Engine, directory: Directory, moves: Moves, *, hold_ttl_ms: int) -> None:
         self._engine = engine
         self._directory = directory
-        self._verbs = Verbs(engine, directory, hold_ttl_ms=hold_ttl_ms)
+        self._verbs = Verbs(engine, directory, moves, hold_ttl_ms=hold_ttl_ms)
         self._sweeper = Sweeper(engine, self._verbs, hold_ttl_ms=hold_ttl_ms)
         self.hold_ttl_ms = hold_ttl_ms
 
@@ -180,17 +179,6 @@ class RedisLedger:
             )
         await self._deliver(source[0], operation_id, [part.decode() for part in reply[2:]])
 
-    async def collect(self, source: Path, target: Path, operation_id: str, *, expires_at_ms: int, reason: str = "", into: str = "") -> int:
-        plans = [await self._directory.plan_of(await self._directory.settings(path[-1])) for path in (source, target)]
-        check_transfer(*plans, giver=source[-1], receiver=target[-1])
-        where = {"target": " ".join(target), "into": into, "expires": expires_at_ms}
-        reply = await self._verbs.operate("collect", source, operation_id, {"reason": reason, "stale_ms": UNCOLLECTED_MS, **where})
-        if len(reply) == 2:
-            return 0
-        parts = [part.decode() for part in reply[2:]]
-        await self._deliver(source[0], operation_id, parts)
-        return int(parts[3])
-
     async def _check_room(self, root: str, target: Path, operation_id: str) -> None:
         """Raises Refusal: account_not_found; conflict where the receiver could not take a new transfer, so that nothing is taken for it."""
         receiver = await self._directory.account(target[-1])
@@ -210,7 +198,7 @@ class RedisLedger:
                 "reason": reason,
                 "grants_max": GRANTS_MAX,
                 "late": True,
-                **({"into": into} if into else {}),
+                **({"into": f"{into}:{parts[n + 1]}"} if into else {}),
             }
             reply = await self._verbs.operate("grant", target, f"{operation_id}:{n // 2}", arguments)
             if reply[0] in ("TOO_MANY", "TOO_MUCH"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from proxy.errors import Conflict
@@ -49,6 +50,8 @@ class Changes:
         self._fresh_until_s = 0.0
         self.generation = 0
         """Grows whenever anything kept may have changed."""
+        self.announced: Callable[[str, str], None] = lambda _kind, _name: None
+        """Called with what this process itself has changed."""
 
     @property
     def _is_fresh(self) -> bool:
@@ -77,6 +80,7 @@ class Changes:
 
     async def _announce(self, kind: str, name: str) -> None:
         await self._engine.command("XADD", keys.CHANGES, "MAXLEN", "~", CHANGES_KEPT, "*", "k", kind, "n", name)
+        self.announced(kind, name)
         await self.refresh()
 
     async def _forget_all(self) -> None:

@@ -44,6 +44,7 @@ class Settings:
     weight: int
     """0 where the plan's applies."""
     kind: AccountKind = "account"
+    labels: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Directory(Book, AuditLog):
@@ -89,7 +90,7 @@ class Directory(Book, AuditLog):
         if key is not None:
             settings = await self.settings(key.account)
             person = await self._person(settings)
-            plan = await self._known_plan(person.plan)
+            plan = await self.known_plan(person.plan)
             check_one_unit(plan, await self._plans_on(settings.path), key.account)
             weight = person.weight or plan.weight
             weights = (await self._root_weight(person.path) if len(person.path) > 1 else weight, weight)
@@ -108,9 +109,13 @@ class Directory(Book, AuditLog):
             settings = await self.settings(above)
         return settings
 
+    async def person(self, path: Path) -> AccountId:
+        """Whom the use of a path is attributed to. Raises Refusal: account_not_found."""
+        return (await self._person(await self.settings(path[-1]))).path[-1]
+
     async def _root_weight(self, path: Path) -> int:
         root = await self.settings(path[0])
-        return root.weight or (await self._known_plan(root.plan)).weight
+        return root.weight or (await self.known_plan(root.plan)).weight
 
     async def settings(self, account_id: AccountId, *, anew: bool = False) -> Settings:
         """An account's settings, cached. Raises Refusal: account_not_found."""
@@ -119,9 +124,17 @@ class Directory(Book, AuditLog):
             return cached
         generation = self.generation
         path = cached.path if cached is not None else await self._read_path(account_id)
-        fields = ("plan", "limits", "version", "weight", "kind")
-        plan, limits, version, weight, kind = await self._engine.command("HMGET", keys.account(path[0], account_id), *fields)
-        settings = Settings(path, plan.decode(), records.decode_limits(limits), int(version), int(weight), records.kind_of(kind))
+        fields = ("plan", "limits", "version", "weight", "kind", "labels")
+        plan, limits, version, weight, kind, labels = await self._engine.command("HMGET", keys.account(path[0], account_id), *fields)
+        settings = Settings(
+            path,
+            plan.decode(),
+            records.decode_limits(limits),
+            int(version),
+            int(weight),
+            records.kind_of(kind),
+            records.decode_labels(labels),
+        )
         if anew or generation == self.generation:
             if len(self._settings) >= CACHE_MAX:
                 self._settings.clear()
@@ -130,7 +143,7 @@ class Directory(Book, AuditLog):
         return settings
 
     async def plan_of(self, settings: Settings) -> Plan:
-        return await self._known_plan(settings.plan)
+        return await self.known_plan(settings.plan)
 
     async def _plans_on(self, path: Path) -> list[Plan]:
         """The plans of all accounts of a path."""
@@ -255,7 +268,7 @@ class Directory(Book, AuditLog):
             balance, fields, grants = records.read_level(reply, n)
             if balance is None:
                 raise Refusal("account_not_found", f"there is no account {path[n]!r}", account=path[n])
-            plan = await self._known_plan(fields["plan"].decode())
+            plan = await self.known_plan(fields["plan"].decode())
             levels.append(records.read_account(path[: n + 1], fields, balance, grants, plan, self._engine.now_ms()))
         return tuple(levels)
 

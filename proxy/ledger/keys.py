@@ -24,10 +24,8 @@ PLANS = "cl:plans"
 PRICES = "cl:prices"
 EVENTS = "cl:{events}"
 LOANS = "cl:loans"
-COLLECTING = "cl:collecting"
-DIVIDENDS = "cl:dividends"
-OPEN_DIVIDENDS = "cl:opendividends"
 LOANS_DUE = "cl:due"
+EQUALITY = "cl:{equality}:state"
 OPEN_BATCHES = "cl:batches"
 SINCE = "cl:since"
 """Since when the server has kept what it has, in milliseconds: a loss takes this with it."""
@@ -76,6 +74,11 @@ def of_pool(pool: str, name: str) -> str:
 def seats_of_worker(worker: str) -> str:
     """The channel on which a worker hears which of its tickets were seated."""
     return f"cl:seats:{worker}"
+
+
+def of_equality(shard: int, name: str) -> str:
+    """What is told of how equal use is: a shard of one of its hashes."""
+    return f"cl:{{equality:{shard}}}:{name}"
 
 
 def account(root: str, account_id: str) -> str:
@@ -128,10 +131,6 @@ def loan(loan_id: str) -> str:
 def loans_of(account_id: str) -> str:
     """What an account lends and borrows, or did."""
     return f"cl:loans:{account_id}"
-
-
-def dividend(dividend_id: str) -> str:
-    return f"cl:dividend:{dividend_id}"
 
 
 def unfinished_loans_of(account_id: str) -> str:

@@ -31,7 +31,7 @@ from proxy.policy import windows
 NEVER_MS = AMOUNT_MAX_NANOCREDITS
 """An expiry that never comes."""
 
-TOTALS = ("spent", "held", "granted", "expired", "given", "revoked", "adjusted", "overrun", "collected")
+TOTALS = ("spent", "held", "granted", "expired", "given", "revoked", "adjusted", "overrun")
 
 pack = msgspec.msgpack.Encoder().encode
 encode = msgspec.json.Encoder(order="deterministic").encode
@@ -56,6 +56,10 @@ def decode_price(text: bytes) -> Price:
 
 def decode_strings(text: bytes) -> list[str]:
     return msgspec.json.decode(text, type=list[str])
+
+
+def decode_labels(text: bytes) -> dict[str, str]:
+    return msgspec.json.decode(text, type=dict[str, str])
 
 
 def kind_of(stored: bytes | None) -> AccountKind:
@@ -191,7 +195,7 @@ def read_account(
         plan=plan.name,
         status=msgspec.convert(fields["status"].decode(), AccountStatus),
         weight=int(fields["weight"]) or plan.weight,
-        labels=msgspec.json.decode(fields["labels"]),
+        labels=decode_labels(fields["labels"]),
         own_limits=own_limits,
         version=int(fields["version"]),
         created_at_ms=int(fields["created"]),

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
-PRELUDE = ("prelude", "prelude_accounts", "prelude_rates", "prelude_credits", "prelude_holds")
+PRELUDE = ("prelude", "prelude_accounts", "prelude_uses", "prelude_rates", "prelude_credits", "prelude_holds")
 """What stands in front of every verb, in this order."""
 
 POOL_PRELUDE = ("pool_prelude", "pool_shares", "pool_tickets")
 """The same for the verbs on pools, which know no account."""
 
-STANDALONE = ("record", "cut_journal", "cut_index", "swap")
+STANDALONE = ("record", "cut_journal", "cut_index", "swap", "add_up")
 """Scripts that touch no account and so go without the prelude."""
 
 VERBS = (
@@ -32,11 +32,11 @@ VERBS = (
     "revoke",
     "adjust",
     "transfer",
-    "collect",
     "deliver",
     "set_limits",
     "open",
     "change",
+    "enrol",
     "audit",
 )
 
@@ -79,7 +79,7 @@ def script(name: str, *, flags: bool) -> Script:
     if name in STANDALONE:
         text = _read(name)
     else:
-        verb = f"local function verb()\n{_read(name)}\nend\nbegin(given_keys, given_values)\nreturn verb()\n"
+        verb = f"local function verb()\n{_read(name)}\nend\nbegin(given_keys, given_values)\nreturn {_answer(name)}\n"
         text = f"local given_keys, given_values = KEYS, ARGV\n{_prelude(name)}\n{verb}"
     if flags and name in LANDS_WHEN_FULL:
         text = f"#!lua flags=allow-oom\n{text}"
@@ -100,11 +100,16 @@ def _library(names: tuple[str, ...]) -> Library:
     prefix = f"cl_{hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()[:12]}_"
     registrations = "\n".join(
         f"redis.register_function{{function_name='{prefix}{name}', flags={{{_flag(name)}}}, "
-        f"callback=function(keys, values) begin(keys, values) return verbs.{name}() end}}"
+        f"callback=function(keys, values) begin(keys, values) return {_answer(name, f'verbs.{name}()')} end}}"
         for name in names
     )
     source = f"#!lua name={prefix.rstrip('_')}\n{text}{registrations}\n"
     return Library(prefix, ("FUNCTION", "LOAD", "REPLACE", source))
+
+
+def _answer(name: str, call: str = "verb()") -> str:
+    """What a verb's call gives back: of one on budgets, also the move where it made one."""
+    return call if name in POOL_VERBS else f"with_move({call})"
 
 
 def _flag(name: str) -> str:

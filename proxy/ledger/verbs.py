@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.domain import AccountId, Path
+from proxy.domain import AccountId, Path, Plan
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import keys, records
 from proxy.ledger.changes import REMEMBERED_MS, digest
-from proxy.ledger.directory import Directory
+from proxy.ledger.directory import Directory, Settings
 from proxy.ledger.engine import Call, Command, Engine
+from proxy.ledger.marks import Era, mark_of
+from proxy.ledger.moves import Moves, is_move
 
 STALE_TRIES = 4
 """How often a call is made again because an account or a window changed under it."""
 CACHED_PATHS_MAX = 50_000
 
-_OPENING = frozenset({"hold", "transfer", "collect"})
+_OPENING = frozenset({"hold", "transfer"})
 """Verbs that leave something open, which a sweeper must find if nobody else ends it."""
 
 Value = str | bytes | int
@@ -28,16 +30,20 @@ class Levels:
 
     on_hold: Call
     on_operation: Call
+    person: AccountId
+    """Whom its use is attributed to."""
     until_ms: int
     generation: int
+    era: Era
 
 
 class Verbs:
     """One process's way to run verbs."""
 
-    def __init__(self, engine: Engine, directory: Directory, *, hold_ttl_ms: int) -> None:
+    def __init__(self, engine: Engine, directory: Directory, moves: Moves, *, hold_ttl_ms: int) -> None:
         self._engine = engine
         self._directory = directory
+        self._moves = moves
         self._hold_ttl_ms = hold_ttl_ms
         self._levels: dict[Path, Levels] = {}
         self._announced_until_ms: dict[str, int] = {}
@@ -71,6 +77,8 @@ class Verbs:
             reply = await self._engine.run(verb, first_key, call, values, before=announcement, durable=is_operation)
             if reply[0] not in ("STALE_ACCOUNT", "STALE_WINDOW"):
                 break
+        if is_move(reply[-1]):
+            self._moves.note(path[0], levels.person, reply.pop())
         if announcement:
             self._note_announced(path[0], now_ms)
         match reply[0]:
@@ -102,22 +110,41 @@ class Verbs:
 
     async def _levels_of(self, path: Path, *, anew: bool) -> Levels:
         levels = self._levels.get(path)
-        now_ms = self._engine.now_ms()
-        if levels is not None and not anew and levels.generation == self._directory.generation and now_ms < levels.until_ms:
+        now_ms, era = self._engine.now_ms(), self._moves.era
+        if (
+            levels is not None
+            and not anew
+            and levels.generation == self._directory.generation
+            and levels.era is era
+            and now_ms < levels.until_ms
+        ):
             return levels
         generation = self._directory.generation  # from before the reading: what changes meanwhile is read again
         rows: list[list[Any]] = []
         until_ms = records.NEVER_MS
-        for account in path:
-            settings = await self._directory.settings(account, anew=anew)
+        all_settings = [await self._directory.settings(account, anew=anew) for account in path]
+        person = _person(all_settings)
+        for settings in all_settings:
             plan = await self._directory.plan_of(settings)
             limits, limits_until_ms = records.limit_rows(plan.limits if settings.own_limits is None else settings.own_limits, now_ms)
             until_ms = min(until_ms, limits_until_ms)
             rates = records.rates_row(plan) if settings.kind == "account" else []  # an agent's requests count as its person's
-            rows.append([account, settings.version, limits, *rates])
+            counted = [*([] if rates else [0, 0]), *person_row(settings, plan, era)] if settings is person else []
+            rows.append([settings.path[-1], settings.version, limits, *rates, *counted])
         packed = records.pack(rows)
-        levels = Levels(Call.on(keys.behind_hold(path), packed), Call.on(keys.behind_operation(path), packed), until_ms, generation)
+        calls = Call.on(keys.behind_hold(path), packed), Call.on(keys.behind_operation(path), packed)
+        levels = Levels(*calls, person.path[-1], until_ms, generation, era)
         if len(self._levels) >= CACHED_PATHS_MAX:
             self._levels.clear()
         self._levels[path] = levels
         return levels
+
+
+def _person(levels: list[Settings]) -> Settings:
+    """Whom the use of a path is attributed to: its deepest account that is no agent."""
+    return next((settings for settings in reversed(levels) if settings.kind != "agent"), levels[0])
+
+
+def person_row(settings: Settings, plan: Plan, era: Era) -> list[Any]:
+    """How a person's level is counted, as the scripts take it."""
+    return [mark_of(settings.weight or plan.weight, settings.plan, settings.labels, era).decode(), era.generation, era.half_life_days]

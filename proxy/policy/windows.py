@@ -65,6 +65,16 @@ def window_s(limit: Limit, window: Window | None = None) -> int | None:
     return (window.resets_at_ms - window.starts_at_ms) // 1000
 
 
+def index_on(kind: str, day: int) -> int:
+    """The index of the day, week or month of UTC that a day belongs to; days are numbered as `date.toordinal` does."""
+    return _CALENDARS[kind][0](dt.date.fromordinal(day))
+
+
+def first_day(kind: str, index: int) -> int:
+    """The number of the day with which a day, week or month begins."""
+    return _CALENDARS[kind][1](index).toordinal()
+
+
 def sliding_window_s(limit: Limit) -> int | None:
     """N where the limit's windows are `<N>s`: as many seconds from the first use; None for every other limit."""
     return int(limit.window[:-1]) if limit.window.endswith("s") else None

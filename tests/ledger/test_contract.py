@@ -15,6 +15,7 @@ import pytest
 from proxy.domain import AMOUNT_MAX_NANOCREDITS, AccountId, Limit, Path, Settlement
 from proxy.errors import Conflict, Refusal
 from proxy.ledger import RedisLedger
+from proxy.ledger.moves import Moves
 from tests.support.ledger_bench import HOLD_TTL_S, Bench, open_bench
 from tests.support.ledger_server import LedgerServer
 
@@ -1259,7 +1260,7 @@ async def interrupted_transfer(bench: Bench, giver: Path, taker: Path) -> None:
     """A transfer of 40 that was taken and has not arrived."""
     if not isinstance(bench.ledger, RedisLedger):
         pytest.skip("the model does both steps at once")
-    ledger = NeverDelivers(bench.ledger._engine, bench.directory, hold_ttl_ms=HOLD_TTL_S * 1000)
+    ledger = NeverDelivers(bench.ledger._engine, bench.directory, Moves(), hold_ttl_ms=HOLD_TTL_S * 1000)
     with pytest.raises(Interrupted):
         await ledger.transfer(giver, taker, "t", credits_nanocredits=40)
     assert await bench.totals(taker) == {}

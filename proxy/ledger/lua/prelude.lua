@@ -1,19 +1,25 @@
--- What every verb shares: five files, `prelude` first. `scripts.py` puts them in front of the verbs: one library where the server knows
+-- What every verb shares: six files, `prelude` first. `scripts.py` puts them in front of the verbs: one library where the server knows
 -- functions, one script for each verb where it does not. Either way one call runs alone, between `begin` and its answer.
 --
 -- KEYS  1 the hold, or the record of an operation id   then the balance of each level of the path, root first
 --       then the root's deadlines (holds) or its outbox (transfer, deliver)   then the root's journal
 --       then for each level the account and, but for the root, its journal index
--- ARGV  1 the levels, in msgpack: {id, version, limits, per_minute, at_once} for each; the last two only where one of them is set
+-- ARGV  1 the levels, in msgpack: {id, version, limits, per_minute, at_once, person, generation, half_life} for each; per_minute and
+--       at_once only where one of them is set, the last three at one level alone
 --         limits  {key, credits, index, starts, resets, rollover, rollover_max, seconds}: the calendar window that holds now;
 --                 seconds > 0 instead for windows that start at the first use
 --         per_minute, at_once  how many requests may begin a minute, and run at a time; 0: as many as come
+--         person  the mark under which the use of the path is counted; generation of the counting, half_life in days
 --       2 the time, in simulations alone; else '' for the server's
 --       3 the id of the hold or the operation   4 for verbs on holds their numbers, packed as doubles   then what each verb says
 --         Amounts are nanocredits, times milliseconds since 1970, all whole numbers below 2^53.
 -- Invariant: a verb changes Lua tables only, until `commit` writes them; so it writes everything or nothing.
 -- A verb costs what it calls and what it makes: so there is one read and one write for all levels, and few tables, which are made as
 -- large as they commonly become (`{nil, nil}` has room for two).
+
+-- As locals these are found sooner; a library has them only once it is called.
+local function standard() return math, string, struct, unpack end
+local math, string, struct, unpack
 
 local MAX = 9007199254740991
 local PATHS_MAX = 2000
@@ -25,6 +31,7 @@ local stored -- what stands under the first keys: the record, then the balance o
 local accounts -- its levels as they stand
 local postings, pieces -- the pieces of the journal's text, and how many; the first two are for the verb and its amount
 local posted, posted_first -- the amounts that were posted last and first
+local uses_before, uses_after -- a person's uses as they were and as they are, nil where they are the same
 
 local function demand(holds, what)
   if not holds then error('ARGUMENT ' .. what, 0) end
@@ -66,8 +73,10 @@ local function read_level(i, row)
   demand(whole(per_minute) and whole(at_once), 'rates')
   local level = {
     number = i, id = row[1], version = row[2], limits = {}, names = {}, mark = ';' .. int(i - 1), per_minute = per_minute,
-    at_once = at_once, cost_us = per_minute > 0 and math.ceil(MINUTE_US / per_minute) or 0,
+    at_once = at_once, cost_us = per_minute > 0 and math.ceil(MINUTE_US / per_minute) or 0, person = row[6], generation = row[7],
+    half_life = row[8], today = nil, code = nil, epoch_starts = nil, half_life_ms = nil,
   }
+  demand(not level.person or type(level.person) == 'string' and whole(level.generation, 1) and level.generation < 1048576 and whole(level.half_life, 1) and level.half_life < 512, 'person')
   for n, limit in ipairs(row[3]) do
     level.limits[n] = read_limit(n, limit)
     level.names[n] = level.limits[n].name
@@ -94,13 +103,15 @@ local function read_path(packed)
     read.rated = read.rated or level.per_minute > 0 or level.at_once > 0
   end
   read.text = table.concat(ids, ' ')
+  if read[1].version < 0 then return read end -- asked about one after the other, not again and again
   if paths_known >= PATHS_MAX then paths, paths_known = {}, 0 end
   paths[packed], paths_known = read, paths_known + 1
   return read
 end
 
 local function begin(keys, argv)
-  KEYS, A, accounts, posted, posted_first = keys, argv, {nil, nil}, nil, nil
+  if not math then math, string, struct, unpack = standard() end
+  KEYS, A, accounts, posted, posted_first, uses_before, uses_after = keys, argv, {nil, nil}, nil, nil, nil, nil
   postings, pieces = {'', '', nil, nil, nil, nil, nil, nil, nil, nil}, 2
   path = paths[argv[1]] or read_path(argv[1])
   if #KEYS ~= path.keys or not argv[3] then error('ARGUMENT keys', 0) end

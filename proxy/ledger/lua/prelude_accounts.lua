@@ -23,8 +23,9 @@ local function write_balance(account)
   local windows = account.windows
   account[WINDOWS] = #windows
   local text = struct.pack(HEAD, unpack(account, 1, USED_UNTIL))
+  if #windows == 1 then return text .. write_window(windows[1]) .. account.rest end
   for n = 1, #windows do text = text .. write_window(windows[n]) end
-  return text
+  return text .. account.rest
 end
 
 -- The windows of a level's limits, in their order, false where one has none yet.
@@ -39,14 +40,14 @@ local function windows_of_limits(limits, windows)
   return current
 end
 
--- `windows` are all that the account ever had; `current` those of the limits that were sent.
+-- `windows` are all that the account ever had; `current` those of the limits that were sent; `rest` its uses (`prelude_uses`).
 local function open_level(level)
   local packed = stored[level.number + 1]
   if not packed then return nil end
   local limits, windows = level.limits, {nil, nil}
   local account = {
     level = level, mark = level.mark, windows = windows, current = windows, names = level.names, source = level.source, moved = false,
-    turned = false, left = nil, tightest = nil, posted = nil, struct.unpack(HEAD, packed)
+    turned = false, left = nil, tightest = nil, posted = nil, rest = '', spent_before = 0, struct.unpack(HEAD, packed)
   }
   local count, at = account[WINDOWS], account[USED_UNTIL + 1]
   local ordered, as_sent = count == #limits, true
@@ -55,6 +56,8 @@ local function open_level(level)
     windows[n], at = w, w[KEY + 1]
     if ordered and w[KEY] == limits[n].key then as_sent = as_sent and w[INDEX] == limits[n].index else ordered = false end
   end
+  account.spent_before = account[SPENT]
+  if at <= #packed then account.rest = string.sub(packed, at) end
   if not ordered then account.current = windows_of_limits(limits, windows) end
   if not (ordered and as_sent) then account.names, account.source = nil, nil end
   return account
@@ -96,12 +99,6 @@ local function add(account, total, amount)
   account.added[total] = (account.added[total] or 0) + amount
 end
 
--- What a limit (by its key) or the grants have left expires. Besides the total it stands under a name of its own until it is collected.
-local function expire(account, key, amount)
-  add(account, 'expired', amount)
-  add(account, 'x:' .. key, amount)
-end
-
 -- Windows ---------------------------------------------------------------------------------------------------------------------
 
 local function name_of(w)
@@ -117,7 +114,7 @@ local function turn(account, w, limit, index, starts, resets)
   local kept = math.min(left, carried)
   post(account, 'w:' .. name_of(w), 'le', left - kept)
   post(account, 'w:' .. name_of(w), 'lc', kept)
-  expire(account, w[KEY], left - kept)
+  add(account, 'expired', left - kept)
   if w[HELD] > 0 then
     local past = {unpack(w, 1, KEY)}
     past.over = true

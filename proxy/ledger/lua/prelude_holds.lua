@@ -19,6 +19,7 @@ local function commit(verb, amount, memo, open_hold)
   for i = 1, #accounts do
     local account = accounts[i]
     if account.moved then
+      if account.level.person and account[SPENT] ~= account.spent_before then count_use(account) end
       writes[n + 1], writes[n + 2] = KEYS[account.level.number + 1], write_balance(account)
       n = n + 2
     end

@@ -1,0 +1,139 @@
+"""What was asked for and not served, by window: how much, by which refusal, and by whom; so idleness is told from denial.
+
+Who was denied stands in hashes of bounded size: beyond it only amounts are counted. They are read now and then, each person's use with
+them, and what they say is kept until the next time.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from proxy.domain import AccountId, Path
+from proxy.ledger import keys
+from proxy.ledger.additions import SHARDS, Additions
+from proxy.ledger.balances import read_balance
+from proxy.ledger.directory import Directory
+from proxy.ledger.engine import Engine
+from proxy.ledger.tallying import day_of, gone_ms, index_on, name_of, present_uses
+from proxy.policy.tallies import WINDOWS, WindowName
+
+COUNTED: Final = frozenset(
+    {"insufficient_quota", "request_exceeds_budget", "budget_in_flight", "queue_full", "queue_timeout", "too_many_requests"}
+)
+"""Refusals that withhold what was asked for: for want of budget, of seats, or by a rate."""
+PERSONS_MAX: Final = 5_000
+"""Denied persons in one shard of one window."""
+PENDING_MAX: Final = 10_000
+KEPT_S: Final = 15.0
+BATCH: Final = 500
+_SEATS: Final = "seats"
+
+
+@dataclass(frozen=True, slots=True)
+class Denied:
+    """What is known of those who were denied something in a window."""
+
+    without_use: int = 0
+    """Who asked and got nothing at all."""
+    least_served_of_demand: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Sums of a window that belong to no person."""
+
+    deficit_nanocredits: Mapping[str, int] = field(default_factory=dict)
+    utilisation: float | None = None
+
+
+class Denials:
+    """One process's count of what was not served, and what all of them have counted."""
+
+    def __init__(self, engine: Engine, directory: Directory, additions: Additions) -> None:
+        self._engine = engine
+        self._directory = directory
+        self._additions = additions
+        self._pending: dict[tuple[Path, str], int] = {}
+        self._denied: dict[WindowName, Denied] = {}
+        self._read_at_s = float("-inf")
+
+    def note(self, path: Path, code: str, amount_nanocredits: int) -> None:
+        """Count a refusal with what it withheld, as estimated. Others than those for want of something are none."""
+        key = path, code
+        if code in COUNTED and (key in self._pending or len(self._pending) < PENDING_MAX):
+            self._pending[key] = self._pending.get(key, 0) + amount_nanocredits
+
+    async def gather(self, half_life_days: int) -> None:
+        """Hand over what was noted. Raises LedgerUnavailable."""
+        for path, code in list(self._pending):
+            person = await self._directory.person(path)
+            amount = self._pending.pop((path, code))
+            for name, gone in self._names("denied", half_life_days):
+                self._additions.add(name, " ".join((path[0], person)), (amount,), gone_ms=gone, fields_max=PERSONS_MAX)
+            for name, gone in self._names("totals", half_life_days):
+                self._additions.add(name, code, (amount,), gone_ms=gone)
+
+    def seats_were(self, *, taken: int, there: int, seconds: float, half_life_days: int) -> None:
+        """Count how many seats were taken, and how many there were, for some time."""
+        for name, gone in self._names("totals", half_life_days):
+            self._additions.add(name, _SEATS, (taken * seconds, there * seconds), gone_ms=gone)
+
+    def _names(self, what: str, half_life_days: int) -> Iterator[tuple[str, int]]:
+        """The hash of each window that holds now, and when it may go."""
+        today = day_of(self._engine.now_ms())
+        for window in WINDOWS:
+            index = index_on(window, today, half_life_days)
+            yield name_of(0, window, index, half_life_days, what), gone_ms(window, index, half_life_days)
+
+    async def totals(self, window: WindowName, half_life_days: int) -> Totals:
+        """The sums of a window as they stand; of the half-life, those of its present epoch and the one before, which counts half."""
+        sums: dict[str, list[float]] = {}
+        index = index_on(window, day_of(self._engine.now_ms()), half_life_days)
+        for ago in range(2 if window == "half_life" else 1):
+            name = name_of(0, window, index - ago, half_life_days, "totals")
+            for flat in await self._engine.commands(*(("HGETALL", keys.of_equality(shard, name)) for shard in range(SHARDS))):
+                for n in range(0, len(flat), 2):
+                    numbers = struct.unpack(f"<{len(flat[n + 1]) // 8}d", flat[n + 1])
+                    there = sums.setdefault(flat[n].decode(), [0.0] * len(numbers))
+                    for at, number in enumerate(numbers):
+                        there[at] += number * 0.5**ago
+        taken, seats = sums.pop(_SEATS, (0.0, 0.0))
+        deficit = {code: round(amount) for code, (amount,) in sums.items()}
+        return Totals(deficit, taken / seats if seats else None)
+
+    async def denied(self, window: WindowName, half_life_days: int) -> Denied:
+        """What was found when it was last looked at, at most some seconds ago."""
+        if time.monotonic() - self._read_at_s >= KEPT_S:
+            await self._look(half_life_days)
+        return self._denied.get(window, Denied())
+
+    async def _look(self, half_life_days: int) -> None:
+        """Read all who were denied anything, and what each of them used; costs by them, which is bounded."""
+        amounts: dict[WindowName, dict[str, float]] = {}
+        for window, (name, _) in zip(WINDOWS, self._names("denied", half_life_days), strict=True):
+            found = amounts.setdefault(window, {})
+            for flat in await self._engine.commands(*(("HGETALL", keys.of_equality(shard, name)) for shard in range(SHARDS))):
+                for n in range(0, len(flat), 2):
+                    person = flat[n].decode()
+                    found[person] = found.get(person, 0.0) + struct.unpack("<d", flat[n + 1])[0]
+        used = await self._used({person for found in amounts.values() for person in found})
+        for window, found in amounts.items():
+            shares = [used[person].get(window, 0.0) / (used[person].get(window, 0.0) + amount) for person, amount in found.items()]
+            self._denied[window] = Denied(sum(1 for share in shares if share <= 0), min(shares, default=None))
+        self._read_at_s = time.monotonic()
+
+    async def _used(self, persons: set[str]) -> dict[str, Mapping[WindowName, float]]:
+        ordered, now_ms = sorted(persons), self._engine.now_ms()
+        used: dict[str, Mapping[WindowName, float]] = {}
+        for start in range(0, len(ordered), BATCH):
+            batch = ordered[start : start + BATCH]
+            places = [person.split(" ") for person in batch]
+            rows = await self._engine.commands(*(("GET", keys.balance(root, AccountId(account))) for root, account in places))
+            for person, packed in zip(batch, rows, strict=True):
+                uses = read_balance(packed).uses if packed is not None else None
+                used[person] = {} if uses is None else present_uses(uses, now_ms).use_nanocredits
+        return used

@@ -1,0 +1,196 @@
+"""How equal use is, as the ledger knows it: one process's share in counting it, and the state of each window.
+
+Verbs tell moves (`moves`), a flush adds them to the tallies at least once a second (`tallying`, `additions`), and accounts that were opened
+or changed are enrolled where they are counted now. A recount (`recount`) corrects what was lost. Must not know how it is shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.domain import AccountId, Path
+from proxy.errors import Refusal
+from proxy.ledger import keys
+from proxy.ledger.additions import SHARDS, Additions
+from proxy.ledger.balances import read_balance
+from proxy.ledger.denials import Denials
+from proxy.ledger.directory import Directory
+from proxy.ledger.engine import Engine
+from proxy.ledger.enrolment import Enrolment
+from proxy.ledger.marks import Era
+from proxy.ledger.moves import Moves
+from proxy.ledger.tallying import (
+    ALL,
+    DAY_MS,
+    EPOCHS,
+    Counted,
+    count,
+    day_of,
+    entitled_name,
+    groups,
+    index_on,
+    name_of,
+    present_uses,
+    read_hash,
+    starts_ms,
+)
+from proxy.policy.equality import Group, Uses, WindowState
+from proxy.policy.tallies import Population, Tally, WindowName
+
+CHANGED_MAX: Final = 10_000
+"""Accounts that wait to be enrolled; where more have changed, a recount enrols all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """What is agreed on between all processes: kept in the ledger."""
+
+    generation: int = 1
+    """The one that is read."""
+    next: int = 0
+    """The one that a recount at work fills; 0 where none is."""
+    half_life_days: int = 7
+    labels: tuple[str, ...] = ()
+    after: str = ""
+    """The last account that the recount has reached."""
+    began_ms: int = 0
+    counted_ms: int = 0
+    """When the last recount ended; 0 where there was none."""
+    is_due: bool = False
+    drifts: str = "[]"
+
+    @property
+    def era(self) -> Era:
+        return Era(max(self.generation, self.next), self.half_life_days, self.labels)
+
+    @property
+    def generations(self) -> tuple[int, ...]:
+        return (self.generation, self.next) if self.next else (self.generation,)
+
+
+async def read_counting(engine: Engine) -> Counting:
+    """What is agreed on now. Raises LedgerUnavailable."""
+    flat = await engine.command("HGETALL", keys.EQUALITY)
+    fields = {flat[n].decode(): flat[n + 1].decode() for n in range(0, len(flat), 2)}
+    whole = {name: int(fields.get(name, default)) for name, default in _WHOLE.items()}
+    return Counting(
+        **whole,
+        labels=tuple(json.loads(fields.get("labels", "[]"))),
+        after=fields.get("after", ""),
+        is_due=fields.get("is_due") == "1",
+        drifts=fields.get("drifts", "[]"),
+    )
+
+
+_WHOLE: Final = {"generation": 1, "next": 0, "half_life_days": 7, "began_ms": 0, "counted_ms": 0}
+
+
+class EqualityLedger:
+    """One process's way to the statistics."""
+
+    def __init__(self, engine: Engine, directory: Directory, moves: Moves) -> None:
+        self._engine = engine
+        self._directory = directory
+        self._moves = moves
+        self._additions = Additions(engine)
+        self._changed: set[AccountId] = set()
+        self._asks_recount = False
+        self._flushing = asyncio.Lock()
+        self.denials = Denials(engine, directory, self._additions)
+        self.enrolment = Enrolment(engine, directory, moves)
+        directory.announced = self._note_change
+
+    async def learn(self) -> Counting:
+        """What is agreed on now, which this process's calls then go by. Raises LedgerUnavailable."""
+        counting = await read_counting(self._engine)
+        if counting.era != self._moves.era:
+            self._moves.era = counting.era
+        return counting
+
+    # --- counting ----------------------------------------------------------------------------------------------------------------
+
+    def _note_change(self, kind: str, name: str) -> None:
+        """This process has changed an account or a plan."""
+        if kind == "plan" or len(self._changed) >= CHANGED_MAX:
+            self._asks_recount = True
+        elif kind == "account":
+            self._changed.add(AccountId(name))
+
+    async def flush(self) -> None:
+        """Tell all that this process has counted and changed. Raises LedgerUnavailable; nothing is lost or told twice then."""
+        async with self._flushing:
+            counting = await self.learn()
+            if self._asks_recount:
+                await self._engine.command("HSET", keys.EQUALITY, "is_due", "1")
+                self._asks_recount = False
+            await self._enrol_changed()
+            self._gather(counting)
+            await self.denials.gather(counting.half_life_days)
+            await self._additions.send()
+
+    async def _enrol_changed(self) -> None:
+        for account in list(self._changed):
+            try:
+                path = await self._directory.path(account)
+            except Refusal:  # it was announced, but is not there: nothing to enrol
+                path = ()
+            await self.enrolment.enrol([path[: n + 1] for n in range(max(0, len(path) - 2), len(path))])
+            self._changed.discard(account)
+
+    def _gather(self, counting: Counting) -> None:
+        """Turn pending moves into additions; from then on they are sent once, whatever fails."""
+        now_ms = self._engine.now_ms()
+        for name, told in count(self._moves.take(), counting.generations, now_ms).items():
+            for of, numbers in told.fields():
+                self._additions.add(name, of, numbers, gone_ms=told.gone_ms)
+
+    # --- what is known -------------------------------------------------------------------------------------------------------------
+
+    async def state(self, window: WindowName, group: str | None = None) -> WindowState:
+        """A window as it stands, divided by `plan`, `organisation` or a label, or by nothing. Raises LedgerUnavailable."""
+        counting = await read_counting(self._engine)
+        now_ms, half_life_days = self._engine.now_ms(), counting.half_life_days
+        index = index_on(window, day_of(now_ms), half_life_days)
+        total = await self.groups(counting.generation, window, ALL, half_life_days)
+        dimension = group if group in ("plan", "organisation") else f"label:{group}"
+        parts = {} if group is None else await self.groups(counting.generation, window, dimension, half_life_days)
+        denied = await self.denials.denied(window, half_life_days)
+        totals = await self.denials.totals(window, half_life_days)
+        starts, is_aged = starts_ms(window, index, half_life_days), window == "half_life"
+        return WindowState(
+            window=window,
+            starts_at_ms=now_ms - half_life_days * DAY_MS if is_aged else starts,
+            resets_at_ms=None if is_aged else starts_ms(window, index + 1, half_life_days),
+            total=total.get("", Group(Population(), Tally())),
+            groups=parts,
+            denied_people=denied.without_use,
+            deficit_nanocredits=totals.deficit_nanocredits,
+            least_served_of_demand=denied.least_served_of_demand,
+            utilisation=totals.utilisation,
+            drift=next((drift["of_use"] for drift in json.loads(counting.drifts) if drift["window"] == window), None),
+            use_scale=2.0 ** -((now_ms - starts) / (half_life_days * DAY_MS)) if is_aged else 1.0,
+        )
+
+    async def groups(self, generation: int, window: WindowName, dimension: str, half_life_days: int) -> dict[str, Group]:
+        """A window's groups as one generation has them; costs by groups and buckets. Raises LedgerUnavailable."""
+        index = index_on(window, day_of(self._engine.now_ms()), half_life_days)
+        epochs = range(EPOCHS if window == "half_life" else 1)
+        names = [name_of(generation, window, index - ago, half_life_days, dimension) for ago in epochs]
+        entitled: dict[str, Counted] = {}
+        used: dict[str, Counted] = {}
+        shards = [(shard, name) for name in (entitled_name(generation, dimension), *names) for shard in range(SHARDS)]
+        rows = await self._engine.commands(*(("HGETALL", keys.of_equality(shard, name)) for shard, name in shards))
+        for n, flat in enumerate(rows):
+            ago = n // SHARDS - 1
+            read_hash(flat, entitled if ago < 0 else used, epochs_ago=max(0, ago))
+        return groups(entitled, used)
+
+    async def standing(self, path: Path) -> Uses | None:
+        """What the person used that a path's use counts as; None where it never used anything. Raises LedgerUnavailable."""
+        person = await self._directory.person(path)
+        packed = await self._engine.command("GET", keys.balance(path[0], person))
+        uses = read_balance(packed).uses if packed is not None else None
+        return None if uses is None else present_uses(uses, self._engine.now_ms())

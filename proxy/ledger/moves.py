@@ -1,0 +1,83 @@
+"""Moves: what has changed in persons' uses since the last flush, as the scripts' answers tell it.
+
+A move is a person's uses before and after, as stored. Those of one person that follow one another merge into one; where other processes
+have moved it in between they stay apart. What is beyond the bound is dropped and counted: a recount puts that right. Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import Final
+
+from proxy.domain import AccountId
+from proxy.ledger.marks import Era
+
+PENDING_MAX: Final = 50_000
+"""Moves between two flushes."""
+LATEST_MAX: Final = 20_000
+"""Persons whose latest uses are kept."""
+
+
+_MARK_AT: Final = 41
+"""Where the mark of the first uses begins in a move; it ends with a zero."""
+
+
+def is_move(told: object) -> bool:
+    """Whether the last thing that an answer tells is a move."""
+    return isinstance(told, bytes) and told[:1] == b"~"
+
+
+def _split(told: bytes) -> tuple[bytes, bytes]:
+    """The uses before, empty where there were none, and after."""
+    ends = told.index(0, _MARK_AT) + 1
+    return (told[1:ends], told[ends:]) if ends < len(told) else (b"", told[1:])
+
+
+@dataclass(slots=True)
+class Move:
+    """One person's uses before and after, as stored; `before` is empty where it had none."""
+
+    root: str
+    person: AccountId
+    before: bytes
+    after: bytes
+
+
+class Moves:
+    """What one process has to tell the statistics."""
+
+    def __init__(self) -> None:
+        self.era = Era()
+        """How this process has the scripts count."""
+        self.latest: OrderedDict[AccountId, bytes] = OrderedDict()
+        """Persons' uses as last told, the least recently told first."""
+        self.dropped = 0
+        self._pending: list[Move] = []
+        self._last: dict[AccountId, Move] = {}
+        """Each person's last pending move."""
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def note(self, root: str, person: AccountId, told: bytes) -> None:
+        """Take a move as an answer has told it."""
+        before, after = _split(told)
+        self.latest[person] = after
+        self.latest.move_to_end(person)
+        if len(self.latest) > LATEST_MAX:
+            self.latest.popitem(last=False)
+        last = self._last.get(person)
+        if last is not None and last.after == before:
+            last.after = after
+        elif len(self._pending) < PENDING_MAX:
+            self._last[person] = move = Move(root, person, before, after)
+            self._pending.append(move)
+        else:
+            self.dropped += 1
+
+    def take(self) -> list[Move]:
+        """All that is pending, which is then the taker's."""
+        taken, self._pending = self._pending, []
+        self._last.clear()
+        return taken

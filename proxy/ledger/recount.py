@@ -1,0 +1,182 @@
+"""The recount: all use counted anew from the balances, beside full traffic, to correct what flushes have lost.
+
+A recount begins a new generation. From then on every verb that meets a record of an older one counts it anew, and the recount touches all
+that no verb meets; moves meanwhile count in both generations. When all is touched and told, the two are compared: what differs is the
+drift; then readers go by the new one. One recount runs at a time; where it dies another process goes on from where it was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator
+from dataclasses import asdict
+from typing import Final
+
+from proxy.domain import Path
+from proxy.errors import LedgerUnavailable
+from proxy.ledger import keys, records
+from proxy.ledger.additions import SHARDS
+from proxy.ledger.engine import Engine
+from proxy.ledger.equality import Counting, EqualityLedger, read_counting
+from proxy.ledger.tallying import ALL, DAY_MS, EPOCHS, day_of, entitled_name, index_on, name_of
+from proxy.policy.equality import Drift, Group, Recount
+from proxy.policy.tallies import WINDOWS, Bucket, Population, Tally, WindowName
+
+BATCH: Final = 500
+BATCH_PAUSE_S: Final = 0.1
+"""After each batch: so a recount takes no more than some tenth of the server."""
+SETTLE_S: Final = 3.0
+"""Until every process has told its moves and learned how is counted now: three flushes."""
+LEASE_MS: Final = 30_000
+WAIT_S: Final = 0.5
+READINGS: Final = 3
+ROUNDING: Final = 1e-12
+"""Of all use: what a bucket's sum of doubles may be off by, in the half-life."""
+_TASK: Final = "equality-recount"
+
+
+class Recounter:
+    """One process's way to recounts."""
+
+    def __init__(self, engine: Engine, equality: EqualityLedger, *, settle_s: float = SETTLE_S) -> None:
+        self._engine = engine
+        self._equality = equality
+        self._settle_s = settle_s
+        self._token = secrets.token_hex(8)
+        self._running = asyncio.Lock()
+        self._half_life_days = 7
+        self._labels: tuple[str, ...] = ()
+        self._hour_utc = 3
+
+    def configure(self, *, half_life_days: int, labels: tuple[str, ...], hour_utc: int) -> None:
+        """How is to be counted from the next recount on, and when that is each night."""
+        self._half_life_days, self._labels, self._hour_utc = half_life_days, labels, hour_utc
+
+    async def run_if_due(self) -> Recount | None:
+        """Recount where it is time, where a recount was asked for or broke off, or where is to be counted in another way."""
+        counting = await read_counting(self._engine)
+        hour_ms = self._hour_utc * DAY_MS // 24
+        due_ms = (self._engine.now_ms() - hour_ms) // DAY_MS * DAY_MS + hour_ms
+        is_due = counting.is_due or counting.next or counting.began_ms < due_ms or self._differs(counting)
+        return await self._run_alone() if is_due else None
+
+    async def run(self) -> Recount:
+        """Recount now; where a recount is at work already, wait for that one and recount again. Raises LedgerUnavailable."""
+        while True:
+            if (done := await self._run_alone()) is not None:
+                return done
+            await asyncio.sleep(WAIT_S)
+
+    def _differs(self, counting: Counting) -> bool:
+        return (counting.half_life_days, counting.labels) != (self._half_life_days, self._labels)
+
+    async def _run_alone(self) -> Recount | None:
+        """None where another process is at it."""
+        if self._running.locked():
+            return None
+        async with self._running:
+            await self._engine.command("SET", keys.lease(_TASK), self._token, "NX", "PX", LEASE_MS)
+            if not await self._has_lease():
+                return None
+            try:
+                return await self._run()
+            finally:
+                if await self._has_lease():
+                    await self._engine.command("DEL", keys.lease(_TASK))
+
+    async def _has_lease(self) -> bool:
+        held: bytes | None = await self._engine.command("GET", keys.lease(_TASK))
+        return held == self._token.encode()
+
+    async def _keep_lease(self) -> None:
+        """Raises LedgerUnavailable where another process has gone on meanwhile."""
+        if not await self._has_lease():
+            raise LedgerUnavailable("the recount took too long, and another process goes on with it")
+        await self._engine.command("PEXPIRE", keys.lease(_TASK), LEASE_MS)
+
+    async def _run(self) -> Recount:
+        counting = await self._begin()
+        await asyncio.sleep(self._settle_s)  # until every process counts in the new generation
+        accounts = 0
+        async for batch, after in self._batches(counting.after):
+            await self._equality.enrolment.enrol(batch)
+            await self._equality.flush()
+            await self._engine.command("HSET", keys.EQUALITY, "after", after)
+            await self._keep_lease()
+            accounts += len(batch)
+            await asyncio.sleep(BATCH_PAUSE_S if len(batch) == BATCH else 0)
+        await asyncio.sleep(self._settle_s)
+        await self._equality.flush()
+        await self._keep_lease()
+        return await self._end(counting, accounts)
+
+    async def _begin(self) -> Counting:
+        """Begin a new generation, or go on with the one that another process has begun."""
+        counting = await read_counting(self._engine)
+        if not counting.next:
+            how = ("half_life_days", self._half_life_days, "labels", json.dumps(self._labels))
+            generations = ("generation", counting.generation, "next", counting.generation + 1)
+            when = ("after", "", "began_ms", self._engine.now_ms(), "is_due", 0)
+            await self._engine.command("HSET", keys.EQUALITY, *how, *generations, *when)
+        return await self._equality.learn()
+
+    async def _batches(self, after: str) -> AsyncIterator[tuple[list[Path], str]]:
+        """The paths of all accounts from one on, in the order of their ids; each batch with its last id."""
+        start = f"({after}" if after else "-"
+        while ids := await self._engine.command("ZRANGEBYLEX", keys.ACCOUNTS, start, "+", "LIMIT", 0, BATCH):
+            texts = await self._engine.commands(*(("GET", keys.path_of(raw.decode())) for raw in ids))
+            yield [records.decode_path(text) for text in texts if text is not None], ids[-1].decode()
+            start = f"({ids[-1].decode()}"
+
+    async def _end(self, counting: Counting, accounts: int) -> Recount:
+        """Tell the drift, have all read the new generation, and let the old one go."""
+        drifts = tuple([await self._drift(counting, window) for window in WINDOWS])
+        now_ms = self._engine.now_ms()
+        generations = ("generation", counting.next, "next", 0, "after", "")
+        found = ("counted_ms", now_ms, "drifts", json.dumps([asdict(drift) for drift in drifts]))
+        await self._engine.command("HSET", keys.EQUALITY, *generations, *found)
+        await self._equality.learn()
+        await self._drop(counting)
+        return Recount(accounts, now_ms - counting.began_ms, drifts)
+
+    async def _drift(self, counting: Counting, window: WindowName) -> Drift:
+        """How far the two generations differ. A flush may be half told when they are read; so the least of some readings counts."""
+        found: list[Drift] = []
+        while not found or (found[-1].of_use and len(found) < READINGS):
+            if found:
+                await asyncio.sleep(self._settle_s / READINGS)
+            kinds = (
+                self._equality.groups(generation, window, ALL, counting.half_life_days)
+                for generation in (counting.generation, counting.next)
+            )
+            before, anew = (whole.get("", _NOBODY) for whole in await asyncio.gather(*kinds))
+            found.append(_difference(window, before, anew))
+        return min(found, key=lambda drift: (drift.use_nanocredits, drift.people))
+
+    async def _drop(self, counting: Counting) -> None:
+        """Let go what nobody reads any more; what a process that has not heard of it adds later goes by itself."""
+        dimensions = (ALL, "plan", "organisation", *(f"label:{name}" for name in counting.labels))
+        today, half_life_days = day_of(self._engine.now_ms()), counting.half_life_days
+        for dimension in dimensions:
+            names = [entitled_name(counting.generation, dimension)]
+            for window in WINDOWS:
+                index = index_on(window, today, half_life_days)
+                kept = EPOCHS if window == "half_life" else 2
+                names += [name_of(counting.generation, window, index - ago, half_life_days, dimension) for ago in range(kept)]
+            await self._engine.commands(*(("UNLINK", keys.of_equality(shard, name)) for name in names for shard in range(SHARDS)))
+
+
+_NOBODY: Final = Group(Population(), Tally())
+
+
+def _difference(window: WindowName, before: Group, anew: Group) -> Drift:
+    people, use = abs(anew.population.people - before.population.people), 0.0
+    for number in before.tally.buckets.keys() | anew.tally.buckets.keys():
+        there, right = before.tally.buckets.get(number, Bucket()), anew.tally.buckets.get(number, Bucket())
+        people += abs(right.count - there.count)
+        difference = abs(right.use_nanocredits - there.use_nanocredits)
+        use += difference if difference > ROUNDING * anew.tally.use_nanocredits else 0.0
+    all_use = max(before.tally.use_nanocredits, anew.tally.use_nanocredits)
+    return Drift(window, people, use, min(1.0, use / all_use) if all_use else 0.0)

@@ -1,0 +1,228 @@
+"""From moves to what they add to the tallies, and from the stored tallies back.
+
+A tally stands in hashes named after generation, window, index of the window, and dimension (`all`, `plan`, `organisation`, `label:<name>`);
+a field of one is a group's bucket {people, weight, use} or, without a number, its sums. Who is entitled stands apart, without a window; who
+used something without being entitled is counted as a stray, so that population = entitled + strays. Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Final, Literal
+
+from proxy.ledger.balances import StoredUses, read_uses
+from proxy.ledger.marks import groups_of, read_mark
+from proxy.ledger.moves import Move
+from proxy.policy import windows
+from proxy.policy.equality import Group, Uses
+from proxy.policy.tallies import WINDOWS, Bucket, Population, Tally, WindowName
+
+DAY_MS: Final = 86_400_000
+FIRST_DAY: Final = 719_163
+"""1 January 1970, where 1 January of the year 1 is 1."""
+EPOCHS: Final = 16
+"""Half-lives after which use counts as none."""
+LEAST_USE: Final = 1e-3
+"""Of a nanocredit: what has aged below it counts as none."""
+ENTITLED_KEPT_MS: Final = 40 * DAY_MS
+"""How long the numbers of the entitled stay after the last change; each recount writes them anew."""
+_SEPARATOR: Final = "\x1f"
+
+ALL: Final = "all"
+
+
+@dataclass(slots=True)
+class Counted:
+    """Of a group: its tally, and who is not in it: strays in a window, the entitled where there is none."""
+
+    tally: Tally = field(default_factory=Tally)
+    people: int = 0
+    weight: int = 0
+
+
+@dataclass(slots=True)
+class Hash:
+    """What is to be added to one stored hash."""
+
+    gone_ms: int
+    groups: dict[str, Counted] = field(default_factory=dict)
+
+    def group(self, name: str) -> Counted:
+        counted = self.groups.get(name)
+        if counted is None:
+            counted = self.groups[name] = Counted()
+        return counted
+
+    def fields(self) -> Iterator[tuple[str, tuple[float, ...]]]:
+        for name, counted in self.groups.items():
+            tally = counted.tally
+            for number, bucket in tally.buckets.items():
+                if bucket.count or bucket.weight or bucket.use_nanocredits:
+                    yield f"{name}{_SEPARATOR}{number}", (bucket.count, bucket.weight, bucket.use_nanocredits)
+            sums = (tally.log, tally.root, tally.square, tally.concentration, counted.people, counted.weight)
+            if any(sums):
+                yield f"{name}{_SEPARATOR}", sums
+
+
+# --- windows ---------------------------------------------------------------------------------------------------------------------
+
+
+def day_of(now_ms: int) -> int:
+    """The number of a day of UTC, as `date.toordinal` counts."""
+    return now_ms // DAY_MS + FIRST_DAY
+
+
+def index_on(window: WindowName, day: int, half_life_days: int) -> int:
+    """The index of the window that holds a day; of the half-life, the epoch."""
+    return day // half_life_days if window == "half_life" else windows.index_on(window, day)
+
+
+def starts_ms(window: WindowName, index: int, half_life_days: int) -> int:
+    """When a window, or an epoch, starts."""
+    day = index * half_life_days if window == "half_life" else windows.first_day(window, index)
+    return (day - FIRST_DAY) * DAY_MS
+
+
+def gone_ms(window: WindowName, index: int, half_life_days: int) -> int:
+    """When what is told of a window may go: a window after its end; of an epoch, once its use counts as none."""
+    return starts_ms(window, index + (EPOCHS + 1 if window == "half_life" else 2), half_life_days)
+
+
+def name_of(generation: int, window: WindowName, index: int, half_life_days: int, dimension: str) -> str:
+    """Of the hash with a window's tally."""
+    place = f"{index}x{half_life_days}" if window == "half_life" else str(index)
+    return f"{generation}:{window}:{place}:{dimension}"
+
+
+def entitled_name(generation: int, dimension: str) -> str:
+    """Of the hash with who is entitled."""
+    return f"{generation}:entitled:-:{dimension}"
+
+
+# --- from moves ------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a person is in one window."""
+
+    window: WindowName
+    index: int
+    half_life_days: int
+    tally: Tally
+    strays: int
+    weight: int
+
+
+def use_of(uses: StoredUses, window: WindowName) -> float:
+    """What stands there of a window, which need not be the present one."""
+    return {"day": uses.of_day, "week": uses.of_week, "month": uses.of_month, "half_life": uses.aged}[window]
+
+
+def count(moves: Iterable[Move], generations: Iterable[int], now_ms: int) -> dict[str, Hash]:
+    """What moves add to each hash, in each of the generations that are counted now: a record is part of all up to its own."""
+    hashes: dict[str, Hash] = {}
+    counted_in = tuple(generations)
+    for move in moves:
+        before, after = read_uses(move.before), read_uses(move.after)
+        assert after is not None, "a move ends with uses"
+        organisation = move.root if move.root != move.person else ""
+        _count(hashes, after, None, organisation, [g for g in counted_in if g <= after.generation], now_ms, sign=1)
+        if before is not None:
+            _count(hashes, before, after, organisation, [g for g in counted_in if g <= before.generation], now_ms, sign=-1)
+    return hashes
+
+
+def _count(
+    hashes: dict[str, Hash],
+    uses: StoredUses,
+    after: StoredUses | None,
+    organisation: str,
+    generations: list[int],
+    now_ms: int,
+    *,
+    sign: Literal[1, -1],
+) -> None:
+    if not generations:
+        return
+    mark = read_mark(uses.mark)
+    parts = list(_parts(uses, after, mark.weight, now_ms, sign=sign))
+    for generation in generations:
+        for dimension, group in groups_of(mark, organisation).items():
+            for part in parts:
+                name = name_of(generation, part.window, part.index, part.half_life_days, dimension)
+                if name not in hashes:
+                    hashes[name] = Hash(gone_ms(part.window, part.index, part.half_life_days))
+                counted = hashes[name].group(group)
+                counted.tally.add(part.tally)
+                counted.people += part.strays
+                counted.weight += part.strays * part.weight
+            if uses.is_entitled:
+                counted = hashes.setdefault(entitled_name(generation, dimension), Hash(now_ms + ENTITLED_KEPT_MS)).group(group)
+                counted.people += sign
+                counted.weight += sign * mark.weight
+
+
+def _parts(uses: StoredUses, after: StoredUses | None, weight: int, now_ms: int, *, sign: Literal[1, -1]) -> Iterator[_Part]:
+    """What a person with these uses is in each window that is still told of. One that is over keeps what it had: only an epoch's use
+    goes on to the next."""
+    today = day_of(now_ms)
+    for window in WINDOWS:
+        half_life_days = uses.half_life_days
+        index = index_on(window, uses.day, half_life_days)
+        is_over = after is not None and window != "half_life" and index_on(window, after.day, half_life_days) != index
+        oldest = index_on(window, today, half_life_days) - (EPOCHS - 1 if window == "half_life" else 1)
+        use_nanocredits = use_of(uses, window)
+        if is_over or index < oldest or use_nanocredits < LEAST_USE:
+            continue
+        tally = Tally()
+        tally.move(use_nanocredits=use_nanocredits, weight=weight, sign=sign)
+        yield _Part(window, index, half_life_days, tally, 0 if uses.is_entitled else sign, weight)
+
+
+# --- back from what is stored ----------------------------------------------------------------------------------------------------
+
+
+def read_hash(flat: list[bytes], into: dict[str, Counted], *, epochs_ago: int = 0) -> None:
+    """Add a stored hash, aged where it is of an earlier epoch, to the groups that it tells of."""
+    read: dict[str, Counted] = {}
+    for n in range(0, len(flat), 2):
+        name, _, number = flat[n].decode().rpartition(_SEPARATOR)
+        counted = read.setdefault(name, Counted())
+        if number:
+            people, weight, use = struct.unpack("<3d", flat[n + 1])
+            counted.tally.buckets[int(number)] = Bucket(round(people), round(weight), use)
+        else:
+            tally = counted.tally
+            tally.log, tally.root, tally.square, tally.concentration, people, weight = struct.unpack("<6d", flat[n + 1])
+            counted.people, counted.weight = round(people), round(weight)
+    for name, counted in read.items():
+        there = into.setdefault(name, Counted())
+        there.tally.add(counted.tally.aged(epochs_ago) if epochs_ago else counted.tally)
+        there.people += counted.people
+        there.weight += counted.weight
+
+
+def groups(entitled: Mapping[str, Counted], used: Mapping[str, Counted]) -> dict[str, Group]:
+    """Each group's population and tally."""
+    nobody = Counted()
+    found = {}
+    for name in entitled.keys() | used.keys():
+        there, using = entitled.get(name, nobody), used.get(name, nobody)
+        population = Population(there.people + using.people, there.weight + using.weight)
+        if population.people > 0 or using.tally.people > 0:
+            found[name] = Group(population, using.tally)
+    return found
+
+
+def present_uses(uses: StoredUses, now_ms: int) -> Uses:
+    """What a person used in the windows that hold now; of the half-life, in units of the present epoch."""
+    today, half_life_days = day_of(now_ms), uses.half_life_days
+    found: dict[WindowName, float] = {}
+    for window in WINDOWS:
+        past = index_on(window, today, half_life_days) - index_on(window, uses.day, half_life_days)
+        used = use_of(uses, window)
+        found[window] = used * 2.0**-past if window == "half_life" else used if past <= 0 else 0.0
+    return Uses(weight=read_mark(uses.mark).weight, use_nanocredits=found)

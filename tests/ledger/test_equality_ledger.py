@@ -1,0 +1,263 @@
+"""The statistics that the ledger keeps of use: by its verbs alone, and always what the balances say."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import random
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from proxy.domain import AccountId
+from proxy.policy.tallies import WINDOWS
+from tests.support.ledger_bench import NOON_MS, Clock
+from tests.support.ledger_server import LedgerServer, ledger_binaries
+from tests.support.use_counting import DAY_S, PlainUses, World, day_at, open_world
+
+PERSONS = {"org:acme": "org:acme", "ann": "ann", "ann:agents": "ann", "bot": "ann", "bob": "bob", "solo": "solo"}
+"""Whom the use of each account is attributed to."""
+
+
+@pytest.fixture(params=[*ledger_binaries()])
+async def world(request: pytest.FixtureRequest, ledger_servers: Callable[[str], LedgerServer]) -> AsyncIterator[World]:
+    async with open_world(ledger_servers(request.param), Clock()) as world:
+        yield world
+
+
+async def used(world: World, name: str) -> tuple[int, int, int]:
+    uses = await world.uses(name)
+    assert uses is not None
+    return uses.of_day, uses.of_week, uses.of_month
+
+
+async def test_a_persons_use_stands_in_its_balance_by_day_week_and_month(world: World) -> None:
+    """Sunday noon, then Monday, then the next month: each window begins anew when its time has come, and no other."""
+    await world.spend("ann", 100)
+    await world.spend("ann", 20)
+    assert await used(world, "ann") == (120, 120, 120)
+    world.clock.pass_s(DAY_S)  # Monday, 23 November
+    await world.spend("ann", 3)
+    assert await used(world, "ann") == (3, 3, 123)
+    world.clock.pass_s(8 * DAY_S)  # Tuesday, 1 December
+    await world.spend("ann", 5)
+    assert await used(world, "ann") == (5, 5, 5)
+
+
+async def test_what_agents_spend_is_their_persons_use(world: World) -> None:
+    """Nobody else on the path has used anything: neither the agents nor the organisation."""
+    await world.spend("bot", 70)
+    await world.spend("ann", 1)
+    assert await used(world, "ann") == (71, 71, 71)
+    assert await world.uses("bot") is None
+    assert await world.uses("ann:agents") is None
+    assert await world.uses("org:acme") is None
+
+
+async def test_debits_extensions_late_settles_and_corrections_move_what_they_change(world: World) -> None:
+    """Whatever changes what a person has spent changes its use; a correction takes back no more than a window has."""
+    path, ledger = world.paths["ann"], world.stores[0].ledger
+    await ledger.hold(path, "h", want_nanocredits=100, least_nanocredits=100)
+    assert await world.uses("ann") is None
+    await ledger.debit(path, "h", spent_nanocredits=30)
+    assert (await used(world, "ann"))[0] == 30
+    await ledger.extend(path, "h", sequence=1, spent_nanocredits=60, want_nanocredits=10)
+    assert (await used(world, "ann"))[0] == 60
+    world.clock.pass_s(DAY_S)
+    await ledger.expire_due()
+    await ledger.settle(path, "h", spent_nanocredits=90)
+    assert await used(world, "ann") == (30, 30, 90)
+    await ledger.adjust(path, "a", credits_nanocredits=-40)
+    assert await used(world, "ann") == (0, 0, 50)
+    await world.flush()
+    await world.check()
+
+
+async def test_a_window_tells_who_is_entitled_used_or_not_and_groups_divide_it(world: World) -> None:
+    """People: ann, bob, solo, idle; the organisation is none while others stand below it, unless it uses something itself."""
+    await world.spend("ann", 100)
+    await world.spend("solo", 300)
+    await world.flush()
+    state = await world.stores[1].equality.state("day", "plan")
+    assert (state.total.population.people, state.total.population.weight) == (4, 1 + 3 + 3 + 1)
+    assert state.total.tally.use_nanocredits == 400
+    assert {name: (group.population.people, group.tally.use_nanocredits) for name, group in state.groups.items()} == {
+        "everyone": (2, 100),
+        "triple": (2, 300),
+    }
+    state = await world.stores[0].equality.state("week", "organisation")
+    assert {name: group.population.people for name, group in state.groups.items()} == {"org:acme": 2, "": 2}
+    await world.spend("org:acme", 7)
+    await world.flush()
+    assert (await world.stores[0].equality.state("day")).total.population.people == 5
+    world.clock.pass_s(DAY_S)
+    assert (await world.stores[0].equality.state("day")).total.population.people == 4
+    await world.check()
+
+
+async def test_a_change_of_plan_weight_or_status_moves_a_person_over(world: World) -> None:
+    """At the next flush of whoever changed it, with all that it has used; twice is no change."""
+    await world.spend("ann", 100)
+    directory = world.stores[0].directory
+    for change in ({"plan": "triple"}, {"weight": 5}, {"status": "suspended"}, {"status": "active"}):
+        await directory.update_account(AccountId("ann"), operation_id=world.operation_id(), **change)
+        await world.refresh()
+        for _ in range(2):
+            await world.flush()
+            await world.check()
+    state = await world.stores[0].equality.state("month", "plan")
+    assert (state.groups["triple"].population.people, state.groups["triple"].population.weight) == (3, 5 + 3 + 3)
+    await directory.update_account(AccountId("idle"), status="closed", operation_id=world.operation_id())
+    await world.flush()
+    assert (await world.stores[0].equality.state("day")).total.population.people == 3
+
+
+async def test_days_weeks_and_months_turn_in_the_scripts_as_they_do_everywhere_else(world: World) -> None:
+    """Over five hundred days from a leap year's eve on, and at the ends of centuries."""
+    starts = [dt.date(2027, 12, 30) + dt.timedelta(days=7 * n + n % 3) for n in range(75)]
+    starts += [dt.date(year, month, day) for year in (2099, 2100, 2400) for month, day in ((2, 28), (3, 1), (12, 31))]
+    plain = PlainUses()
+    for start in starts:
+        world.clock.now_ms = int(dt.datetime.combine(start, dt.time(23, 59), dt.UTC).timestamp() * 1000)
+        for _ in range(2):
+            await world.spend("ann", 10)
+            plain.spend(10, world.clock.now_ms)
+            assert await used(world, "ann") == tuple(plain.of(window, world.clock.now_ms) for window in ("day", "week", "month")), start
+            world.clock.pass_s(120)
+
+
+async def test_use_loses_half_of_its_weight_in_each_half_life(world: World) -> None:
+    """Across epochs, too: what was used long ago counts by when it was used."""
+    plain = PlainUses()
+    for amount, seconds in ((1000, 3 * DAY_S), (50, 9 * DAY_S), (7, 40_000), (400, 30 * DAY_S), (1, 0)):
+        await world.spend("ann", amount)
+        plain.spend(amount, world.clock.now_ms)
+        world.clock.pass_s(seconds)
+    await world.flush()
+    state = await world.stores[0].equality.state("half_life")
+    assert state.total.tally.use_nanocredits * state.use_scale == pytest.approx(plain.aged(world.clock.now_ms), rel=1e-12)
+    await world.check()
+    world.clock.pass_s(20 * 7 * DAY_S)
+    assert (await world.stores[0].equality.state("half_life")).total.tally.people == 0
+
+
+async def test_the_use_of_a_person_is_told_to_whoever_asks_with_its_path(world: World) -> None:
+    """By its agents' paths too; nothing is known of who never used anything and is not entitled."""
+    await world.spend("bot", 70)
+    standing = await world.stores[1].equality.standing(world.paths["bot"])
+    assert standing is not None
+    assert (standing.weight, standing.use_nanocredits["day"], standing.use_nanocredits["month"]) == (1, 70, 70)
+    world.clock.pass_s(DAY_S)
+    standing = await world.stores[1].equality.standing(world.paths["ann"])
+    assert standing is not None
+    assert (standing.use_nanocredits["day"], standing.use_nanocredits["month"]) == (0, 70)
+    assert await world.stores[1].equality.standing(world.paths["org:acme"]) is None
+
+
+# --- random histories --------------------------------------------------------------------------------------------------------------
+
+
+class History:
+    """Random things that several processes do, and what plain rules say of them."""
+
+    def __init__(self, world: World, chance: random.Random) -> None:
+        self.world = world
+        self.chance = chance
+        self.plain: defaultdict[str, PlainUses] = defaultdict(PlainUses)
+        self.open: list[tuple[str, str, int]] = []
+        self.spent: defaultdict[str, int] = defaultdict(int)
+
+    async def step(self) -> None:
+        steps = (self.request, self.request, self.stream, self.correct, self.change, self.pass_time, self.flush)
+        await self.chance.choice(steps)()
+
+    def ledger(self):  # type: ignore[no-untyped-def]  # whichever process it is
+        return self.chance.choice(self.world.stores).ledger
+
+    def book(self, name: str, amount: int) -> None:
+        if amount:
+            self.plain[PERSONS[name]].spend(amount, self.world.clock.now_ms)
+        for account in self.world.paths[name]:
+            self.spent[account] += amount
+
+    async def request(self) -> None:
+        name, amount = self.chance.choice(list(PERSONS)), self.chance.choice((1, 5, 700, 123_456_789))
+        await self.world.spend(name, amount, by=self.chance.randrange(len(self.world.stores)))
+        self.book(name, amount)
+
+    async def stream(self) -> None:
+        """A hold debited by several processes, twice each, then settled."""
+        name, hold_id = self.chance.choice(list(PERSONS)), self.world.operation_id()
+        path, spent = self.world.paths[name], 0
+        await self.ledger().hold(path, hold_id, want_nanocredits=1000, least_nanocredits=1)
+        for _ in range(self.chance.randrange(4)):
+            more = spent + self.chance.randrange(200)
+            for _ in range(2):
+                await self.ledger().debit(path, hold_id, spent_nanocredits=more)
+            self.book(name, more - spent)
+            spent = more
+            self.world.clock.pass_s(self.chance.choice((0, 1, 50)))
+        await self.ledger().settle(path, hold_id, spent_nanocredits=spent)
+
+    async def correct(self) -> None:
+        name = self.chance.choice(list(PERSONS))
+        amount = self.chance.choice((40, -1, -min(30, self.spent[name])))
+        if amount and self.spent[name] + amount >= 0:
+            await self.ledger().adjust(self.world.paths[name], self.world.operation_id(), credits_nanocredits=amount)
+            self.book(name, amount)
+
+    async def change(self) -> None:
+        change = self.chance.choice(({"plan": "triple"}, {"plan": "everyone"}, {"weight": 2}, {"weight": 9}))
+        directory = self.chance.choice(self.world.stores).directory
+        name = self.chance.choice(("ann", "bob", "solo", "idle"))
+        await directory.update_account(AccountId(name), operation_id=self.world.operation_id(), **change)
+        if self.chance.random() < 0.7:
+            await self.world.refresh()
+
+    async def pass_time(self) -> None:
+        self.world.clock.pass_s(self.chance.choice((0.001, 60, 3600, 6 * 3600, DAY_S, 6 * DAY_S, 20 * DAY_S)))
+
+    async def flush(self) -> None:
+        await self.chance.choice(self.world.stores).equality.flush()
+
+    async def check(self) -> None:
+        """The balances say what the rules say, and the tallies what the balances say."""
+        await self.world.flush()
+        now_ms = self.world.clock.now_ms
+        for person, plain in self.plain.items():
+            standing = await self.world.stores[0].equality.standing(self.world.paths[person])
+            assert standing is not None
+            for window in ("day", "week", "month"):
+                assert standing.use_nanocredits[window] == plain.of(window, now_ms), (person, window, day_at(now_ms))
+        await self.world.check()
+
+
+@settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])  # every world begins by emptying it
+@given(seed=st.integers(0, 2**32))
+def test_whatever_happens_the_tallies_are_what_the_balances_say(seed: int, ledger_server: LedgerServer) -> None:
+    """Three processes, over turns of every window, changes of weight and plan, corrections, repeats: counted in steps, or all anew."""
+
+    async def run() -> None:
+        async with open_world(ledger_server, Clock(NOON_MS + seed % 90 * DAY_S * 1000), processes=3) as world:
+            history = History(world, random.Random(seed))
+            for n in range(60):
+                await history.step()
+                if n % 20 == 19:
+                    await history.check()
+
+    asyncio.run(run())
+
+
+def test_there_is_nothing_to_tell_of_an_empty_ledger(ledger_server: LedgerServer) -> None:
+    """No people, no use; not an error."""
+
+    async def run() -> None:
+        async with open_world(ledger_server, Clock()) as world:
+            for window in WINDOWS:
+                state = await world.stores[0].equality.state(window, "plan")
+                assert (state.total.population.people, state.total.tally.people, dict(state.groups)) == (0, 0, {})
+
+    asyncio.run(run())
