@@ -74,3 +74,39 @@ def _await_answer(server: LedgerServer, process: subprocess.Popen[bytes], log: P
         if process.poll() is not None or time.monotonic() > deadline:
             raise RuntimeError(f"{server.name} did not start:\n{log.read_text(errors='replace')[-2000:]}")
         time.sleep(0.01)  # The server says nothing when it is ready; asking is the only way to know.
+
+
+class DurableServer:
+    """A server that writes an append-only file, and may be killed and started again on it. `url` stays the same."""
+
+    def __init__(self, binary: Path, directory: Path) -> None:
+        self._binary = binary
+        self._directory = directory
+        self.server = LedgerServer(binary.name, directory / "s")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    def start(self, *, aside: bool = False) -> LedgerServer:
+        """Start it; `aside` where nobody but the test finds it."""
+        server = LedgerServer(self.server.name, self._directory / "aside") if aside else self.server
+        options = {"port": "0", "unixsocket": str(server.socket), "appendonly": "yes", "save": "", "maxmemory-policy": "noeviction"}
+        command = [str(self._binary), *(word for key, value in options.items() for word in (f"--{key}", value))]
+        with (self._directory / "log").open("wb") as log:
+            self._process = subprocess.Popen(command, cwd=self._directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+        _await_answer(server, self._process, self._directory / "log")
+        return server
+
+    def kill(self) -> None:
+        """As `kill -9` does it."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def stop(self) -> None:
+        """In order: everything is on disk."""
+        assert self._process is not None
+        self._process.terminate()
+        self._process.wait(timeout=START_TIMEOUT_S)

@@ -1,0 +1,93 @@
+"""A ledger server of the operator's own dies under load and comes back, with or without the pools: no seat is given twice.
+
+Two proxies on one server; every request goes to an upstream that notes how many it serves at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import tempfile
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from tests.e2e.test_fair_share import BEAT_S, LEASE_S, configuration, has, opened
+from tests.support import scripted_upstream
+from tests.support.deployment import serving, until
+from tests.support.ledger_server import DurableServer, ledger_binaries
+from tests.support.scarce_upstream import Person, Town
+from tests.support.scripted_upstream import ScriptedUpstream
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+SEATS, PARALLEL = 3, 12
+AWAY_S = 0.5
+PAUSE_S = 0.02
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def upstream() -> AsyncIterator[ScriptedUpstream]:
+    async with scripted_upstream.running() as upstream:
+        yield upstream
+
+
+async def persist(person: Person) -> None:
+    """Ask again and again, whatever the answer."""
+    while True:
+        if (await person.ask("lost")).status != 200:
+            await asyncio.sleep(PAUSE_S)  # the ledger is away: nobody asks without pause then
+
+
+def come_back(server: DurableServer, *, knows_pools: bool) -> None:
+    """The server starts on what it had written; or a replica does that had heard of everything but the pools."""
+    if not knows_pools:
+        with server.start(aside=True).client() as client:
+            assert client.delete("cl:since", *client.scan_iter("cl:{pool:*", count=1000)) > 2
+        server.stop()
+    server.start()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("knows_pools", "service_s"), [pytest.param(True, 1.2, id="restart"), pytest.param(False, 2.5, id="failover")])
+async def test_seats_survive_the_operators_own_server(
+    upstream: ScriptedUpstream, tmp_path: Path, knows_pools: bool, service_s: float
+) -> None:
+    """It is killed while requests run and wait, and starts again: never are there more at a time than seats for longer than a heartbeat;
+    all goes on by itself; nothing is left behind, and the books balance."""
+    here = opened(upstream, "lost", seats=SEATS, service_s=service_s)
+    async with contextlib.AsyncExitStack() as stack:
+        server = DurableServer(next(iter(ledger_binaries().values())), Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        server.start()
+        stack.callback(server.stop)
+        deployments = []
+        for number in range(2):
+            directory = tmp_path / str(number)
+            directory.mkdir()
+            text = configuration(upstream, {"lost": SEATS})
+            deployments.append(await stack.enter_async_context(serving(directory, text, workers=1, ledger_url=server.url)))
+        town = Town(*deployments)
+        people = [await town.person(name) for name in ("ann", "bob")]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(persist(people[number % 2])) for number in range(PARALLEL)]
+            await has(here, SEATS + 1)
+            server.kill()
+            await asyncio.sleep(AWAY_S)  # what runs goes on meanwhile
+            come_back(server, knows_pools=knows_pools)
+            back_s = time.monotonic()
+            await has(here, len(here.served) + 2 * SEATS)
+            assert time.monotonic() - back_s < 3 * service_s + 4 * BEAT_S
+            for task in tasks:
+                task.cancel()
+        assert here.crowded_s < BEAT_S
+        began_s = time.monotonic()
+        pool = await until(lambda: town.pool("lost"), lambda pool: pool["used"] == 0 and pool["backlog"] == 0)
+        assert pool["seats"] == SEATS
+        assert time.monotonic() - began_s < LEASE_S + 2 * BEAT_S
+        for person in people:
+            await until(lambda person=person: town.deployments[0].account(person.name), lambda account: account["held"] == "0")  # type: ignore[misc]
+        code, said = await town.deployments[0].audit()
+        assert code == 0, said
