@@ -177,7 +177,7 @@ class Commons(Section):
     """The account that what nobody uses flows to, that pays for spare seats, and that dividends come from."""
 
     account: Identifier | None = None
-    keep_days: int = Field(default=31, ge=1, le=3660)
+    keep_days: int = Field(default=31, ge=1, le=200)
     """How long it keeps what expired elsewhere and flowed to it."""
 
 

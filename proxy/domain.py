@@ -122,6 +122,8 @@ class Totals:
     revoked: int = 0
     adjusted: int = 0
     overrun: int = 0
+    collected: int = 0
+    """Of `given`: what had expired first, and went to the commons."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -617,8 +619,15 @@ class Ledger(Protocol):
         """Give credits away: taken from what `source` has left at its own level, added to `target` as grants.
 
         What came from a limit expires when that limit's window would have ended, and nothing lasts beyond `expires_at_ms`. `into` is for
-        a receiver of very many: what expires at the same time becomes one grant, `<into>:<expiry>`. Raises Refusal: insufficient_quota,
-        units_differ.
+        a receiver of very many: what expires at the same time becomes one grant, whose id begins with it. Raises Refusal:
+        insufficient_quota, units_differ.
+        """
+        ...
+
+    async def collect(self, source: Path, target: Path, operation_id: str, *, expires_at_ms: int, reason: str = "", into: str = "") -> int:
+        """Give another account what has expired in `source` since the last time; how much (0 the first time).
+
+        Windows that are over are turned for it. Raises Refusal: account_suspended, units_differ.
         """
         ...
 

@@ -47,6 +47,11 @@ class CountingLedger(RedisLedger):
         self._metrics.credits_moved("overrun", settlement.overrun_nanocredits)
         return settlement
 
+    async def collect(self, source: Path, target: Path, operation_id: str, *, expires_at_ms: int, reason: str = "", into: str = "") -> int:
+        collected = await super().collect(source, target, operation_id, expires_at_ms=expires_at_ms, reason=reason, into=into)
+        self._metrics.credits_moved("transferred", collected)
+        return collected
+
     async def transfer(
         self,
         source: Path,

@@ -42,6 +42,8 @@ log = logging.getLogger(__name__)
 REFRESH_S: Final = 0.25
 EXPIRE_S: Final = 1.0
 LOANS_S: Final = 1.0
+COLLECT_S: Final = 1.0
+DIVIDENDS_S: Final = 0.2
 REPORT_S: Final = 1.0
 WATCH_S: Final = 0.5
 TRIM_S: Final = 3600.0
@@ -148,7 +150,7 @@ class Parent:
         self._fleet = Fleet(metrics)
         self._audited_s: float | None = None
         self._reload_again = False
-        self.giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.config.commons.account)
+        self.giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.config.commons)
         self.pools = UpstreamPools(Pools(store.engine), lambda: self._settings.config.upstream)
         self._use = ParentsUse(store, self.pools, lambda: self._settings.config)
         self.workers = Workers(orders=self._orders, fleet=self._fleet, metrics=metrics)
@@ -185,6 +187,8 @@ class Parent:
             Job("following the ledger", REFRESH_S, self._refresh),
             Job("expiring holds", EXPIRE_S, self._expire),
             Job("looking after loans", LOANS_S, self.giving.loans.look),
+            Job("handing out dividends", DIVIDENDS_S, self.giving.dividends.step),
+            Job("collecting what expired", COLLECT_S, self.giving.collecting.visit),
             Job("audit", self._settings.config.ledger.audit_interval_s, self._audit),
             Job("trimming journals", TRIM_S, self._trim),
             Job("asking the workers", REPORT_S, lambda: self.workers.report(deadline_s=REPORT_S)),

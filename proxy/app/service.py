@@ -93,7 +93,7 @@ class Service:
             now_ms=store.engine.now_ms,
         )
         self._proxy.seating.denied = store.equality.denials.note
-        giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.commons.account)
+        giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.commons)
         desk = Desk(store.directory, store.ledger, store.journal, giving=giving)
         own_agents = OwnAgents(desk, giving.agents, lambda: self._settings.agents.max_per_person)
         self._proxy.own_pages = SelfService(

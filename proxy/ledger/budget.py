@@ -32,6 +32,8 @@ ENDED_MS = 120_000
 """How long an ended hold is remembered, for repeats; one that is unknown ended long ago."""
 GRANTS_MAX = 256
 """Unfinished grants of one account."""
+UNCOLLECTED_MS = 40 * 86_400_000
+"""For so long what has expired may wait to be collected; older is what a plan did not collect, and stays expired."""
 PRIORITY_MAX = 1_000_000
 
 _two, _three, _four = (Struct(f"<{count}d").pack for count in (2, 3, 4))
@@ -179,6 +181,17 @@ class RedisLedger:
             )
         await self._deliver(source[0], operation_id, [part.decode() for part in reply[2:]])
 
+    async def collect(self, source: Path, target: Path, operation_id: str, *, expires_at_ms: int, reason: str = "", into: str = "") -> int:
+        plans = [await self._directory.plan_of(await self._directory.settings(path[-1])) for path in (source, target)]
+        check_transfer(*plans, giver=source[-1], receiver=target[-1])
+        where = {"target": " ".join(target), "into": into, "expires": expires_at_ms}
+        reply = await self._verbs.operate("collect", source, operation_id, {"reason": reason, "stale_ms": UNCOLLECTED_MS, **where})
+        if len(reply) == 2:
+            return 0
+        parts = [part.decode() for part in reply[2:]]
+        await self._deliver(source[0], operation_id, parts)
+        return int(parts[3])
+
     async def _check_room(self, root: str, target: Path, operation_id: str) -> None:
         """Raises Refusal: account_not_found; conflict where the receiver could not take a new transfer, so that nothing is taken for it."""
         receiver = await self._directory.account(target[-1])
@@ -198,7 +211,7 @@ class RedisLedger:
                 "reason": reason,
                 "grants_max": GRANTS_MAX,
                 "late": True,
-                **({"into": f"{into}:{parts[n + 1]}"} if into else {}),
+                **({"into": into} if into else {}),
             }
             reply = await self._verbs.operate("grant", target, f"{operation_id}:{n // 2}", arguments)
             if reply[0] in ("TOO_MANY", "TOO_MUCH"):

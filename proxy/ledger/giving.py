@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from proxy import config
 from proxy.domain import AccountId, Ledger
 from proxy.ledger.agents import Agents
+from proxy.ledger.collecting import Collecting
 from proxy.ledger.directory import Directory
+from proxy.ledger.dividends import Dividends
 from proxy.ledger.engine import Engine
 from proxy.ledger.loans import Loans
 
@@ -21,6 +24,8 @@ class Giving:
 
     agents: Agents
     loans: Loans
+    dividends: Dividends
+    collecting: Collecting
     commons: Callable[[], AccountId | None]
     """The account of the commons; None where there is none."""
 
@@ -33,11 +38,13 @@ class Giving:
         return COMMONS if target == self.commons() else ""
 
 
-def giving_on(engine: Engine, directory: Directory, ledger: Ledger, *, commons: Callable[[], str | None]) -> Giving:
+def giving_on(engine: Engine, directory: Directory, ledger: Ledger, *, commons: Callable[[], config.Commons]) -> Giving:
     """All of it on one view of the ledger."""
 
     def account() -> AccountId | None:
-        named = commons()
+        named = commons().account
         return None if named is None else AccountId(named)
 
-    return Giving(Agents(engine, directory), Loans(engine, directory, ledger), account)
+    collecting = Collecting(engine, directory, ledger, commons=account, keep_days=lambda: commons().keep_days)
+    dividends = Dividends(engine, directory, ledger, commons=account)
+    return Giving(Agents(engine, directory), Loans(engine, directory, ledger), dividends, collecting, account)

@@ -94,7 +94,7 @@ class Journal:
             busy.setdefault(path[0], set())
             problems, totals, running, root_left = await self._audit_account(path)
             broken.extend(problems)
-            expired += totals["expired"]
+            expired += totals["expired"] + totals["collected"]
             left += root_left
             if running:
                 busy[path[0]].add(path[-1])

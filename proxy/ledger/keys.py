@@ -24,6 +24,9 @@ PLANS = "cl:plans"
 PRICES = "cl:prices"
 EVENTS = "cl:{events}"
 LOANS = "cl:loans"
+COLLECTING = "cl:collecting"
+DIVIDENDS = "cl:dividends"
+OPEN_DIVIDENDS = "cl:opendividends"
 LOANS_DUE = "cl:due"
 EQUALITY = "cl:{equality}:state"
 OPEN_BATCHES = "cl:batches"
@@ -131,6 +134,10 @@ def loan(loan_id: str) -> str:
 def loans_of(account_id: str) -> str:
     """What an account lends and borrows, or did."""
     return f"cl:loans:{account_id}"
+
+
+def dividend(dividend_id: str) -> str:
+    return f"cl:dividend:{dividend_id}"
 
 
 def unfinished_loans_of(account_id: str) -> str:

@@ -14,13 +14,14 @@ from typing import Literal
 
 import msgspec
 
-from proxy.domain import Account, AccountId, Ledger
+from proxy.domain import AccountId, Ledger
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import keys
 from proxy.ledger.changes import PAGE_MAX, Page
 from proxy.ledger.directory import Directory
 from proxy.ledger.documents import Documents
 from proxy.ledger.engine import Engine
+from proxy.ledger.people import left_to_give
 
 log = logging.getLogger(__name__)
 
@@ -280,7 +281,7 @@ class Loans:
             await self._take(loan, 0, loan.taking.operation_id)
         elif loan.due_at_ms <= self._engine.now_ms():
             borrower = await self._directory.snapshot(await self._directory.path(loan.borrower))
-            amount = min(loan.outstanding_nanocredits, _left(borrower[1][-1], self._engine.now_ms()))
+            amount = min(loan.outstanding_nanocredits, left_to_give(borrower[1][-1], self._engine.now_ms()))
             if amount > 0:
                 await self._take(loan, amount, f"due:{loan.steps + 1}")
 
@@ -321,10 +322,3 @@ def _terms(loan: Loan) -> tuple[object, ...]:
 def _only(loan: Loan, before: LoanState, after: LoanState) -> Loan:
     """The loan in another state, where it is in the one before."""
     return msgspec.structs.replace(loan, state=after) if loan.state == before else loan
-
-
-def _left(level: Account, now_ms: int) -> int:
-    """What an account has left at its own level, and so can give; without limits that is what its grants have."""
-    granted = sum(grant.remaining_nanocredits for grant in level.grants if grant.effective_at_ms <= now_ms)
-    limited = min((state.remaining_nanocredits for state in level.limits), default=0)
-    return limited + granted

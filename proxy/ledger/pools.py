@@ -132,6 +132,18 @@ class Pools:
         _, mark = await self._engine.commands(("SET", keys.SINCE, made_ms, "NX"), ("GET", keys.SINCE))
         self._since_ms = None if mark is None else int(mark)
 
+    async def number_among_workers(self) -> tuple[int, int]:
+        """Which of the workers that listen this one is, from 0, and how many there are."""
+        channels = sorted(await self._engine.command("PUBSUB", "CHANNELS", keys.seats_of_worker("*")))
+        own = self._channel.encode()
+        return (channels.index(own), len(channels)) if own in channels else (len(channels), len(channels) + 1)
+
+    def took(self, pool: str, ticket: str) -> None:
+        """A ticket that entered has a seat that the server does not know of: the next beat that it answers says so."""
+        known = self._tickets.get((pool, ticket))
+        if known is not None:
+            known.seated = True
+
     def _learning_left_ms(self, pool: str) -> int:
         """How long the pool gives no seat if the server does not know it."""
         if pool in self._seen or self._since_ms is None:

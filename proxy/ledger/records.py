@@ -31,7 +31,7 @@ from proxy.policy import windows
 NEVER_MS = AMOUNT_MAX_NANOCREDITS
 """An expiry that never comes."""
 
-TOTALS = ("spent", "held", "granted", "expired", "given", "revoked", "adjusted", "overrun")
+TOTALS = ("spent", "held", "granted", "expired", "given", "revoked", "adjusted", "overrun", "collected")
 
 pack = msgspec.msgpack.Encoder().encode
 encode = msgspec.json.Encoder(order="deterministic").encode

@@ -32,6 +32,7 @@ VERBS = (
     "revoke",
     "adjust",
     "transfer",
+    "collect",
     "deliver",
     "set_limits",
     "open",

@@ -18,7 +18,7 @@ STALE_TRIES = 4
 """How often a call is made again because an account or a window changed under it."""
 CACHED_PATHS_MAX = 50_000
 
-_OPENING = frozenset({"hold", "transfer"})
+_OPENING = frozenset({"hold", "transfer", "collect"})
 """Verbs that leave something open, which a sweeper must find if nobody else ends it."""
 
 Value = str | bytes | int

@@ -78,6 +78,7 @@ DEFINITIONS: Final = (
     Definition("usage_flagged_total", "counter", "Answers whose reported usage could not be taken as it was.", ("reason",)),
     Definition("uncounted_requests_total", "counter", 'Requests let through unpaid in an outage (on_failure = "allow").'),
     credits("uncounted_credits_total", "counter", 'Credits let through unpaid in an outage (on_failure = "allow").'),
+    Definition("seats_given_alone_total", "counter", 'Seats that a worker gave by itself in an outage (on_failure = "allow").', ("pool",)),
     Definition("settle_backlog", "gauge", "Ends of holds that wait in the local journal for the ledger."),
     Definition("settle_backlog_records_total", "counter", "Ends of holds that went through the local journal.", ("event",)),
     Definition("expired_holds_total", "counter", "Holds that timed out and were charged as last recorded."),
@@ -222,6 +223,10 @@ class Metrics:
         """A request was let through unpaid because the ledger is away."""
         self._counts["uncounted_requests_total"][()] += 1
         self._counts["uncounted_credits_total"][()] += amount_nanocredits
+
+    def seated_alone(self, *, pool: str) -> None:
+        """A worker gave a seat by itself because the ledger is away."""
+        self._counts["seats_given_alone_total"][(pool,)] += 1
 
     def backlog_changed(self, waiting: int, event: BacklogEvent | None) -> None:
         """How many ends of holds wait in the local journal, and what became of one of them, if anything did."""

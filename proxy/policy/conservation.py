@@ -1,7 +1,8 @@
 """Double entry: folding a journal, and what must hold between the fold and the balances.
 
 A posting moves an amount from one place of a source to another. Sources: `w:<window>` a limit's window that carries the account's totals,
-`c:<window>` the same for a further limit that was charged alongside, `g:<grant>`, `f` (an account without limits), `overrun`. Pure.
+`c:<window>` the same for a further limit that was charged alongside, `g:<grant>`, `f` (an account without limits), `overrun`, `x` (what
+had expired in any of them and was collected). Pure.
 """
 
 from __future__ import annotations
@@ -87,6 +88,7 @@ def broken_books(fold: Fold, account: str, stored: Stored) -> list[str]:
     own = {source: places for source, places in sources.items() if not source.startswith("c:")}
     for total in ("spent", "held", "overrun", "given", "revoked"):
         expect(total, sum(places[total] for places in own.values()), stored.totals[total])
+    expect("collected", sources["x"]["given"] if "x" in sources else 0, stored.totals["collected"])
     expect("expired", sum(places["expired"] for places in sources.values()), stored.totals["expired"])
     granted = -sum(places["world"] for source, places in sources.items() if source.startswith("g:"))
     expect("granted", granted, stored.totals["granted"])

@@ -13,7 +13,7 @@ from proxy.errors import Refusal
 from proxy.server.exchange import Exchange
 from proxy.server.holding import Reservation
 from proxy.server.metering import NO_CHARGE, Charge, Meter
-from proxy.server.seating import Turn
+from proxy.server.seat import Turn
 from proxy.server.upstream import Endpoint
 
 

@@ -43,7 +43,8 @@ from proxy.server.holds import Holds
 from proxy.server.identity import KeyLookup, identify
 from proxy.server.metering import Meter
 from proxy.server.reading import KEY_PARAMETER, check_framing, joined_query, read_body, read_priority, read_query, split_target
-from proxy.server.seating import Pools, Seating, Turn
+from proxy.server.seat import Turn
+from proxy.server.seating import Pools, Seating
 from proxy.server.sending import Letter, Sender
 from proxy.server.upstream import JSON, Endpoint
 
@@ -124,7 +125,7 @@ class Proxy:
         self._budget_status = settings.compat.budget_status
         self._commons = None if settings.commons.account is None else domain.AccountId(settings.commons.account)
         self._holds.configure(settings.ledger)
-        self.seating.configure(settings.upstream)
+        self.seating.configure(settings.upstream, on_failure=settings.ledger.on_failure)
         self.admission = Admission(tuple(endpoints), self._prices, settings.opaque)
         self._catalogue = Catalogue(self.admission.routes, self._prices)
 

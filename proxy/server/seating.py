@@ -1,26 +1,27 @@
 """Seats at upstreams that serve only so many requests at a time: asked for, waited for, given back.
 
-The pools' state and the rule of who goes next are the ledger's (`policy/fair_share.py`); here a request asks without waiting, beside its
-hold, and waits only where no seat is free. Leases are kept alive by a periodic `beat`. Must not know what a request costs, nor HTTP.
+The pools' state and the rule of who goes next are the ledger's (`policy/fair_share.py`); one request's way to its seat is `seat.py`'s. Here
+is what one worker has of them all: leases, kept alive by a periodic `beat`, what could not be given back yet, what came of it. Must not
+know what a request costs, nor HTTP.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol
 
 from proxy import config
-from proxy.domain import Beats, Caller, Path, Place, Usage
-from proxy.errors import LedgerUnavailable, Refusal
+from proxy.domain import Beats, Caller, Path, Place
+from proxy.errors import LedgerUnavailable
 from proxy.metrics import DeficitReason, Metrics
 from proxy.policy.adaptive_seats import AdaptiveSeats, Move
 from proxy.policy.estimates import Estimates
-from proxy.server.metering import Charge
+from proxy.server.alone import Alone
 from proxy.server.patience import Patience
+from proxy.server.seat import Seat
 
 log = logging.getLogger(__name__)
 
@@ -58,196 +59,15 @@ class Pools(Protocol):
 
     async def learn_age(self) -> None: ...
 
+    async def number_among_workers(self) -> tuple[int, int]: ...
+
+    def took(self, pool: str, ticket: str) -> None: ...
+
     async def beat(self, tickets: Mapping[str, Sequence[str]]) -> Beats: ...
 
     async def configure(self, pool: str, *, seats: int | None = None, memory_nanocredits: int | None = None) -> bool: ...
 
     async def adapt(self, pool: str, move: Move, *, least: int, most: int) -> int | None: ...
-
-
-class Seat:
-    """One request's place at one upstream, from asking to leaving. `ask`, then `taken`, then `leave`, which may come at any time."""
-
-    __slots__ = (
-        "_asked_s",
-        "_caller",
-        "_estimate",
-        "_lag_nanocredits",
-        "_left",
-        "_priority",
-        "_seated_s",
-        "_seating",
-        "_section",
-        "_spare",
-        "granted",
-        "on_yield",
-        "so_far",
-        "ticket",
-    )
-
-    def __init__(
-        self,
-        seating: Seating,
-        section: config.Upstream,
-        ticket: str,
-        caller: Caller,
-        *,
-        estimate_nanocredits: int,
-        priority: int,
-        spare: bool,
-    ) -> None:
-        self._seating = seating
-        self._section = section
-        self._caller = caller
-        self._estimate = estimate_nanocredits
-        self._priority = priority
-        self._spare = spare
-        self._lag_nanocredits = 0
-        """What others were to be served first when it began to wait."""
-        self._asked_s = time.monotonic()
-        self._seated_s: float | None = None
-        self._left = False
-        self.ticket = ticket
-        self.so_far: Callable[[], int] = lambda: 0
-        """What the request has cost until now."""
-        self.on_yield: Callable[[], None] = lambda: None
-        """Called when a spare seat is wanted back."""
-        self.granted: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    @property
-    def is_waiting(self) -> bool:
-        """Whether it has asked and not yet been seated."""
-        return self._seated_s is None and not self._left
-
-    @property
-    def is_dearer(self) -> bool:
-        """Whether it has its seat, and costs more already than was thought when it got it."""
-        return self._seated_s is not None and not self._left and self.so_far() > self._estimate
-
-    @property
-    def pool(self) -> str:
-        return self._section.name
-
-    def ask(self) -> None:
-        """Ask for it, without waiting for the answer."""
-        self._seating.mine[self.pool][self.ticket] = self
-        self._seating.in_background(self._enter())
-
-    async def _enter(self) -> None:
-        section = self._section
-        assert section.first_seats is not None, "who has no limit has no seats"
-        try:
-            place = await self._seating.pools.enter(
-                self.pool,
-                self.ticket,
-                path=self._caller.person or self._caller.path,
-                weights=self._caller.weights,
-                estimate_nanocredits=self._estimate,
-                seats=section.first_seats,
-                depth=section.queue_depth_per_account,
-                priority=self._priority,
-                spare=self._spare,
-            )
-        except Refusal as refusal:
-            self._fail(self._seating.patience.full(refusal, section) if refusal.code == "queue_full" else refusal)
-        except LedgerUnavailable as failure:
-            self._fail(failure)
-        else:
-            self._lag_nanocredits = place.lag_nanocredits
-            if place.seated:
-                self.grant()
-
-    def grant(self) -> None:
-        """It has its seat; whoever waits goes on."""
-        if self._seated_s is None:
-            self._seated_s = time.monotonic()
-        if not self.granted.done():
-            self.granted.set_result(None)
-
-    def _fail(self, error: Exception) -> None:
-        if not self.granted.done():
-            self.granted.set_exception(error)
-            self.granted.exception()  # whoever left meanwhile does not ask for it
-
-    async def taken(self) -> float:
-        """Wait until it is there; the seconds that it took. Raises Refusal queue_full, queue_timeout; LedgerUnavailable."""
-        try:
-            async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._section.queue_timeout_s):
-                await self.granted
-        except TimeoutError:
-            raise self._seating.patience.timed_out(self._section, lag_nanocredits=self._lag_nanocredits) from None
-        waited_s = time.monotonic() - self._asked_s
-        self._seating.metrics.queued(pool=self.pool, seconds=waited_s)
-        return waited_s
-
-    def leave(self, charge: Charge | None) -> None:
-        """Give it back, or stop waiting; None where nothing was sent. Does not wait."""
-        if self._left:
-            return
-        self._left = True
-        rest_s = 0.0
-        if self._seated_s is not None:
-            taken_s = time.monotonic() - self._seated_s
-            rest_s = 0.0 if charge is None else self._rest_s(charge.usage, taken_s)
-            self._seating.patience.was_taken(self.pool, taken_s + rest_s, 0 if charge is None else charge.spent_nanocredits)
-        spent = None if charge is None else charge.spent_nanocredits
-        if rest_s > 0:
-            asyncio.get_running_loop().call_later(rest_s, lambda: self._seating.in_background(self._leave(spent)))
-        else:
-            self._seating.in_background(self._leave(spent))
-
-    def _rest_s(self, usage: Usage, taken_s: float) -> float:
-        """How much longer the seat stays taken where the upstream counts tokens a minute: so many seats give so many tokens their time."""
-        per_minute, seats = self._section.tokens_per_minute, self._section.first_seats
-        if per_minute is None or seats is None:
-            return 0.0
-        return (usage.input_tokens + usage.output_tokens) * 60 * seats / per_minute - taken_s
-
-    async def _leave(self, spent_nanocredits: int | None) -> None:
-        self._seating.mine[self.pool].pop(self.ticket, None)
-        await self._seating.give_back(self.pool, self.ticket, spent_nanocredits)
-
-
-class Turn:
-    """The seats of one request, at one upstream after another. Leaving this context gives back whatever is left."""
-
-    __slots__ = ("_caller", "_most", "_priority", "_seating", "_ticket", "seat")
-
-    def __init__(self, seating: Seating, ticket: str, caller: Caller, *, most: Callable[[], int], priority: int) -> None:
-        self._seating = seating
-        self._ticket = ticket
-        self._caller = caller
-        self._most = most
-        self._priority = priority
-        self.seat: Seat | None = None
-        """The one that it has or waits for; None where the upstream has no limit."""
-
-    def ask(self, section: config.Upstream, *, spare: bool = False) -> None:
-        """Ask for a seat at this upstream, and give back the one before; a spare one only where nobody else wants it."""
-        self.leave(None)
-        self.seat = None
-        if section.first_seats is not None:
-            self.seat = Seat(
-                self._seating,
-                section,
-                self._ticket + ("+" if spare else ""),
-                self._caller,
-                estimate_nanocredits=self._seating.likely(self._caller, section.name, most_nanocredits=self._most()),
-                priority=self._priority,
-                spare=spare,
-            )
-            self.seat.ask()
-
-    def leave(self, charge: Charge | None) -> None:
-        """Give the seat back; None where nothing was sent. Does not wait."""
-        if self.seat is not None:
-            self.seat.leave(charge)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.leave(None)
 
 
 class Seating:
@@ -261,6 +81,7 @@ class Seating:
         self.mine: defaultdict[str, dict[str, Seat]] = defaultdict(dict)
         """By pool and ticket. Bounded by the requests that are open."""
         self.patience = Patience()
+        self._alone = Alone(self._seated_alone)
         self.denied: Callable[[Path, str, int], None] = lambda _path, _code, _nanocredits: None
         """Told of a request that was not served: whose, why, and what it would probably have cost."""
         self._limited: frozenset[str] = frozenset()
@@ -271,8 +92,9 @@ class Seating:
         """Tickets that could not be given back yet, by pool and name, and what they did cost."""
         self._adaptive: dict[str, AdaptiveSeats] = {}
 
-    def configure(self, sections: Sequence[config.Upstream]) -> None:
-        """Take over new numbers of seats; the next beat tells the pools."""
+    def configure(self, sections: Sequence[config.Upstream], *, on_failure: Literal["refuse", "allow"]) -> None:
+        """Take over new numbers of seats, and whether to go on without the ledger; the next beat tells the pools."""
+        self._alone.is_allowed = on_failure == "allow"
         limited = [section for section in sections if section.first_seats is not None]
         self._limited = frozenset(section.name for section in limited)
         self._untold = {section.name: section for section in limited}
@@ -305,6 +127,8 @@ class Seating:
             return
         try:
             await self.pools.learn_age()
+            if self._alone.is_allowed:
+                self._alone.part_is(*await self.pools.number_among_workers())
             for pool in list(self._untold):
                 section = self._untold[pool]
                 seats = None if section.seats == "auto" else section.first_seats
@@ -313,6 +137,9 @@ class Seating:
             await self._beat()
         except LedgerUnavailable:
             log.debug("no beat: the ledger is away")
+            self._go_on_alone()
+        else:
+            self._alone.end()
 
     async def _beat(self) -> None:
         await asyncio.gather(*(self.give_back(pool, ticket, spent) for (pool, ticket), spent in self._kept.items()))
@@ -331,6 +158,42 @@ class Seating:
                     seat.ask()  # the pool has lost it, so it asks again
         running = [seat for seats in self.mine.values() for seat in seats.values() if seat.is_dearer]
         await asyncio.gather(*(self.pools.charge(seat.pool, seat.ticket, spent_nanocredits=seat.so_far()) for seat in running))
+
+    # --- while the ledger is away ------------------------------------------------------------------------------------------------
+
+    def enter_alone(self, seat: Seat) -> bool:
+        """Let a request have its seat from this worker alone, or wait for one; whether it may."""
+        section = seat.section
+        assert section.first_seats is not None, "who has no limit has no seats"
+        return self._alone.enter(
+            *(seat.pool, seat.claim),
+            seats=section.first_seats,
+            depth=section.queue_depth_per_account,
+            taken=self._taken(seat.pool),
+        )
+
+    def left_alone(self, seat: Seat) -> None:
+        """A request has left, whoever gave it its seat."""
+        self._alone.leave(seat.pool, seat.ticket, seats=seat.section.first_seats or 0, taken=self._taken(seat.pool))
+
+    def _taken(self, pool: str) -> int:
+        """How many requests here have a seat that the ledger gave."""
+        return sum(not seat.is_waiting and not self._alone.has(pool, ticket) for ticket, seat in self.mine[pool].items())
+
+    def _seated_alone(self, pool: str, ticket: str) -> None:
+        self.pools.took(pool, ticket)
+        self.metrics.seated_alone(pool=pool)
+        self.seated(pool, ticket)
+
+    def _go_on_alone(self) -> None:
+        """Who waits at the ledger waits here instead; who has a seat from here keeps it."""
+        for pool, seats in self.mine.items():
+            self._alone.beat(pool, list(seats))
+            for seat in list(seats.values()):
+                if seat.is_waiting:
+                    self.enter_alone(seat)
+
+    # --- what came of it ---------------------------------------------------------------------------------------------------------
 
     def count(self, caller: Caller, pool: str, outcome: str, most: Callable[[], int], spent_nanocredits: int | None) -> None:
         """Count a request that has ended as demand of its pool: served, or not, and why."""

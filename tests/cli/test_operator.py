@@ -155,6 +155,17 @@ async def test_loans_are_made_and_listed(command: Command) -> None:
     assert (await command("request list ann")).table == [["REQUEST", "AGENT", "LIMITS", "AT", "REASON"], ["(none)"]]
 
 
+async def test_dividends_are_declared_and_followed(command: Command) -> None:
+    """What is handed out, and how far it came."""
+    await command("account create fund --limit 0/ever")
+    await command("grant add fund 9 --reason tithes")
+    made = await command("dividend create 6 --by weight --reason 'new year'")
+    assert made.table[1][1:] == ["6", "weight", "counting", "0", "0", "0", "new year"]
+    assert "tells how far it came" in made.err
+    assert (await command(f"dividend show {made.table[1][0]}")).table == made.table
+    assert (await command("dividend list")).table == made.table
+
+
 async def test_limits_are_set_and_given_back_to_the_plan(command: Command) -> None:
     """As they are written, so they are shown."""
     await command("account create user:ann")

@@ -425,6 +425,27 @@ async def test_a_lost_pool_is_not_taken_for_a_new_one(two: tuple[Worker, Worker]
     assert (await asks.pools.beat({"new": ["b"]})).seated == {"new": ()}
 
 
+async def test_workers_know_which_they_are_among_how_many(two: tuple[Worker, Worker]) -> None:
+    """Those that listen count, each once; one that does not is thought to come after them."""
+    one, other = two
+    async with one.pools.listen(one.hear), other.pools.listen(other.hear), asyncio.timeout(PROMPTLY_S):
+        await asyncio.gather(one.pools.subscribed.wait(), other.pools.subscribed.wait())
+        assert sorted([await one.pools.number_among_workers(), await other.pools.number_among_workers()]) == [(0, 2), (1, 2)]
+    while await one.pools.number_among_workers() != (0, 1):  # noqa: ASYNC110 - the server sees the connections end when it does
+        await asyncio.sleep(0.001)
+
+
+async def test_a_seat_that_a_worker_gave_by_itself_is_told_with_the_next_beat(two: tuple[Worker, Worker]) -> None:
+    """It counts as taken from then on, whether or not there was one: the request runs."""
+    one, other = two
+    await one.enter("a")
+    await other.enter("b")
+    other.pools.took(POOL, "b")
+
+    assert await other.beat("b") == ("b",)
+    assert (await one.state()).used == 2
+
+
 async def test_a_replica_that_lagged_behind_is_told_who_has_a_seat(two: tuple[Worker, Worker], ledger_server: LedgerServer) -> None:
     """It takes over without having heard of the last seat that was given: the beat of who has it says so."""
     one, other = two

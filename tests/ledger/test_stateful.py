@@ -260,6 +260,13 @@ class Comparison(RuleBasedStateMachine):
         named = {"into": into, "expires_at_ms": expires_at_ms}
         self.both("transfer", *paths, self.new_id("t"), credits_nanocredits=credits, reason=GIFT, how=how, **named)
 
+    @rule(account=accounts, taker=st.sampled_from(["free", "bob"]), how=how)
+    def collect(self, account: str, taker: str, how: How) -> None:
+        """What has expired goes to another account; who may give to whom is nothing that the ledger knows."""
+        if account != taker:
+            named = {"expires_at_ms": self.clock.now_ms + 90_000, "reason": GIFT, "into": "pool"}
+            self.both("collect", self.path(account), self.path(taker), self.new_id("c"), how=how, **named)
+
     @rule(account=accounts, given=st.none() | limit_sets, how=how)
     def set_limits(self, account: str, given: tuple[Limit, ...] | None, how: How) -> None:
         self.limits_changed = True

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
+
+import pytest
 
 from tests.server.conftest import Start
-from tests.server.test_seating import ANSWER, ONE_SEAT, ask
+from tests.server.test_seating import ANSWER, COST, ONE_SEAT, ask
 from tests.support import openai_answers
+from tests.support.proxied import Proxied
 from tests.support.scripted_upstream import ScriptedUpstream
 
 
@@ -50,3 +54,86 @@ async def test_another_upstream_serves_while_a_pool_is_drained(upstream: Scripte
         assert (await ask(proxied))[0] == 200
         await proxied.until_settled()
         assert proxied.counted("failovers_total", "up") == 1
+
+
+# --- on_failure = "allow" --------------------------------------------------------------------------------------------------------------
+
+ALLOWED: dict[str, Any] = {"settings": {"ledger": {"deadline_ms": 20, "on_failure": "allow"}}}
+
+
+async def go_away(proxied: Proxied, *, number: int, workers: int) -> None:
+    """The ledger goes away; the worker has heard before which it is among how many."""
+    proxied.pools.number, proxied.pools.workers = number, workers
+    await proxied.proxy.seating.beat()
+    proxied.pools.is_down = True
+    proxied.ledger.cut()
+
+
+async def test_without_the_ledger_a_worker_gives_its_part_of_the_seats(upstream: ScriptedUpstream, start: Start) -> None:
+    """The first of two gives two of three, each to the next as it comes free; nobody is charged less for it in the end."""
+    async with start(upstream={"seats": 3}, **ALLOWED) as proxied:
+        await go_away(proxied, number=0, workers=2)
+        asking = [asyncio.create_task(ask(proxied)) for _ in range(4)]
+        exchanges = [await upstream.next_request() for _ in range(2)]
+        await proxied.proxy.seating.beat()
+        assert len(upstream.received) == 2
+        await exchanges.pop().answer(ANSWER)
+        exchanges.append(await upstream.next_request())
+        assert len(upstream.received) == 3
+        upstream.automatic = lambda exchange: exchange.answer(ANSWER)
+        for exchange in exchanges:
+            await exchange.answer(ANSWER)
+        assert [status for status, _, _ in await asyncio.gather(*asking)] == [200] * 4
+        assert proxied.counted("seats_given_alone_total", "up") == 4
+        assert len(proxied.pools.taken) == 4
+        proxied.pools.is_down = False
+        proxied.ledger.mend()
+
+        async def charged() -> bool:
+            return await proxied.spent() == 4 * COST
+
+        await proxied.until(charged)
+
+
+async def test_seats_that_the_ledger_gave_are_part_of_a_workers_part(upstream: ScriptedUpstream, start: Start) -> None:
+    """Who had one when the ledger went away keeps it, and who waited there waits here: of two seats one more is given."""
+    async with start(upstream={"seats": 2}, **ALLOWED) as proxied:
+        proxied.pools.number, proxied.pools.workers = 0, 1
+        first = asyncio.create_task(ask(proxied))
+        had = await upstream.next_request()
+        others = asyncio.create_task(proxied.pools.configure("up", seats=1))
+        await others
+        second = asyncio.create_task(ask(proxied))
+
+        async def waits() -> bool:
+            return proxied.pools.pool("up").waiting == 1
+
+        await proxied.until(waits)
+        await go_away(proxied, number=0, workers=1)
+        moved = await upstream.next_request()
+        third = asyncio.create_task(ask(proxied))
+        await proxied.proxy.seating.beat()
+        assert len(upstream.received) == 2
+        await had.answer(ANSWER)
+        last = await upstream.next_request()
+        for exchange in (moved, last):
+            await exchange.answer(ANSWER)
+        assert [status for status, _, _ in await asyncio.gather(first, second, third)] == [200] * 3
+
+
+@pytest.mark.parametrize("reason", ["it may not", "its part is none", "the pool's queue is full"])
+async def test_without_the_ledger_or_a_part_nobody_is_let_through(upstream: ScriptedUpstream, start: Start, reason: str) -> None:
+    """503 at once: not by default, nor by the second of two workers where there is one seat, nor beyond a caller's places."""
+    how = ALLOWED if reason != "it may not" else {"settings": {"ledger": {"deadline_ms": 20}}}
+    full = reason == "the pool's queue is full"
+    async with start(upstream={"seats": 1, "queue_depth_per_account": 1}, **how) as proxied:
+        await go_away(proxied, number=0 if full else 1, workers=1 if full else 2)
+        asking = [asyncio.create_task(ask(proxied)) for _ in range(2 if full else 0)]
+        if full:
+            exchange = await upstream.next_request()
+        status, _, body = await ask(proxied)
+        assert (status, json.loads(body)["error"]["code"]) == (503, "ledger_unavailable")
+        if full:
+            upstream.automatic = lambda exchange: exchange.answer(ANSWER)
+            await exchange.answer(ANSWER)
+            await asyncio.gather(*asking)

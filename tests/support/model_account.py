@@ -15,6 +15,7 @@ from proxy.errors import Conflict
 from proxy.policy.windows import sliding_window_s, window_at
 
 GRANTS_MAX = 256
+GRANTS = "grants"
 MINUTE_US = 60_000_000
 
 
@@ -111,6 +112,10 @@ class Level:
     revoked: int = 0
     adjusted: int = 0
     overrun: int = 0
+    collected: int = 0
+    uncollected: dict[str, int] = field(default_factory=dict)
+    """What has expired since the last collection: by limit, and (under `grants`) of grants."""
+    collected_at_ms: int | None = None
     running: int = 0
     """Open holds of the account and of those below it."""
     used_until_us: int = 0
@@ -144,7 +149,8 @@ class Level:
             present = self.present(limit, now_ms)
             past = self.windows.setdefault(limit.key, [])
             if not past or past[-1] is not present:
-                self.expired += max(0, past[-1].left() - present.carried) if past else 0
+                if past:
+                    self.expire(limit.key, max(0, past[-1].left() - present.carried))
                 past.append(present)
             present.limit = limit
 
@@ -240,11 +246,31 @@ class Level:
         assert amount == 0, "more was reserved than is available"
         return parts
 
+    def expire(self, source: str, amount: int) -> None:
+        self.expired += amount
+        self.uncollected[source] = self.uncollected.get(source, 0) + amount
+
+    def collect(self, now_ms: int, *, stale_ms: int) -> int:
+        """What has expired since the last time, unless that is too long ago: of grants, and the least that any limit left."""
+        self.turn_windows(now_ms)
+        self.expire_grants(now_ms)
+        keys = [limit.key for limit in self.limits]
+        least = min((self.uncollected.get(key, 0) for key in keys), default=0)
+        amount = self.uncollected.get(GRANTS, 0) + least
+        is_stale = self.collected_at_ms is None or now_ms - self.collected_at_ms > stale_ms
+        self.uncollected.update(dict.fromkeys([GRANTS, *(keys if least or is_stale else [])], 0))
+        amount = 0 if is_stale else amount
+        self.collected_at_ms = now_ms
+        self.expired -= amount
+        self.given += amount
+        self.collected += amount
+        return amount
+
     def expire_grants(self, now_ms: int) -> None:
         """Book what grants have left past their expiry. Nobody could use it any more, so the books may follow later."""
         for grant in self.grants.values():
             if grant.is_over(now_ms):
-                self.expired += grant.left
+                self.expire(GRANTS, grant.left)
                 grant.expired += grant.left
                 grant.left = 0
 
@@ -292,7 +318,7 @@ class Level:
             return
         grant.left += amount
         if grant.is_over(now_ms):
-            self.expired += amount
+            self.expire(GRANTS, amount)
             grant.expired += amount
             grant.left -= amount
 
@@ -301,7 +327,7 @@ class Level:
         last = self.windows[window.limit.key][-1]
         carried = min(amount, max(0, _keeps(window.limit) - last.carried))
         last.carried += carried
-        self.expired += amount - carried
+        self.expire(window.limit.key, amount - carried)
 
     def demand_room(self, now_ms: int) -> None:
         """For one more grant. Raises Conflict."""
@@ -317,6 +343,11 @@ class Level:
             self.dropped[oldest.grant_id] = self.grants.pop(oldest.grant_id)
         self.grants[grant.grant_id] = grant
         self.granted += grant.credits
+
+    def grant_like(self, begins: str, expires_at_ms: int | None) -> GrantState | None:
+        """The live grant whose id begins so and that expires then."""
+        alike = (g for g in self.grants.values() if g.live and g.grant_id.startswith(begins) and g.expires_at_ms == expires_at_ms)
+        return next(alike, None)
 
     def add_to_grant(self, grant: GrantState, credits: int) -> None:
         """More of the same: it expires when the grant does."""

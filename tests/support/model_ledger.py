@@ -20,6 +20,7 @@ from proxy.policy.windows import sliding_window_s, window_at, window_s
 from tests.support.model_account import GrantState, Level, Part, WindowState
 
 Answer = TypeVar("Answer")
+UNCOLLECTED_MS = 40 * 86_400_000
 
 
 @dataclass(slots=True, eq=False)
@@ -245,11 +246,10 @@ class ModelLedger:
             gifts = _by_expiry(parts, latest_ms=expires_at_ms)
             giver.give(parts)
             for n, (ends_at_ms, credits) in enumerate(gifts.items(), start=1):
-                merged = f"{into}:{AMOUNT_MAX_NANOCREDITS if ends_at_ms is None else ends_at_ms}" if into else ""
-                if merged in taker.grants and taker.grants[merged].live:
-                    taker.add_to_grant(taker.grants[merged], credits)
+                if into and (merged := taker.grant_like(f"{into}:", ends_at_ms)) is not None:
+                    taker.add_to_grant(merged, credits)
                     continue
-                gift_id = merged if merged and merged not in taker.grants else f"{operation_id}:{n}"
+                gift_id = f"{into}:{operation_id}:{n}" if into else f"{operation_id}:{n}"
                 taker.add_grant(GrantState(gift_id, credits, 0, now_ms, ends_at_ms, now_ms, reason, left=credits), now_ms)
             taker.expire_grants(now_ms)  # A gift may have been on its way for too long.
 
@@ -260,6 +260,24 @@ class ModelLedger:
         check_transfer(*plans, giver=source[-1], receiver=target[-1])
         asked = (source, target, credits_nanocredits, reason, into, expires_at_ms)
         self._once("transfer", source, operation_id, asked, act)
+
+    async def collect(self, source: Path, target: Path, operation_id: str, *, expires_at_ms: int, reason: str = "", into: str = "") -> int:
+        def act() -> int:
+            giver, taker, now_ms = self._on(source)[-1], self._on(target)[-1], self._now_ms()
+            if giver.status != "active":
+                raise Refusal("account_suspended", f"{giver.id} is {giver.status}", account=giver.id)
+            amount = giver.collect(now_ms, stale_ms=UNCOLLECTED_MS)
+            if amount and (merged := taker.grant_like(f"{into}:", expires_at_ms)) is not None:
+                taker.add_to_grant(merged, amount)
+            elif amount:
+                gift_id = f"{into}:{operation_id}:1"
+                taker.add_grant(GrantState(gift_id, amount, 0, now_ms, expires_at_ms, now_ms, reason, left=amount), now_ms)
+            if amount:
+                taker.expire_grants(now_ms)
+            return amount
+
+        asked = (source, target, expires_at_ms, reason, into)
+        return self._once("collect", source, operation_id, asked, act)
 
     async def set_limits(self, path: Path, operation_id: str, *, limits: tuple[Limit, ...] | None) -> None:
         def act() -> None:

@@ -23,6 +23,9 @@ class ModelPools:
         self.on_seated: Callable[[str, str], None] = lambda pool, ticket: None
         self.loses_messages = False
         self.is_down = False
+        self.number, self.workers = 0, 1
+        self.taken: set[tuple[str, str]] = set()
+        """What a worker gave by itself."""
         self.draining: set[str] = set()
 
     def pool(self, name: str) -> FairPool:
@@ -63,6 +66,13 @@ class ModelPools:
 
     async def learn_age(self) -> None:
         self._check_up()
+
+    async def number_among_workers(self) -> tuple[int, int]:
+        self._check_up()
+        return self.number, self.workers
+
+    def took(self, pool: str, ticket: str) -> None:
+        self.taken.add((pool, ticket))
 
     async def beat(self, tickets: Mapping[str, Sequence[str]]) -> Beats:
         self._check_up()

@@ -168,6 +168,13 @@ def _add_giving(subparsers: Subparsers) -> None:
     create.add_argument("--due", required=True, metavar="TIME", help='when it comes back, such as "2026-12-01T00:00:00Z"')
     noun.verb("list", giving.list_loans, "List loans, newest first", many=True).add_argument("--account", metavar="ACCOUNT")
     noun.verb("show", giving.show_loan, "Show a loan").add_argument("loan_id", metavar="LOAN_ID")
+    noun = _noun(subparsers, "dividend", "Dividends: credits of the commons for everybody who is entitled")
+    create = noun.verb("create", giving.create_dividend, "Hand out credits of the commons", changes=True, explained=True)
+    create.add_argument("credits", metavar="CREDITS", help='together; "all": what the commons has')
+    create.add_argument("--by", choices=("equal", "weight"), default="equal", help="to everybody alike (default), or by weight")
+    create.add_argument("--end", metavar="TIME", help="when it expires (default: when it would in the commons)")
+    noun.verb("list", giving.list_dividends, "List dividends, newest first", many=True)
+    noun.verb("show", giving.show_dividend, "Show a dividend and how far it came").add_argument("dividend_id", metavar="DIVIDEND_ID")
     noun = _noun(subparsers, "request", "Requests: what agents ask their people for")
     noun.verb("list", giving.list_requests, "List what a person has not answered", many=True).add_argument("account", metavar="ACCOUNT")
 

@@ -1,4 +1,4 @@
-"""Verbs of giving: loans, and what agents ask their people for."""
+"""Verbs of giving: loans, dividends, and what agents ask their people for."""
 
 from __future__ import annotations
 
@@ -31,6 +31,28 @@ def _loans(loans: list[dict[str, Any]]) -> str:
     columns = ("loan_id", "from", "to", "credits", "repaid", "state")
     rows = [(*(loan[name] for name in columns), short_time(loan["due_at"]), loan["reason"]) for loan in loans]
     return table("LOAN FROM TO CREDITS# REPAID# STATE DUE REASON", rows)
+
+
+def create_dividend(client: AdminClient, args: argparse.Namespace) -> Shown:
+    body = {"credits": args.credits, "by": args.by, "reason": args.reason, **({"expires_at": args.end} if args.end else {})}
+    dividend = client.call("POST", "/dividends", body=body)
+    return Shown(dividend, _dividends([dividend]), f"`compute-ledger dividend show {dividend['dividend_id']}` tells how far it came")
+
+
+def list_dividends(client: AdminClient, args: argparse.Namespace) -> Shown:
+    page = client.pages("/dividends", items_max=args.max)
+    return Shown(page, _dividends(page["items"]), more(page))
+
+
+def show_dividend(client: AdminClient, args: argparse.Namespace) -> Shown:
+    dividend = client.call("GET", f"/dividends/{segment(args.dividend_id)}")
+    return Shown(dividend, _dividends([dividend]))
+
+
+def _dividends(dividends: list[dict[str, Any]]) -> str:
+    columns = ("dividend_id", "credits", "by", "state", "accounts", "paid_accounts", "paid", "reason")
+    rows = [tuple(dividend[name] for name in columns) for dividend in dividends]
+    return table("DIVIDEND CREDITS# BY STATE ENTITLED# PAID# CREDITS-PAID# REASON", rows)
 
 
 def list_requests(client: AdminClient, args: argparse.Namespace) -> Shown:

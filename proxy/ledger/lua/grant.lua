@@ -1,7 +1,7 @@
 -- Adds credits once, to the last account of the path.
 -- ARGV  3 the grant's id   6 credits, priority, effective (0: now), expires (2^53-1: never), reason, grants_max
 --         late: it was on its way, and is granted even if it has expired meanwhile
---         into: a grant that takes it up where there is such a one that expires at the same time, and else is opened with it
+--         into: with what begins the ids of grants one of which takes it up where it expires at the same time; else it is one of them
 -- Answer {OK, now} | {CONFLICT, now} | {TOO_MANY, now} | {TOO_MUCH, now} | {PAST, now} | {UNKNOWN, ...}
 -- Invariant: a grant's credits = spent + held + left + expired + given + revoked.
 
@@ -14,12 +14,15 @@ if not asked.late and (asked.expires <= now or asked.expires <= asked.effective)
 local no = open_path(false)
 if no then return no end
 local account = narrow()
-local grants, id = load_grants(account), asked.into or A[3]
-local there = grants[id]
-if there and (not asked.into or there.state ~= 'live' or there.expires ~= asked.expires) then
-  id, there = A[3], nil
-  if grants[id] then return {'CONFLICT', now} end
+local grants, id, there = load_grants(account), A[3], nil
+if asked.into then
+  local begins = asked.into .. ':'
+  id = begins .. id
+  for _, g in pairs(grants) do
+    if string.sub(g.id, 1, #begins) == begins and g.state == 'live' and g.expires == asked.expires then there = g end
+  end
 end
+if grants[id] then return {'CONFLICT', now} end
 if tonumber(redis.call('HGET', account_key(account.level), 'granted') or 0) + asked.credits > MAX then return {'TOO_MUCH', now} end
 
 local records, finished, dropped = 0, {}, {}
@@ -44,7 +47,7 @@ else
 end
 change_grant(account, there)
 add(account, 'granted', asked.credits)
-post(account, 'g:' .. id, 'wl', asked.credits)
+post(account, 'g:' .. there.id, 'wl', asked.credits)
 if asked.late then expire_grants(account) end
 account[GRANTS], account.moved = records - #dropped, true
 commit('grant', asked.credits, asked.reason)

@@ -99,6 +99,12 @@ local function add(account, total, amount)
   account.added[total] = (account.added[total] or 0) + amount
 end
 
+-- What a limit (by its key) or the grants have left expires. Besides the total it stands under a name of its own until it is collected.
+local function expire(account, key, amount)
+  add(account, 'expired', amount)
+  add(account, 'x:' .. key, amount)
+end
+
 -- Windows ---------------------------------------------------------------------------------------------------------------------
 
 local function name_of(w)
@@ -114,7 +120,7 @@ local function turn(account, w, limit, index, starts, resets)
   local kept = math.min(left, carried)
   post(account, 'w:' .. name_of(w), 'le', left - kept)
   post(account, 'w:' .. name_of(w), 'lc', kept)
-  add(account, 'expired', left - kept)
+  expire(account, w[KEY], left - kept)
   if w[HELD] > 0 then
     local past = {unpack(w, 1, KEY)}
     past.over = true

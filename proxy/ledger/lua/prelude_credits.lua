@@ -63,7 +63,7 @@ local function expire_grants(account)
   for id, g in pairs(load_grants(account)) do
     if g.state == 'live' and g.left > 0 and g.expires <= now then
       post(account, 'g:' .. id, 'le', g.left)
-      add(account, 'expired', g.left)
+      expire(account, 'grants', g.left)
       g.expired, g.left = g.expired + g.left, 0
       change_grant(account, g)
     end
@@ -251,7 +251,7 @@ local function return_to_past(account, w, name, amount)
   if w[ROLLOVER] == 1 then carried = math.min(amount, MAX - current[CARRIED])
   elseif w[ROLLOVER] == 2 then carried = math.max(0, math.min(amount, w[CAP] - current[CARRIED])) end
   current[CARRIED] = current[CARRIED] + carried
-  add(account, 'expired', amount - carried)
+  expire(account, w[KEY], amount - carried)
   post(account, name, 'he', amount - carried)
   post(account, name, 'hc', carried)
   post(account, 'w:' .. name_of(current), 'bl', carried)
@@ -267,7 +267,7 @@ local function release(account, amount, source)
     local target, move = 'left', 'hl'
     if g.state == 'revoked' then target, move = 'revoked', 'hr' elseif g.expires <= now then target, move = 'expired', 'he' end
     g.held, g[target] = g.held - amount, g[target] + amount
-    if target ~= 'left' then add(account, target, amount) end
+    if target == 'expired' then expire(account, 'grants', amount) elseif target == 'revoked' then add(account, target, amount) end
     post(account, source, move, amount)
   else
     local windows, names = windows_of(account, source)

@@ -20,7 +20,7 @@ from proxy import domain
 from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
 from proxy.ledger.giving import Giving
-from proxy.server.admin import accounts, book, credits, history, lending, levels, openapi, pools
+from proxy.server.admin import accounts, book, credits, dividends, history, lending, levels, openapi, pools
 from proxy.server.admin import agents as agent_routes
 from proxy.server.admin.models import NoBody, NoQuery
 from proxy.server.admin.problems import (
@@ -63,6 +63,7 @@ def route_table(*, version: str) -> tuple[Route, ...]:
         *agent_routes.ROUTES,
         *credits.ROUTES,
         *lending.ROUTES,
+        *dividends.ROUTES,
         *book.ROUTES,
         *levels.ROUTES,
         *pools.ROUTES,

@@ -10,7 +10,7 @@ from typing import Any
 import aiohttp
 from yarl import URL
 
-from proxy.config import LedgerSection, Upstream
+from proxy.config import Commons, LedgerSection, Upstream
 from proxy.domain import Limit, Plan, Price
 from proxy.ledger import Store, open_ledger
 from proxy.ledger.giving import Giving, giving_on
@@ -97,7 +97,7 @@ COMMONS = "fund"
 
 
 def giving_of(store: Store) -> Giving:
-    return giving_on(store.engine, store.directory, store.ledger, commons=lambda: COMMONS)
+    return giving_on(store.engine, store.directory, store.ledger, commons=lambda: Commons(account=COMMONS))
 
 
 @contextlib.asynccontextmanager

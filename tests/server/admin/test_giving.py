@@ -10,7 +10,7 @@ import pytest
 
 from proxy.domain import AccountId, Limit, Plan
 from proxy.ledger import Store
-from tests.server.admin.bench import COMMONS, CREDIT, Client
+from tests.server.admin.bench import COMMONS, CREDIT, Client, giving_of
 from tests.server.admin.own_pages import Pages, serve
 
 ANN, BOB = AccountId("user:ann"), AccountId("user:bob")
@@ -125,6 +125,29 @@ async def test_gifts_to_the_commons_are_merged(ann: Pages, bob: Pages, store: St
     await call.done("POST", "/transfers", {"from": "commons", "to": "user:bob", "credits": "9", "reason": "back"})
     assert (await bob.done("GET", "/account"))["available"] == "13"
     assert (await store.journal.audit()).broken == ()
+
+
+async def test_an_operator_hands_out_what_the_commons_has(ann: Pages, bob: Pages, store: Store, call: Client) -> None:
+    """Declared once for each Idempotency-Key, seen while it goes on, and in the audit log; without a commons there is none."""
+    body = {"credits": "all", "reason": "new year"}
+    reply = await call("POST", "/admin/v1/dividends", body)
+    assert (reply.status, reply.json["code"]) == (404, "account_not_found")
+    await store.directory.create_account(AccountId(COMMONS), limits=(), operation_id="c")
+    await store.ledger.grant((AccountId(COMMONS),), "g", credits_nanocredits=9 * CREDIT, reason="tithes")
+    for wrong in ("0", "-1", "some", 10, None):
+        assert (await call("POST", "/admin/v1/dividends", {**body, "credits": wrong})).status in (400, 402)
+    declared = await call.done("POST", "/dividends", body, key="k")
+    assert await call.done("POST", "/dividends", body, key="k") == declared
+    assert (declared["state"], declared["credits"], declared["by"]) == ("counting", None, "equal")
+    dividends = giving_of(store).dividends
+    while await dividends.step():
+        pass
+    done = await call.done("GET", f"/dividends/{declared['dividend_id']}")
+    assert (done["state"], done["credits"], done["accounts"], done["paid"]) == ("done", "9", 2, "9")
+    assert (await call.done("GET", "/dividends"))["items"] == [done]
+    assert (await bob.done("GET", "/account"))["available"] == "9.5"
+    event = (await call.done("GET", "/events"))["items"][0]
+    assert (event["action"], event["subject"], event["reason"]) == ("dividend.declare", declared["dividend_id"], "new year")
 
 
 async def test_no_gift_raises_an_agents_cap(ann: Pages, store: Store, call: Client) -> None:
