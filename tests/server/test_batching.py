@@ -21,7 +21,7 @@ from tests.server.test_handler import call_of
 from tests.support import model_batches
 from tests.support import openai_answers as answers
 from tests.support.batching_upstream import BatchingUpstream, Json, line, lines, output
-from tests.support.proxied import ACCOUNT, KEY, PATH, UPSTREAM_KEY, Proxied, chat, price
+from tests.support.proxied import ACCOUNT, KEY, PATH, RATE_INPUT, RATE_OUTPUT, UPSTREAM_KEY, Proxied, chat, price
 from tests.support.scripted_upstream import JSON, Exchange, ScriptedUpstream
 
 ROW = price(batch_percent=50)
@@ -621,3 +621,24 @@ async def test_requests_are_counted_as_any_other(proxied: Proxied, batching: Bat
     await asked(proxied, "GET", "/v1/batches/batch_2")
     assert proxied.counted("requests_total", "up", "openai", "tiny", "complete") == 2
     assert proxied.outcomes()["not_found"] == 1
+
+
+async def test_a_batch_of_an_account_in_units_costs_its_price_divided_by_the_index(start: Start, batching: BatchingUpstream) -> None:
+    """The index of the upload counts to the end; one that has changed before the batch began is a price that has changed."""
+    leveled = price("tiny", batch_percent=50, level="small")
+    async with start(prices=(leveled,), plan={"unit": "small"}, credits_nanocredits=10**9) as proxied:
+        index = (3 * RATE_INPUT + RATE_OUTPUT) // 4
+        await begun(proxied)
+        proxied.book.price_book = (leveled, price("rival", level="small", input=1000, output=1000))
+        batching.end("batch_1", DONE, ran=2)
+        await look(proxied)
+        held, spent, overrun = await balance(proxied)
+        assert (held, overrun) == (0, 0)
+        assert 0 <= spent - COST * 10**9 // index <= 1
+        assert proxied.counted("credits_total", "debited") == COST
+        (settled,) = [named for verb, named in proxied.ledger.calls if verb == "settle"]
+        assert settled["memo"].endswith("output=10 level:small@0.00175")
+        _, file = await upload(proxied)
+        proxied.book.price_book = (leveled, price("rival", level="small", input=1, output=1))
+        status, refusal = await asked(proxied, "POST", "/v1/batches", json=creation(file["id"]))
+        assert (status, refusal["error"]["code"]) == (409, "conflict")

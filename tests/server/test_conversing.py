@@ -119,6 +119,21 @@ async def test_each_answer_is_paid_by_its_usage(socket: ScriptedSocket, start: S
         assert proxied.outcomes() == {"complete": 1}
 
 
+async def test_a_conversation_of_an_account_in_units_is_paid_in_units(socket: ScriptedSocket, start: Start) -> None:
+    """By the index that held when it began; credits are counted where work is counted."""
+    leveled = price("tiny", level="small")
+    async with start(prices=(leveled,), plan={"unit": "small"}, credits_nanocredits=10**9) as proxied, connect(proxied) as client:
+        talk = await socket.next_talk()
+        await one_answer(client, talk, usage(10, 5))
+        proxied.book.price_book = (leveled, price("rival", level="small", input=1000, output=1000))
+        await one_answer(client, talk, usage(25, 5))
+        await client.close()
+        index = (3 * RATE_INPUT + RATE_OUTPUT) // 4
+        totals = await proxied.until_settled()
+        assert 0 <= totals.spent - 75 * 10**9 // index <= 1
+        assert proxied.counted("credits_total", "debited") == 75
+
+
 @pytest.mark.parametrize("reported", [None, usage(-1, 5), usage(10, 5, heard=11), {"input_tokens": "10"}, [], 7])
 async def test_usage_that_lacks_or_lies_is_counted(socket: ScriptedSocket, start: Start, reported: object) -> None:
     """What was said either way: ceil(5/4) tokens of input and two deltas of output."""
