@@ -260,7 +260,12 @@ async def test_imported_prices_are_added_once(command: Command) -> None:
     line = "price import --apply --model o3 --model gemini-2.5-pro --model gpt-4o-mini --model gpt-4"
     done = await command(line)
     assert done.out == "4 added, 0 there already, 1 there with another price\n"
-    assert "gpt-4o-mini from 1970-01-01T00:00:00Z: has another price already, which stays" in done.err
+    assert "gpt-4o-mini from 1970-01-01T00:00:00Z: has another price or level already, which stays" in done.err
+    leveled = await command("price import --apply --model gemini-2.0-flash-lite --level small")
+    assert leveled.out == "1 added, 0 there already, 0 there with another price\n"
+    assert [row[0] for row in (await command("level list")).table] == ["LEVEL", "small"]
+    assert (await command("price import --apply --model gemini-2.0-flash-lite")).out.startswith("0 added, 1 there already, 0")
+    assert (await command("price import --apply --model gemini-2.0-flash-lite --level large")).out.startswith("0 added, 0 there already, 1")
     prices = (await command("price list --json")).json["items"]
     assert [(price["model"], price["input"]) for price in prices if price["model"] in ("o3", "gpt-4o-mini")] == [
         ("gpt-4o-mini", "9"), ("o3", "10"), ("o3", "2"),

@@ -9,6 +9,7 @@ import itertools
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ def add_to(verbs: Any) -> None:
     parser.add_argument(
         "--nearest", action="store_true", help="also models of which some tokens would cost too little, because they have no kind here"
     )
+    parser.add_argument("--level", metavar="NAME", help="the level that these models stand for")
     target = parser.add_mutually_exclusive_group()
     target.add_argument("--file", type=Path, metavar="PATH", help="write the rows there (default: to standard output)")
     target.add_argument("--apply", action="store_true", help="add the rows over the admin API; those that are there already stay")
@@ -61,7 +63,7 @@ def run(args: argparse.Namespace) -> int:
     """Carry out the import: 0 done, 1 failed, with one line on standard error beside what there is to tell."""
     wanted = Wanted(tuple(args.provider), tuple(args.model), args.since, args.credits_per_dollar, args.nearest)
     try:
-        found = find(wanted)
+        found = _in_level(find(wanted), args.level)
         for note in found.notes:
             print(note, file=sys.stderr)
         if args.apply:
@@ -75,6 +77,12 @@ def run(args: argparse.Namespace) -> int:
         print(f"compute-ledger: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def _in_level(found: Found, level: str | None) -> Found:
+    """The same, all rows naming a level."""
+    known = (replace(each, rows=tuple(replace(row, level=level) for row in each.rows)) for each in found.known)
+    return replace(found, known=tuple(known))
 
 
 def _date(text: str) -> dt.date:
@@ -138,10 +146,10 @@ def _apply(client: AdminClient, found: Found, reason: str) -> str:
             key = "price-import-" + hashlib.sha256(json.dumps([body, reason]).encode()).hexdigest()[:32]
             client.with_key(key).call("POST", "/prices", body={**body, "reason": reason})
             added += 1
-        elif known == _values(body):
+        elif known == _values(body) | ({} if "level" in body else {"level": known["level"]}):
             same += 1
         else:
-            print(f"{body['model']} from {body['effective']}: has another price already, which stays", file=sys.stderr)
+            print(f"{body['model']} from {body['effective']}: has another price or level already, which stays", file=sys.stderr)
             different += 1
     return f"{added} added, {same} there already, {different} there with another price"
 
@@ -152,8 +160,9 @@ def _bodies(all_known: tuple[Known, ...]) -> Iterator[dict[str, Any]]:
         for row in known.rows:
             tiers = [{"above_input_tokens": tier.above_input_tokens, **_rates(tier, TOKEN_KINDS)} for tier in row.tiers]
             request = {"request": credits_from_nanocredits(row.request)} if row.request else {}
+            level = {"level": row.level} if row.level is not None else {}
             effective = f"{dt.datetime.fromtimestamp(row.effective_at_ms / 1000, dt.UTC):%Y-%m-%dT%H:%M:%SZ}"
-            yield {"model": row.model, "effective": effective, **_rates(row, KINDS), **request, "tiers": tiers}
+            yield {"model": row.model, "effective": effective, **_rates(row, KINDS), **request, **level, "tiers": tiers}
 
 
 def _rates(row: Price | Tier, kinds: tuple[str, ...]) -> dict[str, str]:
@@ -161,6 +170,6 @@ def _rates(row: Price | Tier, kinds: tuple[str, ...]) -> dict[str, str]:
 
 
 def _values(row: dict[str, Any]) -> dict[str, Any]:
-    """What a row charges, however much of it is spelt out."""
+    """What a row charges and stands for, however much of it is spelt out."""
     tiers = [{name: value for name, value in tier.items() if value is not None} for tier in row["tiers"]]
-    return {kind: row.get(kind) for kind in KINDS} | {"request": row.get("request", "0"), "tiers": tiers}
+    return {kind: row.get(kind) for kind in KINDS} | {"request": row.get("request", "0"), "level": row.get("level"), "tiers": tiers}
