@@ -7,9 +7,11 @@ ledger's scripts calculate in doubles. Ledger times are integers in milliseconds
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from decimal import Decimal
 from typing import Literal, NewType, Protocol
+
+from proxy.frozen import dataclass
 
 NANOCREDITS_PER_CREDIT = 1_000_000_000
 CREDITS = "credits"

@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).parents[1] / "proxy"
 
 FLOOR = {
+    "frozen": -1,
     "domain": 0,
     "errors": 1,
     "config": 2,

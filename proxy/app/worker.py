@@ -31,6 +31,8 @@ from proxy.processes.sockets import SharedPort, listen
 log = logging.getLogger(__name__)
 
 REFRESH_S: Final = 0.25
+COLLECTED_AFTER: Final = 10_000
+"""How many objects more than before are made until cycles are looked for: what a request makes is gone without that."""
 ORPHAN_DRAIN_S: Final = 5.0
 """How long what runs may go on after the parent was killed: another may be waiting to take its place."""
 
@@ -90,6 +92,7 @@ class Worker:
         async with beside(self._take_orders()), contextlib.AsyncExitStack() as stack:
             service = await self._start(stack)
             gc.freeze()  # what is there now stays, so collections need not look at it again
+            gc.set_threshold(COLLECTED_AFTER)
             await self._channel.send({"is": "ready"})
             await service.drain(timeout_s=await self._drain_timeout_s)
             with contextlib.suppress(ChannelClosed):

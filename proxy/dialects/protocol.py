@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Literal, Protocol
 from urllib.parse import quote
 
@@ -16,6 +16,7 @@ from proxy.dialects.counting import MediaRule
 from proxy.dialects.listing import Listing
 from proxy.domain import Answer, Call, Piece, StreamReader, Usage, credits_from_nanocredits
 from proxy.errors import Expected
+from proxy.frozen import dataclass
 
 MODEL_NAME_LENGTH_MAX = 256
 

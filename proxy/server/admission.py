@@ -7,7 +7,7 @@ and no connection.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import reduce
 from typing import Any
 
@@ -16,6 +16,7 @@ from proxy.dialects import DIALECTS, Dialect, MediaRule, Paths, Request
 from proxy.dialects.opaque import Opaque, OpaqueRule
 from proxy.domain import Call, Caller, Price
 from proxy.errors import Refusal, UpstreamError
+from proxy.frozen import dataclass
 from proxy.server.catalogue import Prices, check_allowed
 from proxy.server.metering import Estimate, bound_nanocredits, estimate
 from proxy.server.routing import Routes

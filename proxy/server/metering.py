@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 from proxy.domain import CREDITS, NO_USAGE, USAGE_KINDS, Answer, Call, Piece, Price, Usage
+from proxy.frozen import dataclass
 from proxy.policy.pricing import affordable_output_tokens, cost_nanocredits, estimate_nanocredits, least_output_rate
 from proxy.policy.units import nominal_nanocredits
 
