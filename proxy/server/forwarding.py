@@ -23,9 +23,9 @@ from proxy.server.exchange import ClientTooSlow
 from proxy.server.metering import NO_CHARGE, Charge, Meter
 from proxy.server.sending import Letter
 from proxy.server.upstream import Endpoint, Reply
+from proxy.server.whole import JOINED_MAX_BYTES, Whole
 
 ANSWER_MAX_BYTES = 64 * 2**20
-WRITTEN_AT_ONCE_MAX_BYTES = 2**16
 REST_S = 0.2
 REST_MAX_BYTES = 2**16
 """How long, and how much, an upstream may go on after its end marker; then it is over."""
@@ -64,7 +64,7 @@ class Forwarder:
         if reply.status >= 400:
             visit.outcome = "upstream_error"
         answers.add_budget(reply.headers, None, request_id=visit.request_id, now_ms=self._now_ms())
-        return web.Response(status=reply.status, headers=reply.headers, body=body)
+        return Whole(reply.status, reply.headers, body)
 
     # --- as a whole --------------------------------------------------------------------------------------------------------------
 
@@ -80,8 +80,8 @@ class Forwarder:
         tightest = hold.left_after(held_nanocredits, charge)
         at_ms = self._now_ms()
         answers.add_budget(reply.headers, tightest, request_id=visit.request_id, now_ms=at_ms, rate=hold.rate, settlement=settlement)
-        response = web.Response(status=reply.status, headers=reply.headers, body=body)
-        if len(body) > WRITTEN_AT_ONCE_MAX_BYTES:  # a client that does not read it must not keep it in memory for ever
+        response = Whole(reply.status, reply.headers, body)
+        if len(body) > JOINED_MAX_BYTES:  # a client that does not read it must not keep it in memory for ever
             with errand.exchange:
                 errand.exchange.writes()
                 await response.prepare(errand.request)

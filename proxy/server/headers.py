@@ -6,6 +6,7 @@ there can only remove it. Names with an underscore never pass, because many serv
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -39,6 +40,7 @@ _ANSWER_DROPPED = _HOP_BY_HOP | {
     *("ratelimit", "ratelimit-policy"),  # ours stand here; the vendors' x-ratelimit-* pass
 }
 _ANSWER_DROPPED_PREFIXES = ("x-ledger-", "proxy-")
+_CONTROLS = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _RENAMED = {"x-request-id": "X-Upstream-Request-Id"}
 """Our own id stands in `X-Request-Id`, for it names the hold and the journal's line; the upstream's is kept beside it."""
 
@@ -80,11 +82,14 @@ def _lines(pairs: Iterable[tuple[str, str]]) -> str:
 
 def for_client(headers: CIMultiDictProxy[str], *, secret: str | None) -> CIMultiDict[str]:
     """An answer's headers as the client gets them; one that repeats the upstream's key back is left out."""
-    passing = CIMultiDict([(name, value) for name, value in headers.items() if _passes_to_client[name] and _is_text(value)])
+    pairs = [(name, value) for name, value in headers.items() if _passes_to_client[name]]
+    if not _is_plain("".join([value for _, value in pairs])):
+        pairs = [(name, value) for name, value in pairs if _is_text(value)]
+    passing = CIMultiDict(pairs)
     for name in _named_by_connection(headers):
         passing.popall(name, None)
     for name, renamed in _RENAMED.items():
-        if name in headers:
+        if name in headers and _is_text(headers[name]):
             passing[renamed] = headers[name]
     if secret is not None and len(secret) >= SECRET_LENGTH_MIN:
         for name in [name for name, value in passing.items() if secret in value]:
@@ -98,10 +103,16 @@ def _named_by_connection(headers: CIMultiDictProxy[str]) -> Collection[str]:
     return {name.strip().lower() for value in headers.getall("Connection") for name in value.split(",")}
 
 
+def _is_plain(text: str) -> bool:
+    return text.isascii() and text.isprintable()
+
+
 def _is_text(value: str) -> bool:
-    """Whether a value can be written again; bytes that are no UTF-8 arrive as lone surrogates, which cannot."""
-    if value.isascii():
+    """Whether a value can be written again: no control in it, and no bytes that are no UTF-8, which arrive as lone surrogates."""
+    if _is_plain(value):
         return True
+    if _CONTROLS.search(value) is not None:
+        return False
     try:
         value.encode()
     except UnicodeEncodeError:

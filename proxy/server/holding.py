@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import Generic, Literal, Protocol, Self, TypeVar
 
 from proxy.domain import Path, Price, RequestRate, Settlement, Tightest
@@ -244,7 +243,9 @@ class Reservation(Generic[AnyMeter]):
         if tightest is None:
             return None
         left = tightest.remaining_nanocredits + held_nanocredits - charge.spent_nanocredits
-        return replace(tightest, remaining_nanocredits=max(0, left))
+        return Tightest(
+            tightest.account, tightest.limit_key, tightest.credits_nanocredits, max(0, left), tightest.resets_at_ms, tightest.window_s
+        )
 
     def used_up(self) -> Refusal:
         """The refusal with which a stream is cut."""

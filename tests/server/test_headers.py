@@ -87,6 +87,14 @@ def test_upstreams_request_id_is_kept_beside_ours() -> None:
     assert returned(("x-request-id", "req_1")) == [("X-Upstream-Request-Id", "req_1")]
 
 
+def test_answer_headers_that_control_do_not_pass() -> None:
+    """What could end a line stays out of the head that is written for the client; a tab and letters of any script stay in."""
+    came = CIMultiDictProxy(
+        CIMultiDict({"X-One": "a\rb", "X-Two": "a\x7fb", "X-Three": "a\tb", "X-Four": "na\u00efve", "X-Request-Id": "\r"})
+    )
+    assert dict(headers.for_client(came, secret=None)) == {"X-Three": "a\tb", "X-Four": "na\u00efve"}
+
+
 def test_header_that_holds_the_upstreams_key_does_not_pass() -> None:
     """Wherever it stands."""
     assert returned(("X-Echo", f"Bearer {SECRET}"), ("X-Ok", "1")) == [("X-Ok", "1")]
