@@ -127,7 +127,7 @@ async def test_what_comes_on_an_idle_connection_answers_nobody() -> None:
         await ask(endpoint)
         raw.writer.write(answer(b'{"forged":1}'))
         connection = endpoint.connections._idle[0][0]
-        while not connection.should_close:  # noqa: ASYNC110
+        while connection.is_free:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         assert await ask(endpoint) == b'{"own":1}'
         assert raw.connections == 2
@@ -140,7 +140,7 @@ async def test_connection_that_the_upstream_closed_while_idle_is_replaced() -> N
         raw.answers += [answer(b"{}")] * 2
         await ask(endpoint)
         connection = endpoint.connections._idle[0][0]
-        while connection.is_connected():  # noqa: ASYNC110
+        while connection.is_free:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
         assert await ask(endpoint) == b"{}"
 
