@@ -59,6 +59,49 @@ class Streams(Protocol):
     _writer: asyncio.StreamWriter
 
 
+Waiting = deque[tuple[float, asyncio.Future[Any]]]
+"""Calls in the order in which they were sent: until when each is to be answered, and the answer."""
+
+
+class Answers(asyncio.Protocol):
+    """Gives what arrives on a connection to whoever waits for it, as soon as it arrives."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        self._waiting = waiting
+        self._reader = hiredis.Reader(replyError=ServerError)
+        self.over = asyncio.get_running_loop().create_future()
+        """Done when nothing that may still come is an answer."""
+        self.any_came = False
+
+    def data_received(self, data: bytes) -> None:
+        if self.over.done():
+            return
+        self.any_came = True
+        self._reader.feed(data)
+        try:
+            while (reply := self._reader.gets()) is not False:
+                if not self._waiting:
+                    self.end()
+                    return
+                _, answer = self._waiting.popleft()
+                if answer.done():
+                    continue
+                if isinstance(reply, ServerError):
+                    answer.set_exception(reply)
+                else:
+                    answer.set_result(reply)
+        except hiredis.ProtocolError:
+            self.end()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Take no more."""
+        if not self.over.done():
+            self.over.set_result(None)
+
+
 class Wire:
     """Sends commands in order and gives each its answer."""
 
@@ -67,9 +110,10 @@ class Wire:
         self._deadline_s = deadline_s
         self._loop = asyncio.get_running_loop()
         self._unsent: list[bytes] = []
-        self._waiting: deque[tuple[float, asyncio.Future[Any]]] = deque()
+        self._waiting: Waiting = deque()
         self._connection: AbstractConnection | None = None
-        self._writer: asyncio.StreamWriter | None = None
+        self._transport: asyncio.WriteTransport | None = None
+        self._answers: Answers | None = None
         self._flush_due = False
         self._watch: asyncio.TimerHandle | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -115,8 +159,8 @@ class Wire:
 
     def _flush(self) -> None:
         self._flush_due = False
-        if self._writer is not None and self._unsent:
-            self._writer.write(b"".join(self._unsent) if len(self._unsent) > 1 else self._unsent[0])
+        if self._transport is not None and self._unsent:
+            self._transport.write(b"".join(self._unsent) if len(self._unsent) > 1 else self._unsent[0])
             self._unsent.clear()
 
     def _check_deadline(self) -> None:
@@ -129,14 +173,16 @@ class Wire:
             self._watch = self._loop.call_later(late_in_s + 0.001, self._check_deadline)
         else:
             self._fail_all(ConnectionLost("no answer within the deadline"))
-            if self._writer is not None:
-                self._writer.transport.abort()
-                self._writer = None
+            if self._transport is not None and self._answers is not None:
+                self._answers.end()  # what still arrives answers calls that have failed already
+                self._transport.abort()
+                self._transport = None
 
     def _fail_all(self, error: ConnectionLost) -> None:
-        waiting, self._waiting = self._waiting, deque()
+        failed = [answer for _, answer in self._waiting]
+        self._waiting.clear()
         self._unsent.clear()
-        for _, answer in waiting:
+        for answer in failed:
             if not answer.done():
                 answer.set_exception(error)
 
@@ -151,41 +197,27 @@ class Wire:
             except (OSError, TimeoutError, RedisError):
                 continue
             try:
-                attempt = 1 if await self._read_answers(self._connection) else attempt
+                attempt = 1 if await self._take_answers(self._connection) else attempt
             finally:
                 await self._drop()
 
-    async def _read_answers(self, connection: AbstractConnection) -> bool:
+    async def _take_answers(self, connection: AbstractConnection) -> bool:
         """Serve until the connection ends; whether it ever answered."""
         streams = cast(Streams, connection)
-        self._writer = streams._writer
+        transport = streams._writer.transport
+        if transport.is_closing() or streams._reader.at_eof():
+            return False
+        self._answers = answers = Answers(self._waiting)
+        transport.set_protocol(answers)  # redis-py has no part in it any more, so nothing is passed on through streams and tasks
+        self._transport = transport
         self.connected.set()
         self._flush()
-        reader = hiredis.Reader(replyError=ServerError)
-        answered = False
-        while True:
-            try:
-                data = await streams._reader.read(READ_BYTES)
-            except OSError:
-                return answered
-            if not data or self._writer is not streams._writer:
-                return answered  # given up meanwhile: what still arrives answers calls that have failed already
-            answered = True
-            reader.feed(data)
-            while (reply := reader.gets()) is not False:
-                if not self._waiting:
-                    return answered
-                _, answer = self._waiting.popleft()
-                if answer.done():
-                    continue
-                if isinstance(reply, ServerError):
-                    answer.set_exception(reply)
-                else:
-                    answer.set_result(reply)
+        await answers.over
+        return answers.any_came
 
     async def _drop(self) -> None:
         self.connected.clear()
-        self._writer = None
+        self._transport = self._answers = None
         connection, self._connection = self._connection, None
         self._fail_all(ConnectionLost("the connection to the ledger was lost"))
         if connection is not None:
