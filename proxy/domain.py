@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from decimal import Decimal
+from operator import attrgetter
 from typing import Literal, NewType, Protocol
 
 from proxy.frozen import dataclass
@@ -376,6 +377,8 @@ class Usage:
 
 USAGE_KINDS: tuple[str, ...] = tuple(f.name for f in fields(Usage))
 NO_USAGE = Usage()
+counts_of: Callable[[Usage], tuple[int, ...]] = attrgetter(*USAGE_KINDS)
+"""All counts, in the order of USAGE_KINDS."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from proxy import config
-from proxy.domain import USAGE_KINDS, PoolState, Usage
+from proxy.domain import USAGE_KINDS, PoolState, Usage, counts_of
 from proxy.errors import STATUS_BY_CODE
 from proxy.metrics import equality
 from proxy.metrics.definition import Definition, Labels, Rows, credits, histogram
@@ -107,6 +107,7 @@ class Metrics:
         self._histograms: dict[str, dict[Labels, list[float]]] = {d.name: {} for d in DEFINITIONS if d.kind == "histogram"}
         self._requests = self._counts["requests_total"]
         self._tokens = self._counts["tokens_total"]
+        self._units = self._counts["units_total"]
         self._pools: frozenset[str] = frozenset()
         self._exact: frozenset[str] = frozenset()
         self._prefixes: tuple[str, ...] = ()
@@ -173,12 +174,9 @@ class Metrics:
 
     def usage_charged(self, *, model: str, usage: Usage) -> None:
         label = self.model_label(model)
-        for kind in TOKEN_KINDS:
-            if count := getattr(usage, kind):
-                self._tokens[label, kind] += count
-        for kind in UNIT_KINDS:
-            if count := getattr(usage, kind):
-                self._counts["units_total"][label, kind] += count
+        for kind, count in zip(USAGE_KINDS, counts_of(usage), strict=True):
+            if count:
+                (self._units if kind in UNIT_KINDS else self._tokens)[label, kind] += count
 
     def usage_flagged(self, reason: FlagReason) -> None:
         """Reported usage was missing, absurd, fewer tokens than deltas, or more than the request's own maximum."""

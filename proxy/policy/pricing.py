@@ -7,11 +7,11 @@ depends on how a stream was cut into pieces. Knows no dialect and no clock.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from operator import attrgetter, mul
+from operator import mul
 
-from proxy.domain import NO_USAGE, USAGE_KINDS, Measure, Price, Tier, Usage
+from proxy.domain import NO_USAGE, USAGE_KINDS, Measure, Price, Tier, Usage, counts_of
 
 TOKENS_PER_RATE = 1_000_000
 REMEMBERED_PRICES_MAX = 4096
@@ -30,8 +30,6 @@ MILLIONTHS_PER_UNIT = {
     "bytes": ("megabyte", 1),
 }
 """Kinds of usage that are not tokens: each with the row's price for it, and how many millionths of that price one costs."""
-
-_counts: Callable[[Usage], tuple[int, ...]] = attrgetter(*USAGE_KINDS)
 
 
 def rate(price: Price, kind: str) -> int:
@@ -64,7 +62,7 @@ def _cost_millionths(price: Price, usage: Usage) -> int:
     if len(bands) > 1:
         input_tokens = usage.input_tokens
         band = next(band for band in reversed(bands) if input_tokens > band.above_input_tokens)
-    return sum(map(mul, _counts(usage), band.each_millionths))
+    return sum(map(mul, counts_of(usage), band.each_millionths))
 
 
 def estimate_nanocredits(
@@ -170,7 +168,7 @@ class _Band:
         if self.to_input_tokens is not None:
             input_tokens = min(input_tokens, self.to_input_tokens)
         millionths = input_tokens * self.dearest_input
-        return millionths if units is NO_USAGE else millionths + sum(map(mul, _counts(units), self.each_millionths))
+        return millionths if units is NO_USAGE else millionths + sum(map(mul, counts_of(units), self.each_millionths))
 
     def dearest_output(self, measure: Measure) -> int:
         return self.dearest_output_token if measure == "output" else self.byte_millionths

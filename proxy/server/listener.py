@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_protocol import RequestHandler
@@ -44,13 +45,27 @@ class Listener(web.Server):
             max_line_size=LINE_MAX_BYTES,
             max_field_size=LINE_MAX_BYTES,
             auto_decompress=False,
-            access_log=None,  # type: ignore[arg-type]  # None is how aiohttp itself turns it off
+            access_log=None,  # None is how aiohttp itself turns it off
             logger=_quiet,
         )
 
 
 class _Connection(RequestHandler):
-    __slots__ = ()
+    __slots__ = ("_is_paused",)
+
+    def __init__(self, manager: Listener, **options: Any) -> None:
+        self._is_paused = False
+        super().__init__(manager, **options)
+
+    def pause_reading(self) -> None:
+        self._is_paused = True
+        super().pause_reading()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Asked for at every read of a body, of which hardly any was ever paused."""
+        if self._is_paused:
+            self._is_paused = False
+            super().resume_reading(resume_parser)
 
     def handle_error(
         self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
