@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import socket
+import struct
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -153,6 +155,18 @@ async def test_reply_that_is_left_early_closes_its_connection() -> None:
             assert await reply.next_chunk() == b"{}"
         assert await ask(endpoint) == b"{}"
         assert raw.connections == 2
+
+
+async def test_answer_that_only_a_reset_ends_is_no_whole_one() -> None:
+    """Where the end of the connection is the end of the body, a connection that breaks ends nothing."""
+    async with raw_upstream() as raw, endpoint_at(raw.port) as endpoint:
+        raw.answers += [b"HTTP/1.1 200 OK\r\n\r\npart"]
+        with await endpoint.send(OPENAI, "POST", "/v1/chat/completions", body=b"{}") as reply:
+            assert await reply.next_chunk() == b"part"
+            raw.writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            raw.writer.transport.abort()
+            with pytest.raises(UpstreamError, match="broke off"):
+                await reply.next_chunk()
 
 
 async def test_no_more_connections_than_configured() -> None:
