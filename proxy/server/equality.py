@@ -6,9 +6,10 @@ seconds old, so that asking costs the ledger one read. Must not know how the led
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final, Protocol
 
 from proxy import config
 from proxy.domain import Path
@@ -17,6 +18,8 @@ from proxy.policy.tallies import WINDOWS, WindowName
 
 KEPT_S: Final = 5.0
 """How old the states may be that places are told from."""
+RECOUNT_WAIT_S: Final = 20.0
+"""How long a call may wait for a recount; operators' clients wait longer for an answer."""
 PLAN: Final = "plan"
 ORGANISATION: Final = "organisation"
 
@@ -32,7 +35,7 @@ class EqualityStates(Protocol):
         """What the person used that a path's use counts as; None where nothing is known of it."""
         ...
 
-    async def recount(self) -> Recount:
+    def recount(self) -> Coroutine[Any, Any, Recount]:
         """Count all use anew, and correct what had been told wrong; where a recount is at work already, wait for it."""
         ...
 
@@ -43,6 +46,7 @@ class EqualityFigures:
     def __init__(self, states: EqualityStates, section: Callable[[], config.Equality]) -> None:
         self._states = states
         self._section = section
+        self._recount: asyncio.Task[Recount] | None = None
         self._kept: Mapping[WindowName, WindowState] = {}
         self._kept_at_s = -KEPT_S
 
@@ -55,9 +59,26 @@ class EqualityFigures:
         """A window as it stands now, by one of the dimensions or by none."""
         return measure(await self._states.state(window, group), group_min=self._section().group_min)
 
-    async def recount(self) -> Recount:
-        """Count all use anew."""
-        return await self._states.recount()
+    async def recount(self) -> Recount | None:
+        """Count all use anew, or wait for the recount that is at work; None where it takes longer than a caller may wait.
+
+        What a recount found is told to whoever asks next, even if nobody waited for its end.
+        """
+        if self._recount is None:
+            self._recount = asyncio.get_running_loop().create_task(self._states.recount())
+        task = self._recount
+        done, _ = await asyncio.wait((task,), timeout=RECOUNT_WAIT_S)
+        if not done:
+            return None
+        if self._recount is task:
+            self._recount = None
+        return task.result()
+
+    async def close(self) -> None:
+        """A recount that is at work ends; it goes on where it stopped when it is asked for again."""
+        if self._recount is not None:
+            self._recount.cancel()
+            await asyncio.wait((self._recount,))
 
     async def places(self, path: Path) -> dict[WindowName, Standing | None]:
         """Where the person of a path stands in each window; None where too few people are counted to say."""

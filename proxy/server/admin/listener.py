@@ -20,7 +20,7 @@ from proxy import domain
 from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
 from proxy.ledger.giving import Giving
-from proxy.server.admin import accounts, book, credits, dividends, history, lending, levels, openapi, pools
+from proxy.server.admin import accounts, book, credits, dividends, equality, history, lending, levels, openapi, pools
 from proxy.server.admin import agents as agent_routes
 from proxy.server.admin.models import NoBody, NoQuery
 from proxy.server.admin.problems import (
@@ -34,6 +34,7 @@ from proxy.server.admin.problems import (
 from proxy.server.admin.routing import PREFIX, Ask, Desk, MethodNotAllowed, Route, bearer_of, find, read, respond, route
 from proxy.server.admin.tokens import Token, Tokens
 from proxy.server.admin.views import Document
+from proxy.server.equality import EqualityFigures
 from proxy.server.pools import UpstreamPools
 
 log = logging.getLogger(__name__)
@@ -67,6 +68,7 @@ def route_table(*, version: str) -> tuple[Route, ...]:
         *book.ROUTES,
         *levels.ROUTES,
         *pools.ROUTES,
+        *equality.ROUTES,
         *history.ROUTES,
         describe,
     )
@@ -85,12 +87,13 @@ class AdminListener:
         journal: Journal,
         pools: UpstreamPools,
         giving: Giving,
+        equality: EqualityFigures,
         tokens: Tokens,
         readiness: Readiness,
         metrics: ReadMetrics,
         version: str,
     ) -> None:
-        self._desk = Desk(directory, ledger, journal, pools, giving)
+        self._desk = Desk(directory, ledger, journal, pools, giving, equality)
         self._tokens = tokens
         self._readiness = readiness
         self._metrics = metrics

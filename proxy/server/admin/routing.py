@@ -27,6 +27,7 @@ from proxy.server.admin.events import Author
 from proxy.server.admin.models import NoBody, NoQuery
 from proxy.server.admin.problems import Mistake, Mistakes, mistakes_of
 from proxy.server.admin.tokens import Role, Token, Tokens
+from proxy.server.equality import EqualityFigures
 from proxy.server.pools import UpstreamPools
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -48,8 +49,9 @@ class Desk:
     ledger: domain.Ledger
     journal: Journal
     pools: UpstreamPools | None = None
-    """None where nothing but a caller's own account may be acted on."""
     giving: Giving | None = None
+    equality: EqualityFigures | None = None
+    """All None where nothing but a caller's own account may be acted on."""
 
     @property
     def gives(self) -> Giving:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
+from proxy import config
 from proxy.config import Commons, LedgerSection, Upstream
 from proxy.domain import Limit, Plan, Price
 from proxy.ledger import Store, open_ledger
@@ -17,7 +18,9 @@ from proxy.ledger.giving import Giving, giving_on
 from proxy.ledger.pools import Pools
 from proxy.server.admin import AdminListener, Tokens, token_of
 from proxy.server.admin.tokens import Role
+from proxy.server.equality import EqualityFigures
 from proxy.server.pools import UpstreamPools
+from tests.support.known_use import KnownUse
 from tests.support.ledger_server import LedgerServer
 
 CREDIT = 1_000_000_000
@@ -81,6 +84,7 @@ class Health:
         Upstream(name="scarce", base_url="http://127.0.0.1:1", seats=2),
         Upstream(name="plenty", base_url="http://127.0.0.1:1"),
     )
+    use: KnownUse = field(default_factory=KnownUse)
 
 
 @contextlib.asynccontextmanager
@@ -116,6 +120,7 @@ async def listen(store: Store, health: Health) -> AsyncIterator[str]:
         journal=store.journal,
         pools=UpstreamPools(Pools(store.engine), lambda: health.upstreams),
         giving=giving_of(store),
+        equality=EqualityFigures(health.use, lambda: config.Equality(labels=("country",))),
         tokens=Tokens([token_of(f"{role}-1", role, SECRETS[role]) for role in ROLES]),
         readiness=readiness,
         metrics=metrics,
