@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, Protocol
 
 from proxy import config
@@ -38,6 +38,10 @@ class EqualityStates(Protocol):
     def recount(self) -> Coroutine[Any, Any, Recount]:
         """Count all use anew, and correct what had been told wrong; where a recount is at work already, wait for it."""
         ...
+
+
+ReadPlaces = Callable[[Path], Awaitable[Mapping[WindowName, Standing | None]]]
+"""Where the person of a path stands in each window."""
 
 
 class EqualityFigures:
@@ -80,7 +84,7 @@ class EqualityFigures:
             self._recount.cancel()
             await asyncio.wait((self._recount,))
 
-    async def places(self, path: Path) -> dict[WindowName, Standing | None]:
+    async def places(self, path: Path) -> Mapping[WindowName, Standing | None]:
         """Where the person of a path stands in each window; None where too few people are counted to say."""
         uses = await self._states.standing(path)
         states = await self._recent_states()

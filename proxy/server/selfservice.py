@@ -21,14 +21,16 @@ from proxy.policy.pricing import PriceBook, cost_nanocredits
 from proxy.server import answers, metering, reading
 from proxy.server.admin.body import BODY_BYTES_MAX, BODY_TIMEOUT_S
 from proxy.server.admin.credits import carry_over
+from proxy.server.admin.equality_views import OwnAccountView, PlaceView
 from proxy.server.admin.fields import CreditsText
 from proxy.server.admin.history import journal_answer
 from proxy.server.admin.models import JournalQuery, ModelQuery, NoQuery, OwnTransferCreate
 from proxy.server.admin.problems import Mistakes
 from proxy.server.admin.records import PricePage, PriceView
 from proxy.server.admin.routing import Desk, MethodNotAllowed, find, respond, wants_csv
-from proxy.server.admin.views import AccountView, TransferView, View, credits_or_none
+from proxy.server.admin.views import TransferView, View, credits_or_none
 from proxy.server.admission import Admission, Asked
+from proxy.server.equality import ReadPlaces
 from proxy.server.own_calls import PREFIX, Answer, Asking, OwnCall
 
 
@@ -76,6 +78,7 @@ class SelfService:
         slice_tokens: Callable[[], int],
         now_ms: Callable[[], int],
         giving: Giving,
+        places: ReadPlaces,
         calls: Sequence[OwnCall] = (),
     ) -> None:
         self._directory = directory
@@ -83,6 +86,7 @@ class SelfService:
         self._admission = admission
         self._slice_tokens = slice_tokens
         self._now_ms = now_ms
+        self._places = places
         self._calls = (
             OwnCall("GET", "/account", self._account),
             OwnCall("GET", "/journal", self._journal),
@@ -118,9 +122,12 @@ class SelfService:
             response.force_close()
         return response
 
-    async def _account(self, asking: Asking) -> AccountView:
+    async def _account(self, asking: Asking) -> OwnAccountView:
         asking.query(NoQuery)
-        return AccountView.of(await self._directory.account(asking.caller.account))
+        account = await self._directory.account(asking.caller.account)
+        places = await self._places(asking.caller.path)
+        shown = {window: None if place is None else PlaceView.of(place) for window, place in places.items()}
+        return OwnAccountView.of(account).model_copy(update={"place": shown})
 
     async def _journal(self, asking: Asking) -> Answer:
         """The caller's own history; what it moved at the levels above is left out."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.cli.operator import accounts, book, credits, giving, history, levels, pools, price_import, prices
+from proxy.cli.operator import accounts, book, credits, equality, giving, history, levels, pools, price_import, prices
 from proxy.cli.operator.client import AdminClient, CommandFailed, client_from_environment
 from proxy.cli.operator.limits import FORM, label, limit
 from proxy.cli.operator.shown import Shown
@@ -32,6 +32,7 @@ def add_operator_commands(subparsers: Subparsers) -> None:
     _add_book(subparsers)
     _add_levels(subparsers)
     _add_pools(subparsers)
+    _add_equality(subparsers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,3 +244,11 @@ def _add_pools(subparsers: Subparsers) -> None:
         ("open", pools.reopen, "Give seats again"),
     ):
         noun.verb(name, act, summary, changes=True).add_argument("pool", metavar="POOL")
+
+
+def _add_equality(subparsers: Subparsers) -> None:
+    parser = _leaf(subparsers, "equality", equality.show, "How equally use is spread over people")
+    parser.add_argument("--window", choices=equality.WINDOWS, default="day", help="(default day)")
+    parser.add_argument("--group", metavar="DIMENSION", help="divide people by plan, organisation, or a label of [equality] labels")
+    verbs = parser.add_subparsers(metavar="VERB")
+    _leaf(verbs, "recount", equality.recount, "Count all use anew, and tell how far the figures had drifted")

@@ -13,7 +13,7 @@ from proxy.policy.lorenz import Interval
 from proxy.policy.tallies import WindowName
 from proxy.server.admin.fields import CreditsText, Identifier, MomentText
 from proxy.server.admin.models import Asked
-from proxy.server.admin.views import View, time_or_none
+from proxy.server.admin.views import AccountView, View, time_or_none
 
 
 class EqualityQuery(Asked):
@@ -201,3 +201,11 @@ class PlaceView(View):
     @classmethod
     def of(cls, standing: Standing) -> Self:
         return cls(of_average=str(standing.of_average), percentile=standing.percentile)
+
+
+class OwnAccountView(AccountView):
+    """An account as its own caller sees it."""
+
+    place: dict[WindowName, PlaceView | None] = Field(
+        default_factory=dict, description="By window; null where too few people are counted to say"
+    )

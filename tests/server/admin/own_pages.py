@@ -11,6 +11,7 @@ from typing import Any
 import aiohttp
 from aiohttp import web
 
+from proxy import config
 from proxy.config import Upstream
 from proxy.dialects import DIALECTS
 from proxy.errors import Expected
@@ -20,11 +21,13 @@ from proxy.server.admission import Admission
 from proxy.server.agents import OwnAgents
 from proxy.server.answers import refused
 from proxy.server.catalogue import Prices
+from proxy.server.equality import EqualityFigures
 from proxy.server.identity import identify
 from proxy.server.lending import OwnLoans
 from proxy.server.selfservice import SelfService
 from proxy.server.upstream import Endpoint
 from tests.server.admin.bench import Reply, giving_of
+from tests.support.known_use import KnownUse
 
 SLICE_TOKENS = 100
 UPSTREAM = Upstream(name="u", base_url="http://127.0.0.1:1", models=("small", "gpt-*", "other", "unpriced"), output_tokens_max=1000)
@@ -64,7 +67,7 @@ class Pages:
 
 
 @contextlib.asynccontextmanager
-async def serve(store: Store, *, agents_max: Callable[[], int] = lambda: 100) -> AsyncIterator[str]:
+async def serve(store: Store, use: KnownUse | None = None, *, agents_max: Callable[[], int] = lambda: 100) -> AsyncIterator[str]:
     """The pages of a ledger; gives their base URL."""
     endpoint = Endpoint(UPSTREAM, api_key=None)
     admission = Admission([endpoint], Prices(lambda: store.directory.price_book, store.engine.now_ms, lambda: store.directory.levels))
@@ -77,6 +80,7 @@ async def serve(store: Store, *, agents_max: Callable[[], int] = lambda: 100) ->
         admission=lambda: admission,
         slice_tokens=lambda: SLICE_TOKENS,
         now_ms=store.engine.now_ms,
+        places=EqualityFigures(use or KnownUse(), config.Equality).places,
         giving=giving,
         calls=(*OwnAgents(desk, giving.agents, agents_max).calls, *OwnLoans(desk, giving).calls),
     )

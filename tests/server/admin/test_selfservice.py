@@ -13,8 +13,10 @@ import pytest
 
 from proxy.domain import AccountId, Limit, Plan, Price
 from proxy.ledger import Store
+from proxy.policy.tallies import WINDOWS
 from tests.server.admin.bench import CREDIT, Client
 from tests.server.admin.own_pages import Pages, serve
+from tests.support.known_use import KnownUse, Person
 
 ORG, ANN, BOB = AccountId("org"), AccountId("user:ann"), AccountId("user:bob")
 GENEROUS = Plan("generous", (Limit(10 * CREDIT, "day"),), weight=2, models=("small", "gpt-*"), transfers=True)
@@ -47,8 +49,14 @@ async def people(store: Store) -> dict[AccountId, str]:
 
 
 @pytest.fixture
-async def base(store: Store, people: dict[AccountId, str]) -> AsyncIterator[str]:
-    async with serve(store) as base:
+def use() -> KnownUse:
+    """What the ledger says of everybody's use: nothing, unless a test has it say something."""
+    return KnownUse()
+
+
+@pytest.fixture
+async def base(store: Store, people: dict[AccountId, str], use: KnownUse) -> AsyncIterator[str]:
+    async with serve(store, use) as base:
         yield base
 
 
@@ -78,11 +86,31 @@ async def test_the_account_is_the_callers_own(ann: Pages, bob: Pages, call: Clie
     """The same members as over the admin API; nobody can ask for another's."""
     reply = await ann("GET", "/ledger/v1/account")
     assert (reply.status, reply.headers["X-Request-Id"]) == (200, "request-7")
-    assert reply.json == await call.done("GET", "/accounts/user:ann")
+    assert reply.json == {**await call.done("GET", "/accounts/user:ann"), "place": dict.fromkeys(WINDOWS)}
     assert (reply.json["id"], reply.json["weight"], reply.json["available"]) == ("user:ann", 2, "10")
     assert (await bob("GET", "/ledger/v1/account")).json["id"] == "user:bob"
     reply = await ann("GET", "/ledger/v1/account?id=user:bob")
     assert (reply.status, reply.json["error"]["code"]) == (400, "invalid_request")
+
+
+async def test_the_account_tells_ones_own_place(ann: Pages, use: KnownUse) -> None:
+    """Coarsely, by window, and of nobody else; an organisation's key, of which no use is known, has none; nor has anybody among few."""
+    use.people = [Person("user:ann", 6 * CREDIT, weight=2), *(Person(f"user:{n}", n * CREDIT) for n in range(30))]
+    place = (await ann("GET", "/ledger/v1/account")).json["place"]
+    assert place == {window: {"of_average": "0.2", "percentile": [0, 20]} for window in WINDOWS}
+
+
+async def test_nobody_is_placed_among_few(ann: Pages, use: KnownUse) -> None:
+    """Nineteen people are too few, whoever asks."""
+    use.people = [Person("user:ann", CREDIT), *(Person(f"user:{n}", CREDIT) for n in range(18))]
+    assert (await ann("GET", "/ledger/v1/account")).json["place"] == dict.fromkeys(WINDOWS)
+
+
+async def test_asking_again_for_ones_place_reads_no_window_again(ann: Pages, bob: Pages, use: KnownUse) -> None:
+    """Places are told from states that may be some seconds old, whoever asks."""
+    for person in (ann, bob, ann):
+        assert (await person("GET", "/ledger/v1/account")).status == 200
+    assert use.asked == [(window, None) for window in WINDOWS]
 
 
 async def test_the_journal_shows_the_caller_alone(ann: Pages, store: Store) -> None:
