@@ -58,7 +58,7 @@ class ZeroView(View):
 class GroupView(View):
     """A group that may be told of; indices are null where it has no use."""
 
-    name: str = Field(description="Empty: everyone without any value of the label")
+    name: str = Field(description="Empty: everyone in none of these groups")
     accounts: int
     accounts_share: float
     use_share: float
