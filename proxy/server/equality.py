@@ -35,11 +35,9 @@ class EqualityStates(Protocol):
         """What the person used that a path's use counts as; None where nothing is known of it."""
         ...
 
-    def recount(self) -> Coroutine[Any, Any, Recount]:
-        """Count all use anew, and correct what had been told wrong; where a recount is at work already, wait for it."""
-        ...
 
-
+RunRecount = Callable[[], Coroutine[Any, Any, Recount]]
+"""Counts all use anew, and corrects what had been told wrong."""
 ReadPlaces = Callable[[Path], Awaitable[Mapping[WindowName, Standing | None]]]
 """Where the person of a path stands in each window."""
 
@@ -47,9 +45,11 @@ ReadPlaces = Callable[[Path], Awaitable[Mapping[WindowName, Standing | None]]]
 class EqualityFigures:
     """The states, measured by the configuration in force. Every call raises LedgerUnavailable."""
 
-    def __init__(self, states: EqualityStates, section: Callable[[], config.Equality]) -> None:
+    def __init__(self, states: EqualityStates, section: Callable[[], config.Equality], recount: RunRecount | None = None) -> None:
+        """Without `recount` the figures can only be looked at."""
         self._states = states
         self._section = section
+        self._run_recount = recount
         self._recount: asyncio.Task[Recount] | None = None
         self._kept: Mapping[WindowName, WindowState] = {}
         self._kept_at_s = -KEPT_S
@@ -69,7 +69,8 @@ class EqualityFigures:
         What a recount found is told to whoever asks next, even if nobody waited for its end.
         """
         if self._recount is None:
-            self._recount = asyncio.get_running_loop().create_task(self._states.recount())
+            assert self._run_recount is not None, "whoever may recount has what does"
+            self._recount = asyncio.get_running_loop().create_task(self._run_recount())
         task = self._recount
         done, _ = await asyncio.wait((task,), timeout=RECOUNT_WAIT_S)
         if not done:

@@ -120,7 +120,7 @@ async def listen(store: Store, health: Health) -> AsyncIterator[str]:
         journal=store.journal,
         pools=UpstreamPools(Pools(store.engine), lambda: health.upstreams),
         giving=giving_of(store),
-        equality=EqualityFigures(health.use, lambda: config.Equality(labels=("country",))),
+        equality=EqualityFigures(health.use, lambda: config.Equality(labels=("country",)), health.use.recount),
         tokens=Tokens([token_of(f"{role}-1", role, SECRETS[role]) for role in ROLES]),
         readiness=readiness,
         metrics=metrics,

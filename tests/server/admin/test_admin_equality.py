@@ -139,7 +139,7 @@ async def test_a_long_recount_goes_on_while_nobody_waits(monkeypatch: pytest.Mon
     """Whoever asks meanwhile joins it; its end is told to the next who asks, and only then another may begin."""
     monkeypatch.setattr(figures, "RECOUNT_WAIT_S", 0.01)
     states = SlowRecount()
-    shown = EqualityFigures(states, config.Equality)
+    shown = EqualityFigures(states, config.Equality, states.recount)
     assert await shown.recount() is None
     assert await asyncio.gather(shown.recount(), shown.recount()) == [None, None]
     states.may_end.set()
@@ -160,7 +160,7 @@ async def test_a_ledger_that_is_away_is_said(call: Client, health: Health) -> No
             self.recounts += 1
             raise LedgerUnavailable("the ledger is away")
 
-    shown = EqualityFigures(states := Away(), config.Equality)
+    shown = EqualityFigures(states := Away(), config.Equality, states.recount)
     for _ in range(2):
         with pytest.raises(LedgerUnavailable):
             await shown.recount()
