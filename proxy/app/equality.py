@@ -9,6 +9,7 @@ from typing import Final
 from proxy.metrics import Metrics
 from proxy.metrics.equality import rows_of
 from proxy.policy.tallies import WINDOWS
+from proxy.processes.jobs import Job
 from proxy.server.equality import PLAN, EqualityFigures
 
 MEASURE_S: Final = 5.0
@@ -18,14 +19,18 @@ class EqualityWatch:
     """Keeps the gauges of equality; while the ledger is away they stay as they are and grow old."""
 
     def __init__(self, figures: EqualityFigures, metrics: Metrics, plans: Callable[[], Collection[str]]) -> None:
-        self._figures = figures
+        self.figures = figures
         self._metrics = metrics
         self._plans = plans
         self._measured_s: float | None = None
 
+    @property
+    def job(self) -> Job:
+        return Job("measuring equality", MEASURE_S, self.measure)
+
     async def measure(self) -> None:
         """Take all windows anew, by plan. Raises LedgerUnavailable."""
-        found = [await self._figures.of(window, PLAN) for window in WINDOWS]
+        found = [await self.figures.of(window, PLAN) for window in WINDOWS]
         self._metrics.equality_is(rows_of(found, plans=self._plans()))
         self._measured_s = time.monotonic()
 

@@ -20,6 +20,7 @@ from typing import Final
 
 from proxy import __version__
 from proxy.app import books
+from proxy.app.equality import EqualityWatch
 from proxy.app.settings import Settings, Source, needing_restart
 from proxy.app.use import ParentsUse
 from proxy.config import Config, LedgerSection
@@ -35,6 +36,7 @@ from proxy.processes.signals import Signals
 from proxy.processes.sockets import SharedPort, join_address, reserve, split_address
 from proxy.processes.workers import Workers
 from proxy.server.admin import AdminListener, Tokens, configured_tokens, token_of
+from proxy.server.equality import EqualityFigures
 from proxy.server.pools import UpstreamPools
 
 log = logging.getLogger(__name__)
@@ -98,11 +100,13 @@ async def _start(stack: contextlib.AsyncExitStack, source: Source, signals: Sign
     await Pools(store.engine).learn_age(is_first=is_new)
 
     parent = Parent(source, settings, store, metrics, signals, port=port, ledger_url=url, verbose=verbose)
+    stack.push_async_callback(parent.equality.figures.close)
     admin = AdminListener(
         directory=store.directory,
         ledger=store.ledger,
         journal=store.journal,
         pools=parent.pools,
+        equality=parent.equality.figures,
         giving=parent.giving,
         tokens=_tokens(settings.config),
         readiness=parent.readiness,
@@ -153,6 +157,8 @@ class Parent:
         self.giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.config.commons)
         self.pools = UpstreamPools(Pools(store.engine), lambda: self._settings.config.upstream)
         self._use = ParentsUse(store, self.pools, lambda: self._settings.config)
+        figures = EqualityFigures(store.equality, lambda: self._settings.config.equality, self._use.recounter.run)
+        self.equality = EqualityWatch(figures, metrics, lambda: [plan.name for plan in self._settings.config.plan])
         self.workers = Workers(orders=self._orders, fleet=self._fleet, metrics=metrics)
         metrics.version_is(__version__)
         metrics.config_reloaded(successful=True)
@@ -194,6 +200,7 @@ class Parent:
             Job("asking the workers", REPORT_S, lambda: self.workers.report(deadline_s=REPORT_S)),
             Job("watching the configuration", WATCH_S, self._reload_if_asked),
             *self._use.jobs(),
+            self.equality.job,
         )
 
     async def _refresh(self) -> None:
@@ -266,6 +273,7 @@ class Parent:
     async def scrape(self) -> tuple[bytes, str]:
         """The metrics of all processes, and their content type."""
         await asyncio.gather(self.workers.report(deadline_s=SCRAPE_DEADLINE_S), self._look_at_pools())
+        self.equality.tell_age()
         self._metrics.audit_age_is(-1.0 if self._audited_s is None else time.monotonic() - self._audited_s)
         return await asyncio.to_thread(render, self._fleet.snapshots())  # thousands of series take a while to write
 

@@ -26,6 +26,7 @@ from proxy.processes.jobs import Job
 from proxy.processes.sockets import BACKLOG
 from proxy.server.admin.routing import Desk
 from proxy.server.agents import OwnAgents
+from proxy.server.equality import EqualityFigures
 from proxy.server.handler import Proxy
 from proxy.server.lending import OwnLoans
 from proxy.server.listener import Listener
@@ -104,6 +105,7 @@ class Service:
             slice_tokens=lambda: self._settings.ledger.slice_tokens,
             now_ms=store.engine.now_ms,
             giving=giving,
+            places=EqualityFigures(store.equality, lambda: self._settings.equality).places,
             calls=(*own_agents.calls, *OwnLoans(desk, giving).calls),
         ).handle
         self._listener = Listener(self._proxy.handle, settings.listen)
