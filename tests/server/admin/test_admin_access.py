@@ -41,6 +41,8 @@ NEEDS = {
     ("PUT", "/plans/{name}"): "owner",
     ("GET", "/levels"): "viewer",
     ("GET", "/levels/{name}"): "viewer",
+    ("GET", "/equality"): "viewer",
+    ("POST", "/equality/recount"): "operator",
     ("GET", "/pools"): "viewer",
     ("GET", "/pools/{name}"): "viewer",
     ("PATCH", "/pools/{name}"): "operator",
