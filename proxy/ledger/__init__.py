@@ -20,6 +20,7 @@ from proxy.ledger.engine import FSYNC_WAIT_MS, Engine, Observe, field
 from proxy.ledger.equality import EqualityLedger
 from proxy.ledger.journal import Journal
 from proxy.ledger.moves import Moves
+from proxy.ledger.standings import Standings
 from proxy.ledger.trimming import Trimmer
 
 __all__ = ["Directory", "Journal", "Page", "RedisLedger", "Store", "open_ledger"]
@@ -37,6 +38,7 @@ class Store:
     moves: Moves
     """What this process has to tell the statistics of equality."""
     equality: EqualityLedger
+    standings: Standings
 
     async def ping(self) -> None:
         """Raises LedgerUnavailable."""
@@ -79,6 +81,6 @@ async def open_ledger(
         await equality.learn()
         ledger = RedisLedger(engine, directory, moves, hold_ttl_ms=section.hold_ttl_s * 1000)
         journal = Journal(engine, directory)
-        yield Store(ledger, directory, journal, Trimmer(engine, journal), engine, moves, equality)
+        yield Store(ledger, directory, journal, Trimmer(engine, journal), engine, moves, equality, Standings(engine, directory, moves))
     finally:
         await engine.close()

@@ -10,6 +10,7 @@ import asyncio
 import secrets
 import struct
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -19,6 +20,8 @@ from proxy.ledger.engine import Engine
 SHARDS: Final = 4
 FIELDS_MAX: Final = 400
 """Of one piece: what the server does in well under a millisecond or two."""
+BUNDLE_MAX: Final = 2_000
+"""Of what goes together: twice the buckets that a sum over all people can have, and more."""
 MARK_MS: Final = 86_400_000
 """How long the number of a process's last piece is remembered."""
 
@@ -81,16 +84,32 @@ class Additions:
 
 
 def _cut(gathered: dict[str, _Hash]) -> list[Piece]:
-    """The same in pieces, each of no more than FIELDS_MAX fields."""
+    """The same in pieces of about FIELDS_MAX fields. What is told of one thing in two generations goes together, where it is not very
+    much, so that who compares them finds both told or neither."""
+    bundles: dict[str, Piece] = {}
+    for name, whole in gathered.items():
+        bundles.setdefault(name.partition(":")[2], []).append((name, whole))
     pieces: list[Piece] = []
     room = 0
-    for name, whole in gathered.items():
-        fields = list(whole.numbers.items())
-        while fields:
-            if not room:
+    for bundle in bundles.values():
+        for part in _parts(bundle):
+            if room <= 0:
                 pieces.append([])
                 room = FIELDS_MAX
-            part, fields = fields[:room], fields[room:]
-            room -= len(part)
-            pieces[-1].append((name, _Hash(whole.gone_ms, whole.fields_max, dict(part))))
+            pieces[-1] += part
+            room -= _fields_of(part)
     return pieces
+
+
+def _parts(bundle: Piece) -> Iterator[Piece]:
+    if _fields_of(bundle) <= BUNDLE_MAX:
+        yield bundle
+        return
+    for name, whole in bundle:
+        fields = list(whole.numbers.items())
+        for start in range(0, len(fields), FIELDS_MAX):
+            yield [(name, _Hash(whole.gone_ms, whole.fields_max, dict(fields[start : start + FIELDS_MAX])))]
+
+
+def _fields_of(piece: Piece) -> int:
+    return sum(len(whole.numbers) for _, whole in piece)

@@ -88,6 +88,14 @@ def read_balance(packed: bytes) -> StoredBalance:
     return StoredBalance(int(spent), int(held), running, windows, read_uses(packed[at:]))
 
 
+def packed_uses(packed: bytes) -> bytes:
+    """The uses that a balance ends with, as stored; empty where it has none."""
+    at = _HEAD.size
+    for _ in range(_HEAD.unpack_from(packed)[5]):
+        at = packed.index(0, at + _WINDOW.size) + 1
+    return packed[at:]
+
+
 def read_uses(packed: bytes) -> StoredUses | None:
     """What a balance ends with; None where that is nothing."""
     if not packed:

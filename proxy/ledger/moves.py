@@ -63,10 +63,7 @@ class Moves:
     def note(self, root: str, person: AccountId, told: bytes) -> None:
         """Take a move as an answer has told it."""
         before, after = _split(told)
-        self.latest[person] = after
-        self.latest.move_to_end(person)
-        if len(self.latest) > LATEST_MAX:
-            self.latest.popitem(last=False)
+        self.keep(person, after)
         last = self._last.get(person)
         if last is not None and last.after == before:
             last.after = after
@@ -75,6 +72,13 @@ class Moves:
             self._pending.append(move)
         else:
             self.dropped += 1
+
+    def keep(self, person: AccountId, uses: bytes) -> None:
+        """Keep a person's uses as the latest that is known."""
+        self.latest[person] = uses
+        self.latest.move_to_end(person)
+        if len(self.latest) > LATEST_MAX:
+            self.latest.popitem(last=False)
 
     def take(self) -> list[Move]:
         """All that is pending, which is then the taker's."""

@@ -11,7 +11,7 @@ import asyncio
 import json
 import secrets
 from collections.abc import AsyncIterator
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Final
 
 from proxy.domain import Path
@@ -24,11 +24,6 @@ from proxy.ledger.tallying import ALL, DAY_MS, EPOCHS, day_of, entitled_name, in
 from proxy.policy.equality import Drift, Group, Recount
 from proxy.policy.tallies import WINDOWS, Bucket, Population, Tally, WindowName
 
-BATCH: Final = 500
-BATCH_PAUSE_S: Final = 0.1
-"""After each batch: so a recount takes no more than some tenth of the server."""
-SETTLE_S: Final = 3.0
-"""Until every process has told its moves and learned how is counted now: three flushes."""
 LEASE_MS: Final = 30_000
 WAIT_S: Final = 0.5
 READINGS: Final = 3
@@ -37,13 +32,24 @@ ROUNDING: Final = 1e-12
 _TASK: Final = "equality-recount"
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a recount goes."""
+
+    batch: int = 500
+    pause_s: float = 0.1
+    """After each batch: so a recount takes no more than some tenth of the server."""
+    settle_s: float = 3.0
+    """Until every process has told its moves and learned how is counted now: three flushes."""
+
+
 class Recounter:
     """One process's way to recounts."""
 
-    def __init__(self, engine: Engine, equality: EqualityLedger, *, settle_s: float = SETTLE_S) -> None:
+    def __init__(self, engine: Engine, equality: EqualityLedger, pace: Pace | None = None) -> None:
         self._engine = engine
         self._equality = equality
-        self._settle_s = settle_s
+        self._pace = pace or Pace()
         self._token = secrets.token_hex(8)
         self._running = asyncio.Lock()
         self._half_life_days = 7
@@ -97,8 +103,9 @@ class Recounter:
         await self._engine.command("PEXPIRE", keys.lease(_TASK), LEASE_MS)
 
     async def _run(self) -> Recount:
+        await self._equality.flush()  # with what this process asks for
         counting = await self._begin()
-        await asyncio.sleep(self._settle_s)  # until every process counts in the new generation
+        await asyncio.sleep(self._pace.settle_s)  # until every process counts in the new generation
         accounts = 0
         async for batch, after in self._batches(counting.after):
             await self._equality.enrolment.enrol(batch)
@@ -106,8 +113,8 @@ class Recounter:
             await self._engine.command("HSET", keys.EQUALITY, "after", after)
             await self._keep_lease()
             accounts += len(batch)
-            await asyncio.sleep(BATCH_PAUSE_S if len(batch) == BATCH else 0)
-        await asyncio.sleep(self._settle_s)
+            await asyncio.sleep(self._pace.pause_s)
+        await asyncio.sleep(self._pace.settle_s)
         await self._equality.flush()
         await self._keep_lease()
         return await self._end(counting, accounts)
@@ -125,7 +132,7 @@ class Recounter:
     async def _batches(self, after: str) -> AsyncIterator[tuple[list[Path], str]]:
         """The paths of all accounts from one on, in the order of their ids; each batch with its last id."""
         start = f"({after}" if after else "-"
-        while ids := await self._engine.command("ZRANGEBYLEX", keys.ACCOUNTS, start, "+", "LIMIT", 0, BATCH):
+        while ids := await self._engine.command("ZRANGEBYLEX", keys.ACCOUNTS, start, "+", "LIMIT", 0, self._pace.batch):
             texts = await self._engine.commands(*(("GET", keys.path_of(raw.decode())) for raw in ids))
             yield [records.decode_path(text) for text in texts if text is not None], ids[-1].decode()
             start = f"({ids[-1].decode()}"
@@ -146,7 +153,7 @@ class Recounter:
         found: list[Drift] = []
         while not found or (found[-1].of_use and len(found) < READINGS):
             if found:
-                await asyncio.sleep(self._settle_s / READINGS)
+                await asyncio.sleep(self._pace.settle_s / READINGS)
             kinds = (
                 self._equality.groups(generation, window, ALL, counting.half_life_days)
                 for generation in (counting.generation, counting.next)

@@ -1,0 +1,218 @@
+"""Recounts: what flushes have lost is found and put right beside full traffic, once over all processes, whoever dies."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+from proxy.domain import AccountId, Plan
+from proxy.ledger import keys
+from proxy.ledger.equality import read_counting
+from proxy.ledger.recount import Pace, Recounter
+from proxy.policy.tallies import WINDOWS
+from tests.support.deployment import until
+from tests.support.faulty_link import faulty_link
+from tests.support.ledger_bench import NOON_MS, Clock
+from tests.support.ledger_server import LedgerServer, ledger_binaries
+from tests.support.use_counting import DAY_S, World, open_world
+
+QUICK = Pace(batch=7, pause_s=0.005, settle_s=0.15)
+SEED = 20_261_127
+
+
+@pytest.fixture(params=[*ledger_binaries()])
+async def world(request: pytest.FixtureRequest, ledger_servers: Callable[[str], LedgerServer]) -> AsyncIterator[World]:
+    async with open_world(ledger_servers(request.param), Clock()) as world:
+        yield world
+
+
+def recounter(world: World, process: int = 0, pace: Pace = QUICK) -> Recounter:
+    store = world.stores[process]
+    return Recounter(store.engine, store.equality, pace)
+
+
+async def test_a_lost_flush_is_found_and_put_right(world: World) -> None:
+    """A process dies with moves that it has not told: the recount tells by how much the tallies were wrong, and corrects them."""
+    await world.spend("ann", 100)
+    await world.spend("solo", 10_000)
+    await world.flush()
+    await world.spend("ann", 50)
+    await world.spend("bob", 40)
+    world.stores[0].moves.take()
+
+    with pytest.raises(AssertionError):
+        await world.check()
+    done = await recounter(world).run()
+    day = next(drift for drift in done.drifts if drift.window == "day")
+    # ann was told with 100 and has 150, in another bucket; bob was not told at all.
+    assert (day.people, day.use_nanocredits, day.of_use) == (2 + 1, 100 + 150 + 40, pytest.approx(290 / 10_190))
+    await world.check()
+    assert (await world.stores[1].equality.state("day")).drift == day.of_use
+
+    again = await recounter(world, 1).run()
+    assert {(drift.people, drift.use_nanocredits) for drift in again.drifts} == {(0, 0)}
+    assert (await world.stores[1].equality.state("week")).drift == 0
+    await world.check()
+
+
+async def test_a_recount_beside_full_traffic_is_exact_and_finds_nothing_wrong(world: World) -> None:
+    """Two processes serve and tell all the while; before, during and after it the tallies are what the balances say."""
+    for n in range(40):
+        await world.account(f"user-{n}", parent=("org:acme", None)[n % 2], plan=("everyone", "triple")[n % 3 == 0])
+    names, chance = [*world.paths], random.Random(SEED)
+    stopped = asyncio.Event()
+
+    async def serve(process: int) -> None:
+        while not stopped.is_set():
+            await world.spend(chance.choice(names), chance.choice((1, 90, 12_345)), by=process)
+            await asyncio.sleep(0.005)
+
+    async def tell(process: int) -> None:
+        while not stopped.is_set():
+            await world.stores[process].equality.flush()
+            await asyncio.sleep(0.03)
+
+    async with asyncio.TaskGroup() as group:
+        for process in (0, 0, 1, 1):
+            group.create_task(serve(process))
+        for process in (0, 1):
+            group.create_task(tell(process))
+        for process in (0, 1):
+            done = await recounter(world, process, dataclasses.replace(QUICK, settle_s=0.4)).run()
+            assert {(drift.people, drift.use_nanocredits) for drift in done.drifts} == {(0, 0)}, f"seed {SEED}"
+            assert done.accounts == len(names)
+        stopped.set()
+    await world.flush()
+    await world.check()
+
+
+async def test_a_recount_that_broke_off_is_gone_on_with_where_it_was(world: World) -> None:
+    """By another process, in the same generation; the figures that are read meanwhile are the old ones, and right."""
+    for n in range(30):
+        await world.account(f"user-{n:02}")
+        await world.spend(f"user-{n:02}", 10 + n)
+    await world.flush()
+    first = asyncio.ensure_future(recounter(world, 0).run())
+    engine = world.stores[1].engine
+    counting = await until(lambda: read_counting(engine), lambda counting: counting.after >= "user-0")
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    assert (counting.generation, counting.next) == (1, 2)
+    await world.spend("user-29", 5)
+    await world.flush()
+    await world.check()
+
+    done = await recounter(world, 1).run_if_due()
+    assert done is not None
+    assert 0 < done.accounts < len(world.paths)
+    assert {(drift.people, drift.use_nanocredits) for drift in done.drifts} == {(0, 0)}
+    assert (await read_counting(engine)).generation == 2
+    await world.check()
+
+
+async def test_one_recount_runs_at_a_time_and_a_second_waits_for_it(world: World) -> None:
+    """Over all processes: who finds one at work when it is due lets it be; who wants one waits, and then has its own."""
+    first = asyncio.ensure_future(recounter(world, 0).run())
+    engine = world.stores[1].engine
+    await until(lambda: engine.command("GET", keys.lease("equality-recount")), lambda holder: holder is not None)
+    assert await recounter(world, 1).run_if_due() is None
+    await recounter(world, 1).run()
+    assert first.done()
+    assert (await read_counting(engine)).generation == 3
+
+
+async def test_a_ledger_that_was_never_counted_is_counted_at_once_and_then_every_night(world: World) -> None:
+    """At the configured hour of UTC, once; and whenever it is to be counted in another way."""
+    await world.spend("ann", 10)
+    nightly = recounter(world)
+    nightly.configure(half_life_days=7, labels=(), hour_utc=3)
+    assert await nightly.run_if_due() is not None
+    assert await nightly.run_if_due() is None
+    world.clock.pass_s(14.9 * 3600)
+    assert await nightly.run_if_due() is None
+    world.clock.pass_s(0.2 * 3600)
+    assert await nightly.run_if_due() is not None
+    assert await nightly.run_if_due() is None
+    nightly.configure(half_life_days=30, labels=("team",), hour_utc=3)
+    assert await nightly.run_if_due() is not None
+    assert await nightly.run_if_due() is None
+
+
+async def test_labels_and_another_half_life_are_taken_over_by_a_recount(world: World) -> None:
+    """Groups by a label's value, those without it under the empty name; what was used counts by the new half-life from then on."""
+    directory = world.stores[0].directory
+    await world.spend("ann", 1000)
+    await world.spend("solo", 10)
+    await directory.update_account(AccountId("ann"), labels={"team": "red"}, operation_id="red")
+    await directory.update_account(AccountId("bob"), labels={"team": "red"}, operation_id="too")
+    counting = recounter(world)
+    counting.configure(half_life_days=1, labels=("team",), hour_utc=3)
+    await counting.run_if_due()
+    await world.flush()
+    state = await world.stores[1].equality.state("half_life", "team")
+    assert {name: group.population.people for name, group in state.groups.items()} == {"red": 2, "": 2}
+    now_ms = world.clock.now_ms
+    assert state.total.tally.use_nanocredits * state.use_scale == pytest.approx(1010)
+    world.clock.pass_s(2 * DAY_S)
+    state = await world.stores[1].equality.state("half_life", "team")
+    assert state.total.tally.use_nanocredits * state.use_scale == pytest.approx(1010 / 4)
+    assert state.starts_at_ms == now_ms + DAY_S * 1000
+
+
+async def test_a_plans_new_weight_is_counted_anew_for_all_its_accounts(world: World) -> None:
+    """The change asks for a recount, which weighs every account of the plan as it now is."""
+    await world.spend("solo", 10)
+    nightly = recounter(world)
+    nightly.configure(half_life_days=7, labels=(), hour_utc=3)
+    await nightly.run_if_due()
+    plan = world.stores[0].directory.plan("triple")
+    await world.stores[0].directory.put_plan(Plan("triple", plan.limits, weight=9), operation_id="heavier")
+    await world.refresh()
+    await world.flush()
+    assert await nightly.run_if_due() is not None
+    state = await world.stores[1].equality.state("day", "plan")
+    assert (state.groups["triple"].population.people, state.groups["triple"].population.weight) == (2, 18)
+    await world.check()
+
+
+async def test_old_generations_go_and_present_ones_do_not_stay_for_ever(world: World) -> None:
+    """After a recount nothing of the generation before is left; every key of the new one ends by itself, a while after its window."""
+    await world.spend("ann", 100)
+    await world.flush()
+    await recounter(world).run()
+    engine = world.stores[0].engine
+    names = [raw.decode() for raw in await engine.command("KEYS", "cl:{equality:*")]
+    generations = {name.split("}:")[1].split(":")[0] for name in names if ":mark:" not in name}
+    assert generations == {"2"}
+    assert all([await engine.command("PTTL", name) > 0 for name in names])
+
+
+async def test_an_answer_that_is_lost_counts_once_or_not_at_all_until_the_recount(ledger_server: LedgerServer, tmp_path) -> None:  # type: ignore[no-untyped-def]
+    """The repeat changes nothing, so it tells no move: use is never told twice; what was not told, the recount finds."""
+    async with faulty_link(ledger_server, tmp_path) as link, open_world(ledger_server, Clock(), url=link.url) as world:
+        path, ledger = world.paths["ann"], world.stores[0].ledger
+        await ledger.hold(path, "h", want_nanocredits=100, least_nanocredits=100)
+        link.answers_to_lose = 1
+        await ledger.debit(path, "h", spent_nanocredits=30)
+        await ledger.settle(path, "h", spent_nanocredits=80)
+        link.answers_to_lose = 2
+        await world.flush()  # a piece that is sent again is added once
+        await world.flush()
+        state = await world.stores[0].equality.state("day")
+        assert state.total.tally.use_nanocredits == 50
+        await recounter(world).run()
+        assert (await world.stores[0].equality.state("day")).total.tally.use_nanocredits == 80
+        await world.check()
+
+
+async def test_an_empty_ledger_is_counted_too(ledger_server: LedgerServer) -> None:
+    """No accounts, no use, no drift."""
+    async with open_world(ledger_server, Clock(NOON_MS)) as world:
+        ledger_server.flush()
+        done = await recounter(world).run()
+        assert [drift.window for drift in done.drifts] == list(WINDOWS)
+        assert done.accounts == 0
