@@ -165,6 +165,26 @@ async def test_the_blend_of_the_configuration_counts(start: Start, upstream: Scr
         assert await proxied.spent() == 2 * IN_UNITS
 
 
+async def test_what_is_held_is_counted_in_credits_to_the_last_one(upstream: ScriptedUpstream, start: Start) -> None:
+    """However an index divides, and however often a hold grew and was debited, nothing is left of it in the end."""
+    odd = Price("tiny", 0, input=999_983, output=7_400_003, level="small")
+    settings = {"ledger": {"slice_tokens": 3}}
+    async with start(**small(prices=(odd,), settings=settings)) as proxied:
+        for _ in range(3):
+            asked = Asked(proxied, chat(stream=True))
+            exchange = await upstream.next_request()
+            for data in chat_events(["word "] * 20, usage=openai_answers.usage(31, 20)):
+                await exchange.send(data)
+                await asked.until(b"data:")
+            assert proxied.counted("held_credits") > 0
+            await exchange.finish()
+            await asked.whole()
+        assert (await proxied.until_settled()).held == 0
+        assert proxied.counted("held_credits") == 0
+        verbs = [verb for verb, _ in proxied.ledger.calls]
+        assert verbs.count("extend") > 3
+
+
 # --- seats and the commons -----------------------------------------------------------------------------------------------------------
 
 

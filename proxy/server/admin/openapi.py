@@ -19,7 +19,8 @@ from proxy.server.admin.routing import IDEMPOTENCY_KEY_PATTERN, PREFIX, Route
 ALWAYS = ("invalid_request", "invalid_api_key", "forbidden", "ledger_unavailable")
 WITH_BODY = ("request_too_large", "unsupported_encoding")
 DESCRIPTION = """\
-Amounts are decimal strings in credits, exact to 9 places; numbers are accepted. Times are RFC 3339 in UTC.
+Amounts are decimal strings in credits, exact to 9 places; numbers are accepted. Those of an account that counts in units of a
+level are in units; its `unit` says so. Times are RFC 3339 in UTC.
 Lists come in pages: pass `next` as `after` until it is null. A mutation with an `Idempotency-Key` may be repeated: it is
 carried out once and answered alike (an API key is shown once only). Each operation names the least role that may call it:
 viewer, operator, owner.
