@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 from aiohttp import web
 from multidict import CIMultiDict
 
-from proxy.domain import RequestRate, Settlement, Tightest, credits_from_nanocredits
+from proxy.domain import CREDITS, Price, RequestRate, Settlement, Tightest, credits_from_nanocredits
 from proxy.errors import Expected
 
 BUDGET_CODES = frozenset({"insufficient_quota", "request_exceeds_budget"})
@@ -84,6 +84,12 @@ def add_queue(headers: CIMultiDict[str], queued_s: float | None) -> None:
     """How long a request waited for its seat, where seats are counted."""
     if queued_s is not None:
         headers["X-Ledger-Queue-Ms"] = str(round(queued_s * 1000))
+
+
+def add_unit(headers: CIMultiDict[str], price: Price) -> None:
+    """What the amounts in the other headers count, and what one of it is worth in credits, where they do not count credits."""
+    if price.unit != CREDITS:
+        headers["X-Ledger-Unit"] = f"{price.unit};index={credits_from_nanocredits(price.worth_nanocredits)}"
 
 
 def add_budget(

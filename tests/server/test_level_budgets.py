@@ -59,6 +59,17 @@ async def test_a_request_costs_its_price_divided_by_the_index(upstream: Scripted
         assert proxied.counted("held_credits") == 0
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_answers_say_what_their_amounts_count(upstream: ScriptedUpstream, start: Start, stream: bool) -> None:
+    """The level, and its index; where they count credits, nothing."""
+    async with start(**small()) as proxied:
+        asked = await answered(proxied, upstream, chat(stream=stream))
+        assert asked.answer.headers["X-Ledger-Unit"] == "small;index=0.002"
+    async with start(prices=(TINY,)) as proxied:
+        asked = await answered(proxied, upstream, chat(stream=stream))
+        assert "X-Ledger-Unit" not in asked.answer.headers
+
+
 async def test_headers_and_journal_are_in_units_and_name_the_index(upstream: ScriptedUpstream, start: Start) -> None:
     """Cost and remainder in the account's unit; the memo says by which index it was counted."""
     async with start(**small()) as proxied:
