@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from proxy import config
-from proxy.app.use import flushing
+from proxy.app.use import flushing, noting_denials
 from proxy.config import Config
 from proxy.errors import Failure
 from proxy.ledger import Store
@@ -93,7 +93,7 @@ class Service:
             metrics=metrics,
             now_ms=store.engine.now_ms,
         )
-        self._proxy.seating.denied = store.equality.denials.note
+        self._proxy.seating.denied = noting_denials(store)
         giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.commons)
         desk = Desk(store.directory, store.ledger, store.journal, giving=giving)
         own_agents = OwnAgents(desk, giving.agents, lambda: self._settings.agents.max_per_person)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from proxy.config import Config
-from proxy.domain import AccountId
+from proxy.domain import AccountId, Caller
 from proxy.ledger import Store, keys
 from proxy.ledger.recount import Recounter
 from proxy.processes.jobs import Job
@@ -24,6 +24,17 @@ SEATS_S: Final = 5.0
 def flushing(store: Store) -> Job:
     """Tells what the process has counted."""
     return Job("telling the use of people", FLUSH_S, store.equality.flush)
+
+
+def noting_denials(store: Store) -> Callable[[Caller, str, int], None]:
+    """Notes what a caller was denied, by the refusal's code and in credits: in what its account counts, for so is its use."""
+    directory, denials = store.directory, store.equality.denials
+
+    def denied(caller: Caller, code: str, amount_nanocredits: int) -> None:
+        amount = directory.levels.counted_in(caller.plan.unit, amount_nanocredits, store.engine.now_ms())
+        denials.note(caller.path, code, amount)
+
+    return denied
 
 
 class ParentsUse:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from proxy.domain import CREDITS, Level, Price
+from proxy.domain import CREDITS, NANOCREDITS_PER_CREDIT, Level, Price
 from proxy.policy.pricing import rate
 
 DAY_MS = 86_400_000
@@ -110,6 +110,11 @@ class Levels:
         """A level's index at an instant, nanocredits for a million blended tokens; None before its first, and of no level."""
         step = step_at(self.steps.get(name, ()), at_ms)
         return None if step is None else step.index_nanocredits
+
+    def counted_in(self, unit: str, amount_nanocredits: int, at_ms: int) -> int:
+        """So many credits in what an account counts, rounded down; unchanged where that is credits, or has no index."""
+        index = None if unit == CREDITS else self.index(unit, at_ms)
+        return amount_nanocredits if index is None else amount_nanocredits * NANOCREDITS_PER_CREDIT // index
 
 
 def _effective_at_ms(row: Price) -> int:

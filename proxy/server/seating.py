@@ -82,7 +82,7 @@ class Seating:
         """By pool and ticket. Bounded by the requests that are open."""
         self.patience = Patience()
         self._alone = Alone(self._seated_alone)
-        self.denied: Callable[[Path, str, int], None] = lambda _path, _code, _nanocredits: None
+        self.denied: Callable[[Caller, str, int], None] = lambda _caller, _code, _nanocredits: None
         """Told of a request that was not served: whose, why, and what it would probably have cost."""
         self._limited: frozenset[str] = frozenset()
         """Names of the upstreams that have a limit."""
@@ -202,7 +202,7 @@ class Seating:
             self.metrics.served(pool=pool, amount_nanocredits=spent_nanocredits)
         elif outcome != "complete":
             amount = self.likely(caller, pool, most_nanocredits=most())
-            self.denied(caller.path, outcome, amount)
+            self.denied(caller, outcome, amount)
             self.metrics.not_served(pool=pool, reason=_REASONS.get(outcome, "other"), amount_nanocredits=amount)
 
     def heard(self, section: config.Upstream, status: int | None, seconds: float) -> None:
