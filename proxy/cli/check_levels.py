@@ -1,6 +1,11 @@
-"""What `compute-ledger check` has to say of levels: those that no row prices a model of, and plans that count in what is not there."""
+"""What `compute-ledger check` has to say of levels: those that no row prices a model of, and plans that count in what is not there.
+
+Also plans that would share with the commons and count in something else.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from proxy.config import Config
 from proxy.domain import CREDITS
@@ -24,4 +29,15 @@ def level_warnings(settings: Config, now_ms: int) -> list[str]:
             lines.append(f"plan {plan.name!r}: counts in units of {plan.unit!r}, which no price row names: its accounts are refused")
         elif levels.index(plan.unit, now_ms) is None:
             lines.append(f"plan {plan.name!r}: counts in units of {plan.unit!r}, which has no index yet: its accounts are refused")
-    return lines
+    return [*lines, *_commons_warnings(settings)]
+
+
+def _commons_warnings(settings: Config) -> Iterator[str]:
+    """Plans that have to do with the commons and do not count as it does, as far as the file says how it does."""
+    units = {plan.name: plan.unit for plan in reversed(settings.plan)}
+    for account in settings.account:
+        if account.id == settings.commons.account and settings.plan:
+            unit = units.get(account.plan or settings.plan[0].name, CREDITS)
+            for plan in settings.plan:
+                if (plan.scavenge or plan.expired_to_commons) and plan.unit != unit:
+                    yield f"plan {plan.name!r}: counts in {plan.unit}, the commons in {unit}, so that neither gives the other anything"

@@ -29,6 +29,15 @@ UNITS = [{"name": "p", "unit": "small"}]
             {"level": [{"name": "small"}], "plan": UNITS},
             ["level 'small': no price row names it", "plan 'p': counts in units of 'small', which has no index yet"],
         ),
+        (
+            {
+                "price": [ROW],
+                "plan": [*UNITS, {"name": "c"}, {"name": "s", "unit": "small", "scavenge": True}, {"name": "t", "scavenge": True}],
+                "account": [{"id": "fund", "plan": "c"}],
+                "commons": {"account": "fund"},
+            },
+            ["plan 's': counts in small, the commons in credits"],
+        ),
     ],
 )
 def test_what_has_no_index_is_named(document: dict[str, Any], expected: list[str]) -> None:
