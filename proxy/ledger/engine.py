@@ -187,10 +187,17 @@ class Engine:
 
     async def everywhere(self, *command: str | bytes | int) -> list[Any]:
         """What each server answers to a question about itself. Raises LedgerUnavailable."""
-        try:
-            return list(await asyncio.gather(*(server.prompt.send(*command) for server in self._servers.primaries)))
-        except (ConnectionLost, ServerError) as error:
-            raise LedgerUnavailable(f"the ledger does not say {' '.join(map(str, command))}") from error
+        ends_s = time.monotonic() + self._deadline_s
+        while True:
+            try:
+                return list(await asyncio.gather(*(server.prompt.send(*command) for server in self._servers.primaries)))
+            except ServerError as error:
+                raise LedgerUnavailable(f"the ledger answered: {error}") from error
+            except ConnectionLost as error:
+                if time.monotonic() >= ends_s:
+                    raise LedgerUnavailable("the ledger does not answer within the deadline") from error
+            await asyncio.sleep(REPEAT_PAUSE_S)
+            await self._servers.learn_again()
 
     async def _repeat(
         self, key: str, command: Command | bytes, name: str = "", before: Sequence[Command] = (), *, durable: bool = False
