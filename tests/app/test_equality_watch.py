@@ -33,7 +33,7 @@ async def test_gauges_are_taken_and_grow_old() -> None:
     watch.tell_age()
     assert page(Fleet(metrics))["compute_ledger_equality_age_seconds"] == -1
     await watch.measure()
-    assert ledger.asked == [(window, "plan") for window in WINDOWS]
+    assert sorted(ledger.asked) == sorted((window, "plan") for window in WINDOWS)
     ledger.away = True
     with pytest.raises(LedgerUnavailable):
         await watch.measure()
@@ -43,3 +43,17 @@ async def test_gauges_are_taken_and_grow_old() -> None:
     assert shown["compute_ledger_accounts{state=active,window=day}"] == 25
     assert shown["compute_ledger_group_use_share{plan=everyone,window=month}"] == 1
     assert len(ledger.asked) == len(WINDOWS)
+
+
+async def test_the_day_is_taken_every_time_and_the_others_in_turn() -> None:
+    """After the first time two windows at most are read, and none is left out for long."""
+    ledger, metrics = Ledger([Person(f"p{n}", 5) for n in range(25)]), Metrics()
+    watch = EqualityWatch(EqualityFigures(ledger, config.Equality), metrics, list)
+    await watch.measure()
+    rounds = []
+    for _ in range(3):
+        ledger.asked.clear()
+        await watch.measure()
+        rounds.append({window for window, _ in ledger.asked})
+    assert all("day" in windows and len(windows) == 2 for windows in rounds)
+    assert set().union(*rounds) == set(WINDOWS)
