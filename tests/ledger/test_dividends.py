@@ -12,6 +12,7 @@ from proxy.domain import AccountId, Limit, Plan
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import Store, dividends, keys, open_ledger
 from proxy.ledger.dividends import Dividend, Dividends
+from tests.support.dying_ledger import DyingLedger
 from tests.support.ledger_bench import Clock
 from tests.support.ledger_server import LedgerServer
 
@@ -141,45 +142,13 @@ async def test_shares_that_are_nothing_leave_everything_where_it_is(store: Store
     assert (done.paid_accounts, done.unpaid_accounts, done.paid_nanocredits) == (0, 3, 0)
 
 
-DIES = {2: "before", 6: "between", 11: "after"}
-"""At which transfers, and when."""
-
-
-class Dying:
-    """A ledger whose process dies three times: before a transfer, in the middle of one, and right after one."""
-
-    def __init__(self, store: Store) -> None:
-        self._ledger = store.ledger
-        self.transfers = 0
-
-    async def transfer(self, *arguments: Any, **named: Any) -> None:
-        self.transfers += 1
-        when = DIES.get(self.transfers)
-        if when == "before":
-            raise LedgerUnavailable
-        if when == "between":
-            deliver, self._ledger._deliver = self._ledger._deliver, _lost  # type: ignore[method-assign]  # it stays in the outbox
-            try:
-                await self._ledger.transfer(*arguments, **named)
-            finally:
-                self._ledger._deliver = deliver  # type: ignore[method-assign]
-        else:
-            await self._ledger.transfer(*arguments, **named)
-        if when == "after":
-            raise LedgerUnavailable
-
-
-async def _lost(*arguments: object) -> None:
-    raise LedgerUnavailable
-
-
 async def test_whatever_dies_everybody_is_paid_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     """Small pages, one payment at a time, and processes that die: the next goes on, until all have their share."""
     monkeypatch.setattr(dividends, "PAGE_ACCOUNTS", 3)
     monkeypatch.setattr(dividends, "AT_ONCE", 1)
     for n in range(10):
         await opened(store, f"p{n}")
-    ledger = Dying(store)
+    ledger = DyingLedger(store.ledger, dies_at={2: "before", 6: "between", 11: "after"})
     handing = handed_out_by(store, ledger)
     await declare(handing)
     for _ in range(60):

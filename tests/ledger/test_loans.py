@@ -11,6 +11,7 @@ from proxy.domain import AccountId, Limit, Plan
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import Store, open_ledger
 from proxy.ledger.loans import UNFINISHED_MAX, Loan, Loans
+from tests.support.dying_ledger import DyingLedger, When
 from tests.support.ledger_bench import Clock
 from tests.support.ledger_server import LedgerServer
 
@@ -174,34 +175,11 @@ async def test_an_operators_loan_that_cannot_be_is_none(store: Store, loans: Loa
     assert (await lend(loans, clock, 101)).state == "open"
 
 
-class Dying:
-    """A ledger whose process dies around its next transfer: before it, in the middle of it, or right after it."""
-
-    def __init__(self, store: Store, when: str) -> None:
-        self._ledger = store.ledger
-        self._when = when
-
-    async def transfer(self, *arguments: object, **named: object) -> None:
-        if self._when == "before":
-            raise LedgerUnavailable
-        if self._when == "between":
-            self._ledger._deliver = _lost  # type: ignore[assignment]  # what was taken is in the outbox, and nobody delivers it
-        try:
-            await self._ledger.transfer(*arguments, **named)  # type: ignore[arg-type]  # as they came
-        finally:
-            self._ledger.__dict__.pop("_deliver", None)
-        raise LedgerUnavailable
-
-
-async def _lost(*arguments: object) -> None:
-    raise LedgerUnavailable
-
-
 @pytest.mark.parametrize("when", ["before", "between", "after"])
 @pytest.mark.parametrize("step", ["open", "repay", "due"])
-async def test_a_process_may_die_at_any_step(store: Store, loans: Loans, clock: Clock, step: str, when: str) -> None:
+async def test_a_process_may_die_at_any_step(store: Store, loans: Loans, clock: Clock, step: str, when: When) -> None:
     """Another one goes on where it was: lent once, repaid once, nothing lost, nothing made twice."""
-    dying = Loans(store.engine, store.directory, Dying(store, when))  # type: ignore[arg-type]  # it only transfers
+    dying = Loans(store.engine, store.directory, DyingLedger(store.ledger, when))  # type: ignore[arg-type]  # it passes on whatever it is asked
     if step == "open":
         with pytest.raises(LedgerUnavailable):
             await lend(dying, clock)
