@@ -53,6 +53,7 @@ class EqualityFigures:
         self._recount: asyncio.Task[Recount] | None = None
         self._kept: Mapping[WindowName, WindowState] = {}
         self._kept_at_s = -KEPT_S
+        self._reading = asyncio.Lock()
 
     @property
     def dimensions(self) -> tuple[str, ...]:
@@ -98,7 +99,8 @@ class EqualityFigures:
         return standing(state.total, use_nanocredits=use_nanocredits, weight=uses.weight, group_min=self._section().group_min)
 
     async def _recent_states(self) -> Mapping[WindowName, WindowState]:
-        if time.monotonic() - self._kept_at_s >= KEPT_S:
-            self._kept = {window: await self._states.state(window, None) for window in WINDOWS}
-            self._kept_at_s = time.monotonic()
+        async with self._reading:  # however many ask at once, it is read once
+            if time.monotonic() - self._kept_at_s >= KEPT_S:
+                self._kept = {window: await self._states.state(window, None) for window in WINDOWS}
+                self._kept_at_s = time.monotonic()
         return self._kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 from collections.abc import AsyncIterator
@@ -107,9 +108,10 @@ async def test_nobody_is_placed_among_few(ann: Pages, use: KnownUse) -> None:
 
 
 async def test_asking_again_for_ones_place_reads_no_window_again(ann: Pages, bob: Pages, use: KnownUse) -> None:
-    """Places are told from states that may be some seconds old, whoever asks."""
-    for person in (ann, bob, ann):
-        assert (await person("GET", "/ledger/v1/account")).status == 200
+    """Places are told from states that may be some seconds old, whoever asks, and however many at once."""
+    replies = await asyncio.gather(*(person("GET", "/ledger/v1/account") for person in (ann, bob, ann)))
+    replies.append(await ann("GET", "/ledger/v1/account"))
+    assert [reply.status for reply in replies] == [200] * 4
     assert use.asked == [(window, None) for window in WINDOWS]
 
 
