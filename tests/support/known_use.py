@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -44,6 +45,7 @@ class KnownUse:
 
     async def state(self, window: WindowName, group: str | None) -> WindowState:
         self.asked.append((window, group))
+        await asyncio.sleep(0)  # as a ledger's answer takes a while, so that others come in between
         names = {person.groups.get(group, "") for person in self.people} if group is not None else set()
         return WindowState(
             window=window,
