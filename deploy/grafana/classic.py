@@ -40,6 +40,9 @@ def dashboard_json(dashboard: Dashboard) -> Json:
                 "asDropdown": True,
                 "includeVars": True,
                 "keepTime": True,
+                "targetBlank": False,
+                "icon": "external link",
+                "tooltip": "The other dashboards of compute-ledger",
             }
         ],
         "annotations": {"list": [_alerts_annotation()]},
@@ -58,7 +61,7 @@ def _datasource() -> Json:
 def _variable(variable: Choice | Lookup) -> Json:
     if isinstance(variable, Lookup):
         query = f"label_values({variable.metric}, {variable.value})"
-        chosen: Json = {"text": ["All"], "value": ["$__all"]} if variable.several else {}
+        chosen: Json = {"current": {"text": ["All"], "value": ["$__all"]}} if variable.several else {}
         return {
             "name": variable.name,
             "label": variable.label,
@@ -70,7 +73,7 @@ def _variable(variable: Choice | Lookup) -> Json:
             "sort": 1,
             "multi": variable.several,
             "includeAll": variable.several,
-            "current": chosen,
+            **chosen,
         }
     options = [{"text": text, "value": value, "selected": not n} for n, (text, value) in enumerate(variable.values.items())]
     return {

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Final
 
 from deploy.grafana.classic import dashboard_json
-from deploy.grafana.panels import budgets, fair_share, proxy
+from deploy.grafana.panels import budgets, equality, fair_share, proxy
 
-DASHBOARDS: Final = (budgets.DASHBOARD, fair_share.DASHBOARD, proxy.DASHBOARD)
+DASHBOARDS: Final = (equality.DASHBOARD, budgets.DASHBOARD, fair_share.DASHBOARD, proxy.DASHBOARD)
 DIRECTORY: Final = Path(__file__).parent / "dashboards"
 
 

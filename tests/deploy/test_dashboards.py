@@ -10,7 +10,6 @@ import asyncio
 import json
 import math
 import re
-import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -20,15 +19,14 @@ import pytest
 import pytest_asyncio
 
 from deploy.grafana.generate import DASHBOARDS, DIRECTORY, files
-from tests.support import prometheus_server, scripted_upstream, watched_town
-from tests.support.deployment import serving
+from tests.support import watched_town
 from tests.support.prometheus_server import PrometheusServer
 
 on_one_loop = pytest.mark.asyncio(loop_scope="module")
 
-PEOPLE = 24
-PAUSE_S = 1.0
-VARIABLES = {"$job": "compute-ledger", "$pool": ".*", "$__rate_interval": "10s"}
+PEOPLE = 60
+PAUSE_S = 2.5
+VARIABLES = {"$job": "compute-ledger", "$pool": ".*", "$window": "day", "$__rate_interval": "10s"}
 SELECTOR = re.compile(r"[a-z_:]*compute_ledger_[a-z_:0-9]+(?:\{[^}]*\})?")
 DEADLINE_S = 40.0
 
@@ -58,19 +56,9 @@ class Watched:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Watched]:
     """A proxy in front of a town at work, and Prometheus that looks at it once a second."""
-    prometheus_server.binary("prometheus")
     directory = tmp_path_factory.mktemp("watched")
-    with socket.socket() as closed:
-        closed.bind(("127.0.0.1", 0))  # bound and not listening: connecting is refused
-        async with scripted_upstream.running() as upstream:
-            upstream.automatic = watched_town.play
-            text = watched_town.configuration(upstream.base_url, closed=closed.getsockname()[1])
-            async with (
-                serving(directory, text, audit_interval_s=1) as deployment,
-                prometheus_server.running(directory, admin_url=deployment.admin_url) as prometheus,
-                watched_town.busy(deployment, people=PEOPLE, pause_s=PAUSE_S),
-            ):
-                yield Watched(prometheus, time.time())
+    async with watched_town.watched(directory, people=PEOPLE, pause_s=PAUSE_S, scrape_s=1) as prometheus:
+        yield Watched(prometheus, time.time())
 
 
 def panels() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -82,15 +70,23 @@ def panels() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def queries() -> dict[str, str]:
-    """Every panel query with the variables filled in, and where it is."""
-    found = {}
-    for where, panel in panels():
-        for target in panel["targets"]:
-            expr = target["expr"]
-            for variable, value in VARIABLES.items():
-                expr = expr.replace(variable, value)
-            found[expr] = f"{where} ({target['refId']})"
-    return found
+    """Every panel query, and where it is."""
+    targets = ((where, target) for where, panel in panels() for target in panel["targets"])
+    return {filled_in(target["expr"]): f"{where} ({target['refId']})" for where, target in targets}
+
+
+def behind_variables() -> Iterator[str]:
+    """What the choices of every dashboard's variables are looked up in."""
+    for path in DIRECTORY.glob("*.json"):
+        document = json.loads(path.read_text())
+        yield from (variable["definition"] for variable in document["templating"]["list"] if variable["type"] == "query")
+
+
+def filled_in(expr: str) -> str:
+    """An expression with a value for each variable."""
+    for variable, value in VARIABLES.items():
+        expr = expr.replace(variable, value)
+    return expr
 
 
 def selectors(exprs: Iterator[str]) -> set[str]:
@@ -122,10 +118,10 @@ def _cells(place: dict[str, int]) -> Iterator[tuple[int, int]]:
 
 @on_one_loop
 async def test_every_panel_shows_something(watched: Watched) -> None:
-    """Its query is understood and gives a number, and so does each selector in it."""
+    """Its query is understood and gives a number, and so does each selector in it, and what its variables are looked up in."""
     wanted = queries()
-    silent = await watched.untold({*wanted, *selectors(iter(wanted))})
-    assert not {expr: wanted.get(expr, "a selector") for expr in silent}
+    silent = await watched.untold({*wanted, *selectors(iter(wanted)), *selectors(map(filled_in, behind_variables()))})
+    assert sorted((wanted.get(expr, "a selector"), expr) for expr in silent) == []
 
 
 @on_one_loop

@@ -18,7 +18,6 @@ import aiohttp
 import pytest
 
 SHIPPED = Path(__file__).parents[2] / "deploy" / "prometheus"
-SCRAPE_S = 1
 START_TIMEOUT_S = 30.0
 POLL_S = 0.05
 ATTEMPTS = 3
@@ -75,7 +74,7 @@ def binary(name: str) -> str:
 
 
 @asynccontextmanager
-async def running(directory: Path, *, admin_url: str, scrape_s: int = SCRAPE_S) -> AsyncIterator[PrometheusServer]:
+async def running(directory: Path, *, admin_url: str, scrape_s: int) -> AsyncIterator[PrometheusServer]:
     """Prometheus with the shipped configuration, but this target, and scraping more often."""
     shutil.copytree(SHIPPED, directory / "prometheus")
     file = directory / "prometheus" / "prometheus.yml"

@@ -12,8 +12,9 @@ FAILED: Final = 'outcome=~"upstream_error|upstream_timeout|upstream_gone|ledger_
 PERCENTILES: Final = {0.5: "half", 0.95: "one in twenty", 0.99: "one in a hundred"}
 
 
-def _quantile(quantile: float, name: str, by: str = "le") -> str:
-    return f'histogram_quantile({quantile}, sum by ({by}) (rate(compute_ledger_{name}_bucket{{job="$job"}}{RATE})))'
+def _quantile(quantile: float, name: str, by: str = "le", labels: str = "") -> str:
+    chosen = f'job="$job", {labels}' if labels else 'job="$job"'
+    return f"histogram_quantile({quantile}, sum by ({by}) (rate(compute_ledger_{name}_bucket{{{chosen}}}{RATE})))"
 
 
 NOW = Row(
@@ -78,7 +79,7 @@ REQUESTS_ROW = Row(
             "By outcome",
             "Requests a second by how they ended: complete, cut by us, gone, or the code of the refusal or failure.",
             [Query(f'sum by (outcome) (rate(compute_ledger_requests_total{{job="$job"}}{RATE}))', "{{outcome}}")],
-            Lines({"complete": GREEN}, stacked=True),
+            Lines({"complete": GREEN, "cut": ORANGE, "insufficient_quota": RED}, stacked=True),
             unit="reqps",
         ),
         Panel(
@@ -124,8 +125,8 @@ LEDGER_ROW = Row(
     [
         Panel(
             "Time of a ledger call",
-            "Time that a call took, repeats included, by verb; one in a hundred takes longer.",
-            [Query(_quantile(0.99, "ledger_seconds", "verb, le"), "{{verb}}")],
+            "Time that a request's calls took, repeats included, by verb; one in a hundred takes longer.",
+            [Query(_quantile(0.99, "ledger_seconds", "verb, le", 'verb=~"hold|debit|extend|settle|void"'), "{{verb}}")],
             Lines(logarithmic=True),
             unit="s",
             width=8,
