@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from proxy import metrics
 from proxy.domain import PoolState, Usage
+from proxy.ledger import scripts
 from proxy.metrics import Fleet, Metrics, Snapshot
 
 
@@ -74,6 +75,11 @@ def test_labels_stay_bounded_whatever_callers_send() -> None:
     assert counted.snapshot()["requests_total"] == [(("other",) * 4, [10_000])]
     assert len(counted.snapshot()["ledger_seconds"]) == 1
     assert len(counted._model_labels) <= metrics.REMEMBERED_MODELS_MAX
+
+
+def test_every_script_of_the_ledger_has_a_label_of_its_own() -> None:
+    """So that none hides among `other`."""
+    assert metrics.VERBS == {*scripts.VERBS, *scripts.POOL_VERBS, *scripts.STANDALONE}
 
 
 def test_a_lone_surrogate_does_not_break_the_page() -> None:
