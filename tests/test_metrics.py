@@ -79,7 +79,7 @@ def test_labels_stay_bounded_whatever_callers_send() -> None:
 
 def test_every_script_of_the_ledger_has_a_label_of_its_own() -> None:
     """So that none hides among `other`."""
-    assert metrics.VERBS == {*scripts.VERBS, *scripts.POOL_VERBS, *scripts.STANDALONE}
+    assert {*scripts.VERBS, *scripts.POOL_VERBS, *scripts.STANDALONE} == metrics.VERBS
 
 
 def test_a_lone_surrogate_does_not_break_the_page() -> None:
