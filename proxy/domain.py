@@ -649,7 +649,7 @@ def credits_from_nanocredits(amount_nanocredits: int) -> str:
     """An amount as people read it: a decimal string in credits, exact, without trailing zeros."""
     sign = "-" if amount_nanocredits < 0 else ""
     whole, fraction = divmod(abs(amount_nanocredits), NANOCREDITS_PER_CREDIT)
-    return f"{sign}{whole}.{fraction:09d}".rstrip("0").rstrip(".")
+    return f"{sign}{whole}.{fraction:09d}".rstrip("0") if fraction else f"{sign}{whole}"
 
 
 def nanocredits_from_credits(credits: str | int | Decimal) -> int:

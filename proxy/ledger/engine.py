@@ -134,7 +134,19 @@ class Engine:
         for value in (first_key, "" if self._simulated_now_ms is None else self._simulated_now_ms(), *values):
             word = value if isinstance(value, bytes) else str(value).encode()
             words += (len(word), word)
-        reply: list[Any] = await self._observed(verb, first_key, form % tuple(words), before, durable=durable)
+        command = form % tuple(words)
+        reply: list[Any]
+        if durable or before:
+            reply = await self._observed(verb, first_key, command, before, durable=durable)
+        else:  # the common way, without one more coroutine
+            began_s = time.monotonic()
+            wire = self._servers.of(first_key).prompt
+            try:
+                reply = await wire.send_packed(command)
+            except (ConnectionLost, ServerError) as error:
+                reply = await self._repeat_until_deadline(wire, first_key, command, verb, (), error, durable=False)
+            finally:
+                self.observe(verb, time.monotonic() - began_s)
         reply[0] = reply[0].decode()
         self._set_clock(reply[1])
         return reply
@@ -164,16 +176,10 @@ class Engine:
     async def _observed(self, name: str, key: str, command: Command | bytes, before: Sequence[Command], *, durable: bool) -> Any:
         began = time.monotonic()
         try:
-            if durable or before:
-                reply = await self._repeat(key, command, name, before, durable=durable)
-                if durable and self._can_fsync:
-                    await self._repeat(key, ("WAITAOF", 1, 0, FSYNC_WAIT_MS), durable=True)
-                return reply
-            wire = self._servers.of(key).prompt
-            try:  # the common way, without one more coroutine
-                return await self._send(wire, command, ())
-            except (ConnectionLost, ServerError) as error:
-                return await self._repeat_until_deadline(wire, key, command, name, (), error, durable=False)
+            reply = await self._repeat(key, command, name, before, durable=durable)
+            if durable and self._can_fsync:
+                await self._repeat(key, ("WAITAOF", 1, 0, FSYNC_WAIT_MS), durable=True)
+            return reply
         finally:
             self.observe(name, time.monotonic() - began)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,20 +49,14 @@ class Verbs:
         self._levels: dict[Path, Levels] = {}
         self._announced_until_ms: dict[str, int] = {}
 
-    async def on_hold(self, verb: str, path: Path, hold_id: str, *values: Value) -> list[Any]:
+    def on_hold(self, verb: str, path: Path, hold_id: str, *values: Value) -> Coroutine[Any, Any, list[Any]]:
         """A verb on a hold. Raises Conflict, Refusal: account_not_found, account_suspended; LedgerUnavailable."""
-        reply = await self._run(verb, path, keys.hold(path[0], hold_id), (hold_id, *values))
-        if reply[0] == "CONFLICT":
-            raise Conflict(f"the hold {hold_id!r} was used before with other arguments")
-        return reply
+        return self._run(verb, path, keys.hold(path[0], hold_id), (hold_id, *values))
 
-    async def operate(self, verb: str, path: Path, operation_id: str, arguments: dict[str, Any]) -> list[Any]:
+    def operate(self, verb: str, path: Path, operation_id: str, arguments: dict[str, Any]) -> Coroutine[Any, Any, list[Any]]:
         """A verb with an operation id, durable before it is answered. Raises as `on_hold`."""
         values = (operation_id, digest(verb, path, arguments), REMEMBERED_MS, records.pack(arguments))
-        reply = await self._run(verb, path, keys.operation(path[0], operation_id), values, is_operation=True)
-        if reply[0] == "CONFLICT":
-            raise Conflict(f"the id {operation_id!r} was used before with other arguments")
-        return reply
+        return self._run(verb, path, keys.operation(path[0], operation_id), values, is_operation=True)
 
     async def delivered(self, root: str, operation_id: str) -> None:
         """Take a transfer out of its root's outbox."""
@@ -71,8 +66,10 @@ class Verbs:
         """One verb, made again with fresh levels where an account or a window has changed since they were read."""
         now_ms = self._engine.now_ms()
         announcement = self._announcement(path[0], now_ms) if verb in _OPENING else ()
+        levels = self._known_levels(path, now_ms) or await self._read_levels(path)
         for attempt in range(STALE_TRIES):
-            levels = await self._levels_of(path, anew=attempt > 0)
+            if attempt:
+                levels = await self._read_levels(path, anew=True)
             call = levels.on_operation if is_operation else levels.on_hold
             reply = await self._engine.run(verb, first_key, call, values, before=announcement, durable=is_operation)
             if reply[0] not in ("STALE_ACCOUNT", "STALE_WINDOW"):
@@ -81,7 +78,11 @@ class Verbs:
             self._moves.note(path[0], levels.person, reply.pop())
         if announcement:
             self._note_announced(path[0], now_ms)
+        if reply[0] == "OK":
+            return reply
         match reply[0]:
+            case "CONFLICT":
+                raise Conflict(f"the {'id' if is_operation else 'hold'} {values[0]!r} was used before with other arguments")
             case "STALE_ACCOUNT" | "STALE_WINDOW":
                 raise LedgerUnavailable("the account changes faster than it can be read")
             case "UNKNOWN":
@@ -108,17 +109,14 @@ class Verbs:
             self._announced_until_ms.clear()
         self._announced_until_ms[root] = announced_ms + self._hold_ttl_ms // 2
 
-    async def _levels_of(self, path: Path, *, anew: bool) -> Levels:
+    def _known_levels(self, path: Path, now_ms: int) -> Levels | None:
         levels = self._levels.get(path)
+        if levels is None or levels.generation != self._directory.generation or now_ms >= levels.until_ms:
+            return None
+        return levels if levels.era is self._moves.era else None
+
+    async def _read_levels(self, path: Path, *, anew: bool = False) -> Levels:
         now_ms, era = self._engine.now_ms(), self._moves.era
-        if (
-            levels is not None
-            and not anew
-            and levels.generation == self._directory.generation
-            and levels.era is era
-            and now_ms < levels.until_ms
-        ):
-            return levels
         generation = self._directory.generation  # from before the reading: what changes meanwhile is read again
         rows: list[list[Any]] = []
         until_ms = records.NEVER_MS

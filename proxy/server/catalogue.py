@@ -114,7 +114,8 @@ def check_allowed(caller: Caller, model: str) -> None:
 
 
 def may_use(caller: Caller, model: str) -> bool:
-    return any(pattern == "*" or matches(pattern, model) for pattern in caller.plan.models)
+    patterns = caller.plan.models
+    return "*" in patterns or any(matches(pattern, model) for pattern in patterns)
 
 
 class Catalogue:
