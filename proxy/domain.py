@@ -433,6 +433,8 @@ class Price:
     """What the rates count. Rows of the book are in credits; those derived from them may be in units of a level."""
     worth_nanocredits: int = NANOCREDITS_PER_CREDIT
     """What one such unit is worth: the level's index when the row was derived."""
+    raised_percent: int = 100
+    """What an intervention has made of the rates; the work that they stand for is the same."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,6 +40,9 @@ STATUS_BY_CODE: Final[dict[str, int]] = {
     "upstream_timeout": 504,
 }
 
+BUDGET_CODES: Final = frozenset({"insufficient_quota", "request_exceeds_budget"})
+"""The budget does not pay for it, whoever waits."""
+
 
 class Expected(Exception):
     """An outcome that a caller is told about: a code, a sentence, and what helps to act on it.

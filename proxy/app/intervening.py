@@ -31,3 +31,8 @@ def _own(section: config.Intervention) -> dict[str, Any]:
 def modes_of(section: config.Interventions) -> Mapping[PolicyName, Mode]:
     """The mode of each policy, as the file has it."""
     return {name: getattr(section, name).mode for name in POLICIES}
+
+
+def steps_max_of(section: config.Interventions) -> Mapping[PolicyName, int]:
+    """In how many steps each policy reaches its full strength."""
+    return {name: getattr(section, name).steps_max for name in POLICIES}

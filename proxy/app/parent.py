@@ -20,6 +20,7 @@ from typing import Final
 
 from proxy import __version__
 from proxy.app import books
+from proxy.app.controller import Controller
 from proxy.app.equality import EqualityWatch
 from proxy.app.settings import Settings, Source, needing_restart
 from proxy.app.use import ParentsUse
@@ -46,6 +47,8 @@ EXPIRE_S: Final = 1.0
 LOANS_S: Final = 1.0
 COLLECT_S: Final = 1.0
 DIVIDENDS_S: Final = 0.2
+INTERVENE_S: Final = 0.25
+"""How soon after its time a look is taken."""
 REPORT_S: Final = 1.0
 WATCH_S: Final = 0.5
 TRIM_S: Final = 3600.0
@@ -108,6 +111,7 @@ async def _start(stack: contextlib.AsyncExitStack, source: Source, signals: Sign
         pools=parent.pools,
         equality=parent.equality.figures,
         giving=parent.giving,
+        interventions=parent.controller,
         tokens=_tokens(settings.config),
         readiness=parent.readiness,
         metrics=parent.scrape,
@@ -159,6 +163,14 @@ class Parent:
         self._use = ParentsUse(store, self.pools, lambda: self._settings.config)
         figures = EqualityFigures(store.equality, lambda: self._settings.config.equality, self._use.recounter.run)
         self.equality = EqualityWatch(figures, metrics, lambda: [plan.name for plan in self._settings.config.plan])
+        self.controller = Controller(
+            store,
+            uses=store.equality,
+            pools=self.pools,
+            giving=self.giving,
+            metrics=metrics,
+            settings=lambda: self._settings.config,
+        )
         self.workers = Workers(orders=self._orders, fleet=self._fleet, metrics=metrics)
         metrics.version_is(__version__)
         metrics.config_reloaded(successful=True)
@@ -201,6 +213,7 @@ class Parent:
             Job("watching the configuration", WATCH_S, self._reload_if_asked),
             *self._use.jobs(),
             self.equality.job,
+            Job("deciding on interventions", INTERVENE_S, self.controller.tick),
         )
 
     async def _refresh(self) -> None:

@@ -15,11 +15,13 @@ from typing import Final
 from proxy import config
 from proxy.app.use import flushing, noting_denials
 from proxy.config import Config
+from proxy.domain import AccountId, Path
 from proxy.errors import Failure
 from proxy.ledger import Store
 from proxy.ledger.backlog import Backlog
 from proxy.ledger.batches import Batches
 from proxy.ledger.giving import giving_on
+from proxy.ledger.interventions import InterventionRecord
 from proxy.ledger.pools import BEAT_MS, Pools
 from proxy.metrics import Metrics
 from proxy.processes.jobs import Job
@@ -28,6 +30,7 @@ from proxy.server.admin.routing import Desk
 from proxy.server.agents import OwnAgents
 from proxy.server.equality import EqualityFigures
 from proxy.server.handler import Proxy
+from proxy.server.interventions import Interventions
 from proxy.server.lending import OwnLoans
 from proxy.server.listener import Listener
 from proxy.server.selfservice import SelfService
@@ -37,6 +40,8 @@ PULSE_S: Final = 0.25
 BACKLOG_S: Final = 1.0
 BATCHES_S: Final = 0.7
 """Well below the shortest time after which a hold expires."""
+ORDERS_S: Final = 1.0
+TITHES_S: Final = 60.0
 CLOSE_DEADLINE_S: Final = 1.0
 
 
@@ -95,6 +100,14 @@ class Service:
         )
         self._proxy.seating.denied = noting_denials(store)
         giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.commons)
+        self._interventions = self._proxy.interventions = Interventions(
+            read_orders=InterventionRecord(store.engine).orders,
+            uses=store.standings,
+            ledger=store.ledger,
+            commons=self._commons,
+            metrics=metrics,
+            now_ms=store.engine.now_ms,
+        )
         desk = Desk(store.directory, store.ledger, store.journal, giving=giving)
         own_agents = OwnAgents(desk, giving.agents, lambda: self._settings.agents.max_per_person)
         self._proxy.own_pages = SelfService(
@@ -110,6 +123,10 @@ class Service:
         ).handle
         self._listener = Listener(self._proxy.handle, settings.listen)
         self._server: asyncio.Server | None = None
+
+    async def _commons(self) -> Path | None:
+        account = self._settings.commons.account
+        return None if account is None else await self._store.directory.path(AccountId(account))
 
     async def listen(self, listening: socket.socket) -> None:
         """Answer from now on; the pools are told first how they are to be."""
@@ -135,6 +152,8 @@ class Service:
             Job("keeping batches", BATCHES_S, settler.keep_alive),
             Job("settling batches", BATCHES_S, settler.look),
             flushing(self._store),
+            Job("following interventions", ORDERS_S, self._interventions.refresh),
+            Job("giving tithes", TITHES_S, self._interventions.give_tithes),
         )
 
     async def drain(self, *, timeout_s: float) -> None:
@@ -147,5 +166,6 @@ class Service:
         self._listener.pre_shutdown()  # wakes what idles, which `shutdown` would wait for
         await self._listener.shutdown(CLOSE_DEADLINE_S)
         await self._proxy.finish()
+        await self._interventions.give_tithes()
         with contextlib.suppress(Failure):  # a recount finds what could not be told
             await self._store.equality.flush()

@@ -23,7 +23,7 @@ from prometheus_client.registry import Collector
 from proxy import config
 from proxy.domain import USAGE_KINDS, PoolState, Usage, counts_of
 from proxy.errors import STATUS_BY_CODE
-from proxy.metrics import equality
+from proxy.metrics import equality, interventions
 from proxy.metrics.definition import Definition, Labels, Rows, credits, histogram
 
 PREFIX: Final = "compute_ledger_"
@@ -96,6 +96,7 @@ DEFINITIONS: Final = (
     Definition("worker_restarts_total", "counter", "Workers that died and were replaced."),
     Definition("build_info", "gauge", "Always 1; the version stands in the label.", ("version",)),
     *equality.DEFINITIONS,
+    *interventions.DEFINITIONS,
 )
 BY_NAME: Final = {definition.name: definition for definition in DEFINITIONS}
 
@@ -249,6 +250,16 @@ class Metrics:
 
     def equality_age_is(self, seconds: float) -> None:
         self._set("equality_age_seconds", seconds)
+
+    def interventions_are(self, rows: Mapping[str, Rows]) -> None:
+        """How interventions stand, all processes together, so one of them tells it, as `interventions.rows_of` does."""
+        for name, values in rows.items():
+            self._counts[name].clear()
+            self._counts[name].update(values)
+
+    def intervened(self, policy: str, act: str) -> None:
+        """A policy took a step, or did something to one caller."""
+        self._counts[interventions.ACTS.name][policy, act] += 1
 
     # --- the process -----------------------------------------------------------------------------------------------------------
 

@@ -36,7 +36,8 @@ class Place(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One request that wants a seat. `root` is the organisation (an account without one is its own); weights are 1 to 10^6."""
+    """One request that wants a seat. `root` is the organisation (an account without one is its own); weights are 1 to 10^6,
+    in quarters and up to sixteen of them while interventions change any."""
 
     ticket: str
     root: str

@@ -57,6 +57,9 @@ class Figures:
     utilisation: float | None = None
 
 
+NO_FIGURES: Final = Figures()
+
+
 @dataclass(frozen=True, slots=True)
 class PolicyState:
     """How far a policy goes at present. At strength 0 it does nothing."""
@@ -68,11 +71,12 @@ class PolicyState:
     """When its strength left 0."""
     reason: str = ""
     """Of its last step."""
+    figures: Figures = NO_FIGURES
+    """When it last moved, so that what came of it can be seen."""
 
 
 AT_REST: Final = PolicyState()
 UNSEEN: Final = Scarcity()
-NO_FIGURES: Final = Figures()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +100,9 @@ class Act:
     strength_before: int
     strength: int
     reason: str
+    before: Figures
+    """Of the step before this one; of a first step, what it is taken by."""
+    after: Figures
     amount_nanocredits: int = 0
     """What is dealt."""
 
@@ -114,21 +121,22 @@ def decide(before: State, look: Look, modes: Mapping[PolicyName, Mode], bounds: 
     look = replace(look, uses=look.uses.sound())
     scarcity = watch(before.scarcity, look.demand, now_ms=look.now_ms, bounds=bounds)
     figures = _figures(look, scarcity)
-    pressure, reason = _pressure(scarcity, figures, bounds)
+    pressure = _pressure(scarcity, figures, bounds)
     policies: dict[PolicyName, PolicyState] = {}
     acts: list[Act] = []
     for name in POLICIES:
         was = before.policies.get(name, AT_REST)
         if was.mode != modes[name]:
             if was.strength:
-                acts.append(Act(name, "stop", was.mode, was.strength, 0, f"its mode became {modes[name]}"))
+                reason_to_stop = f"its mode became {modes[name]}"
+                acts.append(Act(name, "stop", was.mode, was.strength, 0, reason_to_stop, was.figures, figures))
             was = PolicyState(mode=modes[name])
-        own_pressure, own_reason = _own_pressure(name, pressure, reason, figures, bounds)
-        is_state, act = _step(name, was, own_pressure, own_reason, look.now_ms, bounds)
-        policies[name] = is_state
+        own_pressure = _brake_pressure(pressure, figures, bounds) if name == "brake" else pressure
+        policies[name], act = _step(name, was, own_pressure, figures, look.now_ms, bounds)
         if act is not None:
             acts.append(act)
-    state = State(scarcity, policies, figures, min(before.dealt_at_ms, look.now_ms))
+    is_new = before.policies.get("dividend", AT_REST).mode != modes["dividend"]  # what a dry run would have dealt was not dealt
+    state = State(scarcity, policies, figures, 0 if is_new else min(before.dealt_at_ms, look.now_ms))
     dealt = _deal(state, look, bounds)
     if dealt is not None:
         state = replace(state, dealt_at_ms=look.now_ms)
@@ -153,46 +161,53 @@ def _figures(look: Look, scarcity: Scarcity) -> Figures:
 
 # --- which way, and how far ------------------------------------------------------------------------------------------------------
 
-Pressure = Literal[1, 0, -1]
+
+@dataclass(frozen=True, slots=True)
+class _Pressure:
+    """Whether a policy should grow (1), stay (0) or ease (-1), and why."""
+
+    way: Literal[1, 0, -1]
+    reason: str
 
 
-def _pressure(scarcity: Scarcity, figures: Figures, bounds: Bounds) -> tuple[Pressure, str]:
-    """Whether policies should grow, stay or ease, and why."""
+def _pressure(scarcity: Scarcity, figures: Figures, bounds: Bounds) -> _Pressure:
     if not scarcity.is_scarce:
-        return -1, f"nothing is scarce: {figures.scarcity:.0%} of the demand is not served"
+        return _Pressure(-1, f"nothing is scarce: {figures.scarcity:.0%} of the demand is not served")
     if figures.users < bounds.people_min:
-        return -1, f"{figures.users} users are too few to say anything of equality"
+        return _Pressure(-1, f"{figures.users} users are too few to say anything of equality")
     said = f"{figures.scarcity:.0%} of the demand is not served, Gini {figures.gini_low:.2f}, {figures.denied_share:.0%} got nothing"
     if figures.gini_low > bounds.gini_above or figures.denied_share > bounds.denied_above:
-        return 1, said
+        return _Pressure(1, said)
     if figures.gini_low < bounds.gini_release and figures.denied_share < bounds.denied_release:
-        return -1, said
-    return 0, said
+        return _Pressure(-1, said)
+    return _Pressure(0, said)
 
 
-def _own_pressure(name: PolicyName, pressure: Pressure, reason: str, figures: Figures, bounds: Bounds) -> tuple[Pressure, str]:
+def _brake_pressure(pressure: _Pressure, figures: Figures, bounds: Bounds) -> _Pressure:
     """The brake is for the top alone, so it also asks how much the top has."""
-    if name != "brake" or pressure < 0:
-        return pressure, reason
-    said = f"{reason}; the topmost 1% of the users have {figures.top1_share:.0%}"
+    if pressure.way < 0:
+        return pressure
+    said = f"{pressure.reason}; the topmost 1% of the users have {figures.top1_share:.0%}"
     if figures.top1_share > bounds.brake.share_above:
-        return pressure, said
-    return (-1 if figures.top1_share < BRAKE_RELEASE * bounds.brake.share_above else 0), said
+        return _Pressure(pressure.way, said)
+    return _Pressure(-1 if figures.top1_share < BRAKE_RELEASE * bounds.brake.share_above else 0, said)
 
 
 def _step(
-    name: PolicyName, was: PolicyState, pressure: Pressure, reason: str, now_ms: int, bounds: Bounds
+    name: PolicyName, was: PolicyState, pressure: _Pressure, figures: Figures, now_ms: int, bounds: Bounds
 ) -> tuple[PolicyState, Act | None]:
     most = 0 if was.mode == "off" else _of(name, bounds).steps_max
     stepped_at_ms = min(was.stepped_at_ms, now_ms)  # a clock may step back
     strength = min(was.strength, most)
     if now_ms - stepped_at_ms >= bounds.step_s * 1000:
-        strength = max(0, min(strength + pressure, most))
+        strength = max(0, min(strength + pressure.way, most))
     if strength == was.strength:
         return replace(was, stepped_at_ms=stepped_at_ms), None
     kind: ActKind = ("grow" if was.strength else "start") if strength > was.strength else ("ease" if strength else "stop")
     since_ms = (was.since_ms if was.strength else now_ms) if strength else None
-    return PolicyState(was.mode, strength, now_ms, since_ms, reason), Act(name, kind, was.mode, was.strength, strength, reason)
+    before = was.figures if was.strength else figures
+    act = Act(name, kind, was.mode, was.strength, strength, pressure.reason, before, figures)
+    return PolicyState(was.mode, strength, now_ms, since_ms, pressure.reason, figures), act
 
 
 def _of(name: PolicyName, bounds: Bounds) -> Steps:
@@ -208,7 +223,7 @@ def _deal(state: State, look: Look, bounds: Bounds) -> Act | None:
     amount = (look.commons_nanocredits - section.reserve_credits) * policy.strength // section.steps_max
     if amount <= 0:
         return None
-    return Act("dividend", "deal", policy.mode, policy.strength, policy.strength, policy.reason, amount)
+    return Act("dividend", "deal", policy.mode, policy.strength, policy.strength, policy.reason, policy.figures, state.figures, amount)
 
 
 # --- the lines ---------------------------------------------------------------------------------------------------------------------

@@ -31,14 +31,21 @@ def _divided(row: Price | Tier, kinds: Iterable[str], index_nanocredits: int) ->
 
 
 def nominal_nanocredits(price: Price, amount: int) -> int:
-    """What an amount that was counted at this price is in credits, whatever its unit: how much work it stands for. To the nearest."""
-    worth = price.worth_nanocredits
-    return amount if worth == NANOCREDITS_PER_CREDIT else (amount * worth + NANOCREDITS_PER_CREDIT // 2) // NANOCREDITS_PER_CREDIT
+    """What an amount that was counted at this price is in credits, whatever its unit and however raised: how much work it stands for.
+    To the nearest."""
+    worth, percent = price.worth_nanocredits, price.raised_percent
+    if worth == NANOCREDITS_PER_CREDIT and percent == 100:
+        return amount
+    each = NANOCREDITS_PER_CREDIT * percent
+    return (amount * worth * 100 + each // 2) // each
 
 
 def note_of(price: Price) -> str:
-    """For the journal: the level and the index by which an amount was counted, `level:small@0.3`; empty where it is in credits."""
-    return "" if price.unit == CREDITS else f"level:{price.unit}@{credits_from_nanocredits(price.worth_nanocredits)}"
+    """For the journal: the level and the index by which an amount was counted, `level:small@0.3`, and by how much its price was raised,
+    `price:1.35`; empty where it is in credits at the book's price."""
+    level = "" if price.unit == CREDITS else f"level:{price.unit}@{credits_from_nanocredits(price.worth_nanocredits)}"
+    raised = "" if price.raised_percent == 100 else f"price:{price.raised_percent / 100:.2f}"
+    return " ".join(filter(None, (level, raised)))
 
 
 def check_one_unit(plan: Plan, others: Iterable[Plan], account: AccountId) -> None:

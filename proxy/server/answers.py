@@ -14,9 +14,8 @@ from aiohttp import web
 from multidict import CIMultiDict
 
 from proxy.domain import CREDITS, Price, RequestRate, Settlement, Tightest, credits_from_nanocredits
-from proxy.errors import Expected
+from proxy.errors import BUDGET_CODES, Expected
 
-BUDGET_CODES = frozenset({"insufficient_quota", "request_exceeds_budget"})
 WORTH_WAITING_S = 60
 """Beyond this, clients are told not to wait: several SDKs would sleep for as long as `Retry-After` says."""
 SERVER = "compute-ledger"
@@ -86,10 +85,13 @@ def add_queue(headers: CIMultiDict[str], queued_s: float | None) -> None:
         headers["X-Ledger-Queue-Ms"] = str(round(queued_s * 1000))
 
 
-def add_unit(headers: CIMultiDict[str], price: Price) -> None:
-    """What the amounts in the other headers count, and what one of it is worth in credits, where they do not count credits."""
+def add_price(headers: CIMultiDict[str], price: Price) -> None:
+    """What the amounts in the other headers count, and what one of it is worth in credits, where they do not count credits; and by how
+    much this caller's price was raised, where it was."""
     if price.unit != CREDITS:
         headers["X-Ledger-Unit"] = f"{price.unit};index={credits_from_nanocredits(price.worth_nanocredits)}"
+    if price.raised_percent != 100:
+        headers["X-Ledger-Price-Factor"] = f"{price.raised_percent / 100:.2f}"
 
 
 def add_budget(

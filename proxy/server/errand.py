@@ -10,6 +10,7 @@ from aiohttp import web
 from proxy import domain
 from proxy.dialects import Dialect
 from proxy.errors import Refusal
+from proxy.policy.orders import NEUTRAL, Treatment
 from proxy.server.exchange import Exchange
 from proxy.server.holding import Reservation
 from proxy.server.metering import NO_CHARGE, Charge, Meter
@@ -42,8 +43,12 @@ class Visit:
     """What it may cost, in credits whatever the caller counts in, once that is known."""
     spent_nanocredits: int | None = None
     """What it did cost, in credits; None while nothing has been sent."""
+    debited: int = 0
+    """The same as its budget pays it: nanocredits, or nanounits of what its plan counts in."""
     caller: domain.Caller | None = None
     """Whoever asks, once it is known what the request may cost."""
+    treatment: Treatment = NEUTRAL
+    """What interventions make of it."""
     is_over: bool = False
     """Whether all has been said, so that a client which leaves now is not one that hung up."""
 
@@ -51,6 +56,7 @@ class Visit:
         """What is to happen when its hold ends: its seat is given back, and its cost counted."""
 
         def end(charge: Charge | None) -> None:
+            self.debited = 0 if charge is None else charge.spent_nanocredits
             work = None if charge is None else charge.in_credits(price)
             self.spent_nanocredits = None if work is None else work.spent_nanocredits
             turn.leave(work)
@@ -87,7 +93,8 @@ class Errand:
         if self.turn.seat is not None:
             self.exchange.queues()
             self.turn.seat.so_far = self.hold.certain_in_credits
-            self.turn.seat.on_yield = lambda: self.exchange.interrupt(WantedBack())
+            if self.turn.is_lent:
+                self.turn.seat.on_yield = lambda: self.exchange.interrupt(WantedBack())
             self.visit.queued_s = (self.visit.queued_s or 0.0) + await self.turn.seat.taken()
             self.exchange.sends()
 

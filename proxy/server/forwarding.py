@@ -43,7 +43,7 @@ class Forwarder:
     async def forward(self, errand: Errand, reply: Reply) -> web.StreamResponse:
         """Forward an answer in the form that it has, whichever the request asked for."""
         answers.add_queue(reply.headers, errand.visit.queued_s)
-        answers.add_unit(reply.headers, errand.hold.meter.price)
+        answers.add_price(reply.headers, errand.hold.meter.price)
         if reply.status >= 400:
             answers.spare_waiting(reply.headers)
         reader = None if reply.status >= 400 else errand.dialect.read_stream(errand.call, reply.media_type)

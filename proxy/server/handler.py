@@ -22,7 +22,7 @@ from multidict import CIMultiDictProxy
 from proxy import config, domain
 from proxy.dialects import Dialect, Request, dialect_of
 from proxy.dialects.openai_realtime import Conversation
-from proxy.errors import Expected, Failure
+from proxy.errors import Expected, Failure, Refusal
 from proxy.ledger.backlog import Backlog
 from proxy.ledger.batches import BatchRecords
 from proxy.metrics import Metrics
@@ -41,6 +41,7 @@ from proxy.server.forwarding import Forwarder
 from proxy.server.holding import Reservation
 from proxy.server.holds import Holds
 from proxy.server.identity import KeyLookup, identify
+from proxy.server.interventions import Interventions
 from proxy.server.metering import Meter
 from proxy.server.reading import KEY_PARAMETER, check_framing, joined_query, read_body, read_priority, read_query, split_target
 from proxy.server.seat import Turn
@@ -94,7 +95,8 @@ class Proxy:
         now_ms: Callable[[], int],
     ) -> None:
         self.own_pages: OwnPages | None = None
-        """Set once, before the first request."""
+        self.interventions: Interventions | None = None
+        """Both are set once, before the first request."""
         self._directory = directory
         self._metrics = metrics
         self._now_ms = now_ms
@@ -159,6 +161,8 @@ class Proxy:
                 self._idle.set()
             if visit.caller is not None:
                 self.seating.count(visit.caller, visit.pool, visit.outcome, visit.most_nanocredits, visit.spent_nanocredits)
+                if self.interventions is not None and visit.treatment.tithe_share:
+                    self.interventions.owe(visit.caller, visit.treatment, visit.debited)
             dialect = "" if visit.dialect is None else visit.dialect.name
             self._metrics.request_finished(pool=visit.pool, dialect=dialect, model=visit.model, outcome=visit.outcome)
             if log.isEnabledFor(logging.DEBUG):
@@ -215,6 +219,9 @@ class Proxy:
             return await self._forwarder.relay(request, visit, letter, asked.endpoints[0])
 
         price = self.admission.price(caller, asked)
+        if self.interventions is not None and self.interventions.in_force:
+            visit.treatment = await self.interventions.treatment(caller)
+            price = self.interventions.price(price, visit.treatment)
         visit.caller, visit.most_nanocredits = caller, lambda: nominal_nanocredits(price, asked.largest(price))
         if operation.socket:
             return await self._converse(request, visit, caller, letter, asked.endpoints[0], price)
@@ -230,8 +237,8 @@ class Proxy:
         with self._turn(request, visit, caller) as turn:
             turn.ask(first.section)  # a seat is asked for together with the hold, and waited for below, if at all
             reservation = Reservation(self._holds, caller.path, visit.request_id, wanted, meter, model=visit.model)
-            if caller.plan.scavenge:
-                reservation.otherwise = lambda: self._spare_seat(turn, first, price.unit)
+            if caller.plan.scavenge or visit.treatment.topup_nanocredits:
+                reservation.otherwise = lambda refusal: self._other_way(refusal, visit, caller, turn, first, price.unit)
             async with reservation as hold:
                 hold.on_end = visit.ended(turn, price)
                 lowered = None if asked.call.stream else meter.lower_maximum(wanted.want_nanocredits)
@@ -245,6 +252,16 @@ class Proxy:
                     with reply:
                         return await self._forwarder.forward(errand, reply)
 
+    async def _other_way(
+        self, refusal: Refusal, visit: Visit, caller: domain.Caller, turn: Turn, endpoint: Endpoint, unit: str
+    ) -> domain.Path | None:
+        """Who pays where the caller's budget does not: itself, once it was topped up; or the commons, where its plan scavenges."""
+        if self.interventions is not None and await self.interventions.top_up(caller, visit.treatment, refusal):
+            return caller.path
+        if not caller.plan.scavenge or refusal.code != "insufficient_quota":
+            return None
+        return await self._spare_seat(turn, endpoint, unit)
+
     async def _spare_seat(self, turn: Turn, endpoint: Endpoint, unit: str) -> domain.Path | None:
         """Who pays for a caller whose budget is used up: the commons, for a seat that nobody else wants; None where there is no such.
 
@@ -256,7 +273,18 @@ class Proxy:
         return await self._directory.path(self._commons)
 
     def _turn(self, request: web.BaseRequest, visit: Visit, caller: domain.Caller) -> Turn:
-        return Turn(self.seating, visit.request_id, caller, most=visit.most_nanocredits, priority=read_priority(request.headers))
+        treatment, weights = visit.treatment, caller.weights
+        if self.interventions is not None:
+            weights = self.interventions.weights(caller, treatment)
+        return Turn(
+            self.seating,
+            visit.request_id,
+            caller,
+            most=visit.most_nanocredits,
+            priority=read_priority(request.headers),
+            weights=weights,
+            stands_back=treatment.is_spare,
+        )
 
     async def _converse(
         self, request: web.BaseRequest, visit: Visit, caller: domain.Caller, letter: Letter, endpoint: Endpoint, price: domain.Price

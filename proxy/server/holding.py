@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from typing import Generic, Literal, Protocol, Self, TypeVar
 
 from proxy.domain import Path, Price, RequestRate, Settlement, Tightest
-from proxy.errors import LedgerUnavailable, Refusal
+from proxy.errors import BUDGET_CODES, LedgerUnavailable, Refusal
 from proxy.ledger.backlog import Record
 from proxy.policy.units import nominal_nanocredits, note_of
 from proxy.server.holds import Holds
@@ -98,8 +98,8 @@ class Reservation(Generic[AnyMeter]):
         self.on_end: Callable[[Charge | None], None] = lambda charge: None
         """Called when the hold ends, before the ledger is told, with what it cost; None where nothing was sent."""
 
-        self.otherwise: Callable[[], Awaitable[Path | None]] | None = None
-        """Who else may pay where the budget is used up: another path, or None."""
+        self.otherwise: Callable[[Refusal], Awaitable[Path | None]] | None = None
+        """Who else may pay where the budget does not: another path, the same one where it has got more meanwhile, or None."""
 
     # --- beginning ---------------------------------------------------------------------------------------------------------------
 
@@ -113,7 +113,7 @@ class Reservation(Generic[AnyMeter]):
                 self.path, self.hold_id, want_nanocredits=wanted.want_nanocredits, least_nanocredits=wanted.least_nanocredits
             )
         except Refusal as refusal:
-            path = None if self.otherwise is None or refusal.code != "insufficient_quota" else await self.otherwise()
+            path = None if self.otherwise is None or refusal.code not in BUDGET_CODES else await self.otherwise(refusal)
             if path is None:
                 raise
             self.path, self.otherwise = path, None

@@ -46,7 +46,7 @@ class Charge:
 
     def in_credits(self, price: Price) -> Charge:
         """The same where it was counted at this price, in credits whatever that counts in: seats are shared by work."""
-        if price.unit == CREDITS:
+        if price.unit == CREDITS and price.raised_percent == 100:
             return self
         spent, overrun = (nominal_nanocredits(price, amount) for amount in (self.spent_nanocredits, self.overrun_nanocredits))
         return replace(self, spent_nanocredits=spent, overrun_nanocredits=overrun)

@@ -35,6 +35,7 @@ class Seat:
         "_seating",
         "_section",
         "_spare",
+        "_weights",
         "granted",
         "on_yield",
         "so_far",
@@ -48,6 +49,7 @@ class Seat:
         ticket: str,
         caller: Caller,
         *,
+        weights: tuple[int, int],
         estimate_nanocredits: int,
         priority: int,
         spare: bool,
@@ -55,6 +57,7 @@ class Seat:
         self._seating = seating
         self._section = section
         self._caller = caller
+        self._weights = weights
         self._estimate = estimate_nanocredits
         self._priority = priority
         self._spare = spare
@@ -91,7 +94,7 @@ class Seat:
     @property
     def claim(self) -> Claim:
         """What it asks for, in the words of the rule."""
-        root, account, weights = self._caller.path[0], self._caller.path[-1], self._caller.weights
+        root, account, weights = self._caller.path[0], self._caller.path[-1], self._weights
         return Claim(self.ticket, root, account, self._estimate, weights[0], weights[-1], self._priority, self._spare)
 
     def ask(self) -> None:
@@ -107,7 +110,7 @@ class Seat:
                 self.pool,
                 self.ticket,
                 path=self._caller.person or self._caller.path,
-                weights=self._caller.weights,
+                weights=self._weights,
                 estimate_nanocredits=self._estimate,
                 seats=section.first_seats,
                 depth=section.queue_depth_per_account,
@@ -179,14 +182,30 @@ class Seat:
 class Turn:
     """The seats of one request, at one upstream after another. Leaving this context gives back whatever is left."""
 
-    __slots__ = ("_caller", "_most", "_priority", "_seating", "_ticket", "seat")
+    __slots__ = ("_caller", "_most", "_priority", "_seating", "_stands_back", "_ticket", "_weights", "is_lent", "seat")
 
-    def __init__(self, seating: Seating, ticket: str, caller: Caller, *, most: Callable[[], int], priority: int) -> None:
+    def __init__(
+        self,
+        seating: Seating,
+        ticket: str,
+        caller: Caller,
+        *,
+        most: Callable[[], int],
+        priority: int,
+        weights: tuple[int, int] | None = None,
+        stands_back: bool = False,
+    ) -> None:
+        """`weights`: other ones than the caller's own. `stands_back`: it has a budget, and yet takes only what nobody else wants; what it
+        has taken it keeps."""
         self._seating = seating
         self._ticket = ticket
         self._caller = caller
         self._most = most
         self._priority = priority
+        self._weights = weights or caller.weights
+        self._stands_back = stands_back
+        self.is_lent = False
+        """Whether the seat is to be given up once somebody with a budget wants it."""
         self.seat: Seat | None = None
         """The one that it has or waits for; None where the upstream has no limit."""
 
@@ -194,15 +213,17 @@ class Turn:
         """Ask for a seat at this upstream, and give back the one before; a spare one only where nobody else wants it."""
         self.leave(None)
         self.seat = None
+        self.is_lent = spare
         if section.first_seats is not None:
             self.seat = Seat(
                 self._seating,
                 section,
                 self._ticket + ("+" if spare else ""),
                 self._caller,
+                weights=self._weights,
                 estimate_nanocredits=self._seating.likely(self._caller, section.name, most_nanocredits=self._most()),
                 priority=self._priority,
-                spare=spare,
+                spare=spare or self._stands_back,
             )
             self.seat.ask()
 

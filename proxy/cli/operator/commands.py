@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.cli.operator import accounts, book, credits, equality, giving, history, levels, pools, price_import, prices
+from proxy.cli.operator import accounts, book, credits, equality, giving, history, interventions, levels, pools, price_import, prices
 from proxy.cli.operator.client import AdminClient, CommandFailed, client_from_environment
 from proxy.cli.operator.limits import FORM, label, limit
 from proxy.cli.operator.shown import Shown
@@ -33,6 +33,7 @@ def add_operator_commands(subparsers: Subparsers) -> None:
     _add_levels(subparsers)
     _add_pools(subparsers)
     _add_equality(subparsers)
+    _add_interventions(subparsers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,3 +253,11 @@ def _add_equality(subparsers: Subparsers) -> None:
     parser.add_argument("--group", metavar="DIMENSION", help="divide people by plan, organisation, or a label of [equality] labels")
     verbs = parser.add_subparsers(metavar="[VERB]")
     _leaf(verbs, "recount", equality.recount, "Count all use anew, and tell how far the figures had drifted")
+
+
+def _add_interventions(subparsers: Subparsers) -> None:
+    noun = _noun(subparsers, "intervention", "Interventions: policies against inequality under scarcity")
+    noun.verb("list", interventions.list_interventions, "List policies, what they do and would do, and why")
+    change = noun.verb("set", interventions.set_mode, "Change a policy's mode at run time", changes=True)
+    change.add_argument("policy", choices=("floor", "cap", "progressive_price", "brake", "tithe", "dividend"))
+    change.add_argument("mode", choices=("off", "dry_run", "on", "configured"), help="configured: as the configuration file has it")

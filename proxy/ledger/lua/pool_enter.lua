@@ -7,7 +7,7 @@
 
 local name, class = A[3], A[4]
 demand(name ~= '' and (class == '' or class == '+') and A[5] ~= '' and A[6] ~= '', 'ticket')
-local root_weight, account_weight, estimate = number(7, 1, 1000000), number(8, 1, 1000000), cost(9)
+local root_weight, account_weight, estimate = number(7, 1, 16000000), number(8, 1, 16000000), cost(9)
 local priority, seats, learning_ms, depth = number(10, -499, 499), number(12), number(13), number(14)
 local memory = cost(16) * SCALE
 local running = A[15] ~= '' and cost(15) -- of a request that runs already, what it has cost so far

@@ -20,7 +20,7 @@ from proxy import domain
 from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
 from proxy.ledger.giving import Giving
-from proxy.server.admin import accounts, book, credits, dividends, equality, history, lending, levels, openapi, pools
+from proxy.server.admin import accounts, book, credits, dividends, equality, history, interventions, lending, levels, openapi, pools
 from proxy.server.admin import agents as agent_routes
 from proxy.server.admin.models import NoBody, NoQuery
 from proxy.server.admin.problems import (
@@ -35,6 +35,7 @@ from proxy.server.admin.routing import PREFIX, Ask, Desk, MethodNotAllowed, Rout
 from proxy.server.admin.tokens import Token, Tokens
 from proxy.server.admin.views import Document
 from proxy.server.equality import EqualityFigures
+from proxy.server.interventions import Control
 from proxy.server.pools import UpstreamPools
 
 log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def route_table(*, version: str) -> tuple[Route, ...]:
         *levels.ROUTES,
         *pools.ROUTES,
         *equality.ROUTES,
+        *interventions.ROUTES,
         *history.ROUTES,
         describe,
     )
@@ -88,12 +90,13 @@ class AdminListener:
         pools: UpstreamPools,
         giving: Giving,
         equality: EqualityFigures,
+        interventions: Control,
         tokens: Tokens,
         readiness: Readiness,
         metrics: ReadMetrics,
         version: str,
     ) -> None:
-        self._desk = Desk(directory, ledger, journal, pools, giving, equality)
+        self._desk = Desk(directory, ledger, journal, pools, giving, equality, interventions)
         self._tokens = tokens
         self._readiness = readiness
         self._metrics = metrics

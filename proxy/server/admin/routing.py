@@ -28,6 +28,7 @@ from proxy.server.admin.models import NoBody, NoQuery
 from proxy.server.admin.problems import Mistake, Mistakes, mistakes_of
 from proxy.server.admin.tokens import Role, Token, Tokens
 from proxy.server.equality import EqualityFigures
+from proxy.server.interventions import Control
 from proxy.server.pools import UpstreamPools
 
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
@@ -51,6 +52,7 @@ class Desk:
     pools: UpstreamPools | None = None
     giving: Giving | None = None
     equality: EqualityFigures | None = None
+    interventions: Control | None = None
     """All None where nothing but a caller's own account may be acted on."""
 
     @property

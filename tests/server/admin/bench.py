@@ -11,11 +11,13 @@ import aiohttp
 from yarl import URL
 
 from proxy import config
+from proxy.app.controller import Controller
 from proxy.config import Commons, LedgerSection, Upstream
 from proxy.domain import Limit, Plan, Price
 from proxy.ledger import Store, open_ledger
 from proxy.ledger.giving import Giving, giving_on
 from proxy.ledger.pools import Pools
+from proxy.metrics import Metrics
 from proxy.server.admin import AdminListener, Tokens, token_of
 from proxy.server.admin.tokens import Role
 from proxy.server.equality import EqualityFigures
@@ -104,6 +106,20 @@ def giving_of(store: Store) -> Giving:
     return giving_on(store.engine, store.directory, store.ledger, commons=lambda: Commons(account=COMMONS))
 
 
+def controller_of(store: Store, use: KnownUse | None = None) -> Controller:
+    """Of interventions that step at once, with people whose use is known."""
+    settings = config.validate({"intervention": {"tick_s": 0.1, "step_s": 0.1, "sustained_s": 0}}, source="test")
+
+    return Controller(
+        store,
+        uses=use or KnownUse(),
+        pools=UpstreamPools(Pools(store.engine), lambda: ()),
+        metrics=Metrics(),
+        settings=lambda: settings,
+        giving=giving_of(store),
+    )
+
+
 @contextlib.asynccontextmanager
 async def listen(store: Store, health: Health) -> AsyncIterator[str]:
     """An admin listener on a free port; gives its base URL."""
@@ -121,6 +137,7 @@ async def listen(store: Store, health: Health) -> AsyncIterator[str]:
         pools=UpstreamPools(Pools(store.engine), lambda: health.upstreams),
         giving=giving_of(store),
         equality=EqualityFigures(health.use, lambda: config.Equality(labels=("country",)), health.use.recount),
+        interventions=controller_of(store),
         tokens=Tokens([token_of(f"{role}-1", role, SECRETS[role]) for role in ROLES]),
         readiness=readiness,
         metrics=metrics,

@@ -46,6 +46,9 @@ NEEDS = {
     ("GET", "/pools"): "viewer",
     ("GET", "/pools/{name}"): "viewer",
     ("PATCH", "/pools/{name}"): "operator",
+    ("GET", "/interventions"): "viewer",
+    ("GET", "/interventions/{policy}"): "viewer",
+    ("PATCH", "/interventions/{policy}"): "owner",
     ("GET", "/prices"): "viewer",
     ("POST", "/prices"): "owner",
     ("POST", "/audit"): "operator",
@@ -64,7 +67,7 @@ async def test_a_role_may_do_what_its_rank_allows_and_no_more(client_of: ClientO
     """For each role and route: 403 below the route's role, anything else from it on; the ids are unknown and bodies empty."""
     call = client_of(role)
     for (method, template), needed in NEEDS.items():
-        path = "/admin/v1" + template.format(id="nobody", key_id="nokey", grant_id="nogrant", name="noplan")
+        path = "/admin/v1" + template.format(id="nobody", key_id="nokey", grant_id="nogrant", name="noplan", policy="nopolicy")
         reply = await call(method, path, None if method == "GET" else {"unknown": 1})
         allowed = ROLES.index(role) >= ROLES.index(needed)  # type: ignore[arg-type]
         assert (reply.status != 403) == allowed, (method, path, reply.text)

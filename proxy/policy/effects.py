@@ -1,0 +1,46 @@
+"""What orders mean, in sentences for people. Pure."""
+
+from __future__ import annotations
+
+from proxy.domain import NANOCREDITS_PER_CREDIT
+from proxy.policy.orders import WEIGHT_UNIT, Orders, PolicyName
+
+
+def effect(orders: Orders, policy: PolicyName) -> str:
+    """What a policy does by these orders, or would do in a dry run; empty where it does nothing."""
+    if policy not in (*orders.on, *orders.proposed):
+        return ""
+    match policy:
+        case "floor":
+            return (
+                f"whoever used less than {_credits(orders.floor_nanocredits)} per weight today counts {_times(orders.boost_quarters)}"
+                " where requests wait, and is topped up to it from the commons when refused for want of budget"
+            )
+        case "cap":
+            if orders.cap_nanocredits is None:
+                return "nobody needs to make room"
+            return f"whoever used more than {_credits(orders.cap_nanocredits)} per weight today takes only seats that nobody else wants"
+        case "progressive_price":
+            if not orders.price_kappa:
+                return "prices are what they are while seats are idle"
+            return (
+                f"a price grows with use from {orders.price_theta:g} times the average ({_credits(orders.average_nanocredits)} per weight)"
+                f" on, by {orders.price_kappa:.0%} for each time the average, up to {orders.price_percent_max / 100:g} times"
+            )
+        case "brake":
+            return f"whoever used {_credits(orders.brake_nanocredits or 0)} per weight or more today counts {_times(orders.brake_quarters)}"
+        case "tithe":
+            return (
+                f"whoever used more than {_credits(orders.tithe_nanocredits)} per weight today gives the commons"
+                f" {orders.tithe_share:.1%} of what is spent on top"
+            )
+        case "dividend":
+            return "what the commons has beyond its reserve is dealt to everyone who is entitled, in equal parts"
+
+
+def _credits(amount_nanocredits: float) -> str:
+    return f"{amount_nanocredits / NANOCREDITS_PER_CREDIT:.4g} credits"
+
+
+def _times(quarters: int) -> str:
+    return f"{quarters / WEIGHT_UNIT:g} times"

@@ -1,0 +1,216 @@
+"""Interventions as they fall on one request: how its caller is treated, by the orders in force and by what its person has used today.
+
+Orders are read once a second; nothing is asked about anybody while none are in force, and where the ledger cannot say, none count.
+What runs keeps the treatment that it began with. Credits that policies move are transfers, each under an id of its own, with the policy in
+the journal's memo. Must not know why the orders are what they are.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from proxy.domain import Caller, Ledger, Path, Price
+from proxy.errors import LedgerUnavailable, Refusal
+from proxy.ledger.giving import COMMONS
+from proxy.ledger.interventions import Published
+from proxy.metrics import Metrics
+from proxy.policy.equality import Uses
+from proxy.policy.interventions import Mode
+from proxy.policy.orders import NEUTRAL, WEIGHT_UNIT, Orders, PolicyName, Treatment, treat
+from proxy.policy.raised_price import raised
+
+log = logging.getLogger(__name__)
+
+ORDERS_VALID_MS: Final = 240_000
+"""Orders that nobody has renewed for so long are in force no more: some looks may fail, but nothing outlives its reasons."""
+OWED_MAX: Final = 10_000
+"""Persons whose tithes wait; of more, none is taken."""
+RAISED_MAX: Final = 4_096
+DAY_MS: Final = 86_400_000
+
+
+class PersonUses(Protocol):
+    """What persons have used, as this process last heard."""
+
+    async def of(self, path: Path) -> Uses | None:
+        """Of the person that a path's use counts as; None where it never used anything. Raises LedgerUnavailable."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How interventions stand, for people: the record, and what holds of the modes and bounds."""
+
+    published: Published
+    modes: Mapping[PolicyName, Mode]
+    steps_max: Mapping[PolicyName, int]
+
+
+class Control(Protocol):
+    """What operators may ask and change. Every call raises LedgerUnavailable."""
+
+    async def standing(self) -> Standing:
+        """As of the last look."""
+        ...
+
+    async def set_mode(self, policy: PolicyName, mode: Mode | None) -> None:
+        """From the next look on; None: as the configuration has it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Gift:
+    """A transfer that may be repeated; its amount is in what the giver's budget counts in."""
+
+    operation_id: str
+    reason: str
+    amount: int
+    expires_at_ms: int | None = None
+
+
+class Interventions:
+    """The orders in force in one worker, and what it owes because of them."""
+
+    def __init__(
+        self,
+        *,
+        read_orders: Callable[[], Awaitable[Orders | None]],
+        uses: PersonUses,
+        ledger: Ledger,
+        commons: Callable[[], Awaitable[Path | None]],
+        metrics: Metrics,
+        now_ms: Callable[[], int],
+    ) -> None:
+        self._read_orders = read_orders
+        self._uses = uses
+        self._ledger = ledger
+        self._commons = commons
+        self._metrics = metrics
+        self._now_ms = now_ms
+        self._orders: Orders | None = None
+        self.in_force = False
+        """Whether anybody may be treated otherwise than ever, or would be in a dry run."""
+        self._raised: dict[tuple[int, int], tuple[Price, Price]] = {}
+        """By a price's identity, which the kept one holds on to, and the percentage."""
+        self._name, self._numbers = secrets.token_hex(8), itertools.count()
+        self._owed: dict[Path, int] = {}
+        self._gifts: list[tuple[Path, _Gift]] = []
+        """What could not be told to the ledger yet; bounded as `_owed` is."""
+
+    async def refresh(self) -> None:
+        """Take over the orders as they are now; while the ledger is away those that are known stay, for as long as they are valid."""
+        try:
+            self._orders = await self._read_orders()
+        except LedgerUnavailable:
+            log.debug("no orders: the ledger is away")
+        orders = self._orders
+        is_valid = orders is not None and self._now_ms() - orders.at_ms <= ORDERS_VALID_MS
+        self.in_force = orders is not None and is_valid and bool(orders.on or orders.proposed)
+
+    # --- admission ---------------------------------------------------------------------------------------------------------------
+
+    async def treatment(self, caller: Caller) -> Treatment:
+        """How a request that begins now is treated; it is counted by every policy that applies to it, or would."""
+        orders = self._orders
+        if orders is None or not self.in_force:
+            return NEUTRAL
+        try:
+            uses = await self._uses.of(caller.person or caller.path)
+        except LedgerUnavailable:
+            return NEUTRAL
+        use, weight = (0.0, caller.weights[1]) if uses is None else (uses.use_nanocredits.get("day", 0.0), uses.weight)
+        treatment = treat(orders, use_nanocredits=use, weight=weight)
+        for policy in treatment.applied:
+            self._metrics.intervened(policy, "applied")
+        for policy in treatment.proposed:
+            self._metrics.intervened(policy, "would_apply")
+        return treatment
+
+    def price(self, price: Price, treatment: Treatment) -> Price:
+        """A price as this caller pays it, the same one for the same percentage."""
+        percent = treatment.price_percent
+        if percent == 100:
+            return price
+        known = self._raised.get((id(price), percent))
+        if known is None or known[0] is not price:
+            if len(self._raised) >= RAISED_MAX:
+                self._raised.clear()
+            known = self._raised[id(price), percent] = (price, raised(price, percent))
+        return known[1]
+
+    def weights(self, caller: Caller, treatment: Treatment) -> tuple[int, int]:
+        """The weights with which a caller waits: in quarters for everyone while any weight is changed, so that they stay comparable.
+
+        Inside an organisation a person's own weight changes alone: the organisation's is everybody's in it.
+        """
+        if self._orders is None or not self.in_force or not {"floor", "brake"}.intersection(self._orders.on):
+            return caller.weights
+        of_root, own = caller.weights
+        person = caller.person or caller.path
+        return (of_root * (treatment.weight_quarters if len(person) == 1 else WEIGHT_UNIT), own * treatment.weight_quarters)
+
+    async def top_up(self, caller: Caller, treatment: Treatment, refusal: Refusal) -> bool:
+        """Give a person who is refused below the floor what is missing, from the commons, once a day; whether it may ask again."""
+        orders, person = self._orders, caller.person or caller.path
+        if orders is None or not treatment.topup_nanocredits or refusal.account != person[-1]:
+            return False
+        starts_at_ms, amount = orders.window_starts_at_ms, treatment.topup_nanocredits
+        gift = _Gift(f"floor:{starts_at_ms // DAY_MS}:{person[-1]}", "intervention floor: topped up", amount, starts_at_ms + DAY_MS)
+        try:
+            commons = await self._commons()
+            given = commons is not None and await self._give(gift, commons, person)
+        except LedgerUnavailable:
+            return False
+        if given:
+            self._metrics.intervened("floor", "top_up")
+        return given
+
+    # --- tithes --------------------------------------------------------------------------------------------------------------------
+
+    def owe(self, caller: Caller, treatment: Treatment, debited: int) -> None:
+        """Note what is due of a request that has ended, in what its budget counts in."""
+        person = caller.person or caller.path
+        due = int(debited * treatment.tithe_share)
+        if due and (person in self._owed or len(self._owed) < OWED_MAX):
+            self._owed[person] = self._owed.get(person, 0) + due
+
+    async def give_tithes(self) -> None:
+        """Give what is due to the commons, one transfer for each person. Every minute or so, and at the end."""
+        owed, self._owed = self._owed, {}
+        gifts, self._gifts = self._gifts, []
+        gifts += [(person, _Gift(f"tithe:{self._name}:{next(self._numbers)}", "intervention tithe", due)) for person, due in owed.items()]
+        for place, (person, gift) in enumerate(gifts):
+            try:
+                commons = await self._commons()
+                given = commons is not None and await self._give(gift, person, commons, into=COMMONS)
+            except LedgerUnavailable:
+                self._gifts = gifts[place : place + OWED_MAX]
+                return
+            if given:
+                self._metrics.intervened("tithe", "give")
+
+    async def _give(self, gift: _Gift, giver: Path, taker: Path, *, into: str = "") -> bool:
+        """Transfer what is meant, or what is left of it; whether anything was: not where the ledger has another amount under its id.
+        Raises LedgerUnavailable."""
+        amount = gift.amount
+        for _ in range(2):
+            try:
+                await self._ledger.transfer(
+                    *(giver, taker, gift.operation_id),
+                    credits_nanocredits=amount,
+                    reason=gift.reason,
+                    into=into,
+                    expires_at_ms=gift.expires_at_ms,
+                )
+            except Refusal as refusal:
+                amount = min(amount, refusal.available_nanocredits or 0)
+                if refusal.code != "insufficient_quota" or amount <= 0:
+                    return False
+            else:
+                return True
+        return False

@@ -1,0 +1,303 @@
+"""Interventions, through the whole proxy: what orders make of one request, and that dry runs make nothing of it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from proxy.domain import AccountId, Caller, Limit, Path, Plan
+from proxy.errors import LedgerUnavailable
+from proxy.policy.equality import Uses
+from proxy.policy.orders import POLICIES, Orders, PolicyName
+from proxy.server.interventions import ORDERS_VALID_MS, Interventions
+from tests.server.conftest import Start
+from tests.server.test_seating import ANSWER, COST, ask, people, until_waiting
+from tests.support.proxied import ACCOUNT, KEY, PATH, Proxied, chat
+from tests.support.scripted_upstream import ScriptedUpstream
+
+COMMONS = AccountId("commons")
+LINES = Orders(
+    at_ms=0,
+    window_starts_at_ms=1_800_000_000_000 - 1_800_000_000_000 % 86_400_000,
+    average_nanocredits=100,
+    floor_nanocredits=50,
+    boost_quarters=16,
+    cap_nanocredits=150,
+    price_theta=2,
+    price_kappa=0.5,
+    price_percent_max=400,
+    brake_nanocredits=1_000,
+    brake_quarters=1,
+    tithe_nanocredits=200,
+    tithe_share=0.25,
+)
+
+
+class KnownUses:
+    """What persons have used, as the test says."""
+
+    def __init__(self) -> None:
+        self.of_person: dict[AccountId, int] = {}
+        self.asked: list[Path] = []
+        self.is_down = False
+
+    async def of(self, path: Path) -> Uses | None:
+        self.asked.append(path)
+        if self.is_down:
+            raise LedgerUnavailable
+        use = self.of_person.get(path[-1])
+        return None if use is None else Uses(1, {"day": use})
+
+
+class Intervened:
+    """A proxy's interventions, with their orders and everybody's use in the test's hands."""
+
+    def __init__(self, proxied: Proxied) -> None:
+        self.uses = KnownUses()
+        self.given: Orders | None = None
+        self.commons: Path | None = (COMMONS,)
+        self._proxied = proxied
+        self.interventions = proxied.proxy.interventions = Interventions(
+            read_orders=self._read,
+            uses=self.uses,
+            ledger=proxied.model,
+            commons=self._commons,
+            metrics=proxied.metrics,
+            now_ms=proxied.clock,
+        )
+
+    async def _read(self) -> Orders | None:
+        return self.given
+
+    async def _commons(self) -> Path | None:
+        return self.commons
+
+    async def order(self, *on: PolicyName, proposed: tuple[PolicyName, ...] = (), **lines: Any) -> None:
+        self.given = replace(LINES, at_ms=self._proxied.clock.now_ms, on=on, proposed=proposed, **lines)
+        await self.interventions.refresh()
+
+
+async def answered(proxied: Proxied, upstream: ScriptedUpstream, key: str = KEY) -> tuple[int, dict[str, str], bytes]:
+    asking = asyncio.create_task(ask(proxied, key))
+    await (await upstream.next_request()).answer(ANSWER)
+    return await asking
+
+
+async def test_without_orders_nothing_is_asked_and_nothing_changes(upstream: ScriptedUpstream, start: Start) -> None:
+    """Nobody's use is even looked at."""
+    async with start() as proxied:
+        intervened = Intervened(proxied)
+        await intervened.interventions.refresh()
+        _, headers, _ = await answered(proxied, upstream)
+        assert "X-Ledger-Price-Factor" not in headers
+        assert (await proxied.until_settled()).spent == COST
+        assert intervened.uses.asked == []
+
+
+async def test_a_raised_price_is_debited_and_said(upstream: ScriptedUpstream, start: Start) -> None:
+    """Four times the average: twice the price, in the debit, in a header and in the journal; the next one by its own use."""
+    async with start() as proxied:
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 400
+        await intervened.order("progressive_price")
+        _, headers, _ = await answered(proxied, upstream)
+        assert headers["X-Ledger-Price-Factor"] == "2.00"
+        assert headers["X-Ledger-Cost"] == f"0.{2 * COST:09d}".rstrip("0")
+        assert (await proxied.until_settled()).spent == 2 * COST
+        assert "price:2.00" in proxied.ledger.calls[-1][1]["memo"]
+        intervened.uses.of_person[ACCOUNT] = 100
+        _, headers, _ = await answered(proxied, upstream)
+        assert "X-Ledger-Price-Factor" not in headers
+        assert (await proxied.until_settled()).spent == 3 * COST
+        assert proxied.counted("intervention_acts_total", "progressive_price", "applied") == 1
+
+
+async def test_work_is_shared_by_what_it_is_and_not_by_its_raised_price(upstream: ScriptedUpstream, start: Start) -> None:
+    """A seat is charged what the work costs everybody."""
+    async with start(upstream={"seats": 1}) as proxied:
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 400
+        await intervened.order("progressive_price")
+        await answered(proxied, upstream)
+        await proxied.until_settled()
+        assert proxied.counted("served_credits_total", "up") == COST
+
+
+async def test_a_dry_run_changes_nothing_and_is_counted(upstream: ScriptedUpstream, start: Start) -> None:
+    """Price, class, weight and tithe stay as they are; what would have applied is in the metrics."""
+    async with start(upstream={"seats": 1}) as proxied:
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 2_000
+        await intervened.order(proposed=POLICIES)
+        _, headers, _ = await answered(proxied, upstream)
+        await intervened.interventions.give_tithes()
+        assert "X-Ledger-Price-Factor" not in headers
+        totals = await proxied.until_settled()
+        assert (totals.spent, totals.given) == (COST, 0)
+        for policy in ("cap", "progressive_price", "brake", "tithe"):
+            assert proxied.counted("intervention_acts_total", policy, "would_apply") == 1
+        assert proxied.counted("intervention_acts_total", "floor", "would_apply") == 0
+
+
+async def test_above_the_cap_one_waits_until_nobody_else_wants_the_seat(upstream: ScriptedUpstream, start: Start) -> None:
+    """And takes it at once where it is free; nothing that runs is cut for it."""
+    async with start(upstream={"seats": 1, "queue_timeout_s": 5}) as proxied:
+        intervened = Intervened(proxied)
+        keys = await people(proxied, "user:bob", "user:eve")
+        intervened.uses.of_person |= {ACCOUNT: 1_000, AccountId("user:bob"): 100, AccountId("user:eve"): 100}
+        await intervened.order("cap")
+        running = asyncio.create_task(ask(proxied))  # the seat is free, so it runs
+        exchange = await upstream.next_request()
+        again = asyncio.create_task(ask(proxied))
+        await until_waiting(proxied, 1)
+        others = [asyncio.create_task(ask(proxied, keys[name])) for name in ("user:bob", "user:eve")]
+        await until_waiting(proxied, 3)
+        await exchange.answer(ANSWER)
+        assert (await running)[0] == 200
+        for other in others:
+            await (await upstream.next_request()).answer(ANSWER)
+            assert (await other)[0] == 200
+        assert not again.done()
+        await (await upstream.next_request()).answer(ANSWER)
+        assert (await again)[0] == 200
+
+
+@pytest.mark.parametrize(("policy", "use"), [("floor", 10), ("brake", 2_000)])
+async def test_weights_count_more_below_the_floor_and_less_at_the_top(
+    upstream: ScriptedUpstream, start: Start, policy: PolicyName, use: int
+) -> None:
+    """All weights are in quarters while any differs: four times one, or a quarter of it."""
+    async with start(upstream={"seats": 1, "queue_timeout_s": 5}) as proxied:
+        intervened = Intervened(proxied)
+        keys = await people(proxied, "user:bob", "user:eve")
+        intervened.uses.of_person |= {ACCOUNT: 100, AccountId("user:bob"): use, AccountId("user:eve"): 100}
+        await intervened.order(policy)
+        running = asyncio.create_task(ask(proxied))
+        exchange = await upstream.next_request()
+        waiting = [asyncio.create_task(ask(proxied, keys[name])) for name in keys]
+        await until_waiting(proxied, 2)
+        weights = {standing.account: standing.root_weight for standing in proxied.pools.pool("up").standings()}
+        assert weights == {ACCOUNT: 4, "user:bob": 16 if policy == "floor" else 1, "user:eve": 4}
+        await exchange.answer(ANSWER)
+        for _ in waiting:
+            await (await upstream.next_request()).answer(ANSWER)
+        assert {(await one)[0] for one in (running, *waiting)} == {200}
+
+
+async def open_commons(proxied: Proxied, credits_nanocredits: int) -> None:
+    await proxied.model.create_account(
+        COMMONS, parent=None, plan="everyone", weight=None, limits=(), labels={}, operation_id="open-commons"
+    )
+    if credits_nanocredits:
+        await proxied.model.grant((COMMONS,), "endowment", credits_nanocredits=credits_nanocredits)
+
+
+async def test_below_the_floor_a_refused_person_is_topped_up_and_served(upstream: ScriptedUpstream, start: Start) -> None:
+    """Up to the floor, from the commons, once a day; what was given stands in the journal with the policy's name."""
+    async with start(credits_nanocredits=0) as proxied:
+        await open_commons(proxied, 1_000)
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 0
+        await intervened.order("floor", floor_nanocredits=90)
+        status, _, body = await answered(proxied, upstream)
+        assert (status, body) == (200, ANSWER)
+        totals = await proxied.until_settled()
+        assert (totals.granted, totals.spent) == (90, COST)
+        assert (await proxied.account(COMMONS)).totals.given == 90
+        (grant,) = (await proxied.account()).grants
+        assert "intervention floor" in grant.reason
+        assert grant.expires_at_ms == LINES.window_starts_at_ms + 86_400_000
+        intervened.uses.of_person[ACCOUNT] = COST
+        async with proxied.post(json=chat(content="long " * 100)) as refused:
+            assert refused.status == 402
+        assert (await proxied.until_settled()).granted == 90
+
+
+async def test_an_empty_commons_tops_nobody_up(upstream: ScriptedUpstream, start: Start) -> None:
+    """The refusal is the caller's, as ever."""
+    async with start(credits_nanocredits=0) as proxied:
+        await open_commons(proxied, 0)
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 0
+        await intervened.order("floor")
+        status, _, _ = await ask(proxied)
+        assert status == 402
+        assert proxied.counted("intervention_acts_total", "floor", "top_up") == 0
+
+
+async def test_an_agent_that_its_person_has_capped_is_not_topped_up(upstream: ScriptedUpstream, start: Start) -> None:
+    """The cap is the person's to raise; the person's own budget is not what refuses."""
+    async with start() as proxied:
+        await open_commons(proxied, 1_000_000)
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 0
+        await intervened.order("floor", floor_nanocredits=1_000)
+        agent = AccountId("user:ann.bot")
+        plan = Plan("everyone", ())
+        await proxied.model.create_account(
+            agent, parent=ACCOUNT, plan="everyone", weight=None, limits=(Limit(0, "day"),), labels={}, operation_id="open-agent"
+        )
+        key = f"cl-{'a' * 43}"
+        proxied.book.add(key, Caller(agent, (ACCOUNT, agent), plan, "key-a", person=PATH))
+        status, _, _ = await ask(proxied, key)
+        assert status == 402
+        assert (await proxied.account()).totals.granted == 0
+
+
+async def test_tithes_go_to_the_commons_from_what_is_left(upstream: ScriptedUpstream, start: Start) -> None:
+    """A quarter of what was spent, in one transfer for the requests of a minute, under an id that may be repeated."""
+    async with start() as proxied:
+        await open_commons(proxied, 0)
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 1_000
+        await intervened.order("tithe")
+        for _ in range(4):
+            await answered(proxied, upstream)
+        await proxied.until_settled()
+        await intervened.interventions.give_tithes()
+        await intervened.interventions.give_tithes()
+        totals = (await proxied.account()).totals
+        assert (totals.spent, totals.given) == (4 * COST, 4 * (COST // 4))
+        assert (await proxied.account(COMMONS)).totals.granted == 4 * (COST // 4)
+        assert proxied.counted("intervention_acts_total", "tithe", "give") == 1
+
+
+async def test_old_orders_are_in_force_no_more(upstream: ScriptedUpstream, start: Start) -> None:
+    """Where nobody has looked for minutes, nobody is treated by what was seen then."""
+    async with start() as proxied:
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 400
+        await intervened.order("progressive_price")
+        proxied.clock.now_ms += ORDERS_VALID_MS + 1
+        await intervened.interventions.refresh()
+        _, headers, _ = await answered(proxied, upstream)
+        assert "X-Ledger-Price-Factor" not in headers
+
+
+async def test_while_the_ledger_cannot_say_all_are_treated_as_ever(upstream: ScriptedUpstream, start: Start) -> None:
+    """Nobody pays for what is not known."""
+    async with start() as proxied:
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 400
+        intervened.uses.is_down = True
+        await intervened.order(*POLICIES)
+        _, headers, _ = await answered(proxied, upstream)
+        assert "X-Ledger-Price-Factor" not in headers
+        assert (await proxied.until_settled()).spent == COST
+
+
+async def test_a_stream_keeps_the_price_that_it_began_with(upstream: ScriptedUpstream, start: Start) -> None:
+    """Orders that end meanwhile change nothing of what runs."""
+    async with start() as proxied:
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 400
+        await intervened.order("progressive_price")
+        asking = asyncio.create_task(ask(proxied))
+        exchange = await upstream.next_request()
+        await intervened.order()
+        await exchange.answer(ANSWER)
+        await asking
+        assert (await proxied.until_settled()).spent == 2 * COST
