@@ -10,7 +10,7 @@ import asyncio
 import secrets
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -18,12 +18,41 @@ from proxy.ledger import keys
 from proxy.ledger.engine import Engine
 
 SHARDS: Final = 4
-FIELDS_MAX: Final = 400
-"""Of one piece: what the server does in well under a millisecond or two."""
-BUNDLE_MAX: Final = 2_000
+NUMBERS_MAX: Final = 4_000
+"""Of one piece: what the server adds in about a millisecond."""
+BUNDLE_MAX: Final = 8_000
 """Of what goes together: twice the buckets that a sum over all people can have, and more."""
 MARK_MS: Final = 86_400_000
 """How long the number of a process's last piece is remembered."""
+
+Row = tuple[float, float, float]
+
+
+@dataclass(slots=True)
+class Addition:
+    """What to add to one field: numbers that stand by themselves, and rows of three by their number."""
+
+    alone: list[float]
+    rows: dict[int, list[float]] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return len(self.alone) + 4 * len(self.rows)
+
+    def add(self, alone: tuple[float, ...], rows: Mapping[int, Row]) -> None:
+        for n, number in enumerate(alone):
+            self.alone[n] += number
+        for of, row in rows.items():
+            there = self.rows.setdefault(of, [0.0, 0.0, 0.0])
+            for n, number in enumerate(row):
+                there[n] += number
+
+    def packed(self) -> bytes:
+        numbers = [*self.alone]
+        for of, row in self.rows.items():
+            if any(row):
+                numbers += (of, *row)
+        return struct.pack(f"<{len(numbers)}d", *numbers)
 
 
 @dataclass(slots=True)
@@ -32,7 +61,11 @@ class _Hash:
     """When it may go."""
     fields_max: int
     """How many fields it may have; 0: any."""
-    numbers: dict[str, list[float]] = field(default_factory=dict)
+    fields: dict[str, Addition] = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        return sum(addition.size for addition in self.fields.values())
 
 
 Piece = list[tuple[str, _Hash]]
@@ -50,17 +83,17 @@ class Additions:
         self._pieces: deque[Piece] = deque()
         self._sending = asyncio.Lock()
 
-    def add(self, name: str, of: str, numbers: tuple[float, ...], *, gone_ms: int, fields_max: int = 0) -> None:
-        """Gather numbers for a field of a hash; a field has always as many."""
+    def add(
+        self, name: str, of: str, alone: tuple[float, ...], rows: Mapping[int, Row] | None = None, *, gone_ms: int, fields_max: int = 0
+    ) -> None:
+        """Gather numbers for a field of a hash; every field of a hash has as many that stand by themselves."""
         gathered = self._gathered.get(name)
         if gathered is None:
             gathered = self._gathered[name] = _Hash(gone_ms, fields_max)
-        there = gathered.numbers.get(of)
+        there = gathered.fields.get(of)
         if there is None:
-            gathered.numbers[of] = list(numbers)
-        else:
-            for n, number in enumerate(numbers):
-                there[n] += number
+            there = gathered.fields[of] = Addition([0.0] * len(alone))
+        there.add(alone, rows or {})
 
     async def send(self) -> None:
         """Add all that was gathered. Raises LedgerUnavailable; what is left then is sent the next time, and still once."""
@@ -76,15 +109,16 @@ class Additions:
         values: list[str | bytes | int] = [self._number + 1, MARK_MS]
         now_ms = self._engine.now_ms()
         for _, gathered in piece:
-            values += [max(1, gathered.gone_ms - now_ms), gathered.fields_max, len(gathered.numbers)]
-            for of, numbers in gathered.numbers.items():
-                values += [of, struct.pack(f"<{len(numbers)}d", *numbers)]
+            alone = len(next(iter(gathered.fields.values())).alone)
+            values += [max(1, gathered.gone_ms - now_ms), gathered.fields_max, alone, len(gathered.fields)]
+            for of, addition in gathered.fields.items():
+                values += [of, addition.packed()]
         names = [keys.of_equality(self._shard, name) for name, _ in piece]
         await self._engine.script("add_up", [keys.of_equality(self._shard, f"mark:{self._process}"), *names], values)
 
 
 def _cut(gathered: dict[str, _Hash]) -> list[Piece]:
-    """The same in pieces of about FIELDS_MAX fields. What is told of one thing in two generations goes together, where it is not very
+    """The same in pieces of about NUMBERS_MAX numbers. What is told of one thing in two generations goes together, where it is not very
     much, so that who compares them finds both told or neither."""
     bundles: dict[str, Piece] = {}
     for name, whole in gathered.items():
@@ -95,21 +129,26 @@ def _cut(gathered: dict[str, _Hash]) -> list[Piece]:
         for part in _parts(bundle):
             if room <= 0:
                 pieces.append([])
-                room = FIELDS_MAX
+                room = NUMBERS_MAX
             pieces[-1] += part
-            room -= _fields_of(part)
+            room -= _size(part)
     return pieces
 
 
 def _parts(bundle: Piece) -> Iterator[Piece]:
-    if _fields_of(bundle) <= BUNDLE_MAX:
+    if _size(bundle) <= BUNDLE_MAX:
         yield bundle
         return
     for name, whole in bundle:
-        fields = list(whole.numbers.items())
-        for start in range(0, len(fields), FIELDS_MAX):
-            yield [(name, _Hash(whole.gone_ms, whole.fields_max, dict(fields[start : start + FIELDS_MAX])))]
+        part = _Hash(whole.gone_ms, whole.fields_max)
+        for of, addition in whole.fields.items():
+            part.fields[of] = addition
+            if part.size >= NUMBERS_MAX:
+                yield [(name, part)]
+                part = _Hash(whole.gone_ms, whole.fields_max)
+        if part.fields:
+            yield [(name, part)]
 
 
-def _fields_of(piece: Piece) -> int:
-    return sum(len(whole.numbers) for _, whole in piece)
+def _size(piece: Piece) -> int:
+    return sum(whole.size for _, whole in piece)

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from dataclasses import dataclass
 from typing import Final
 
 from proxy.domain import AccountId, Path
-from proxy.errors import Refusal
+from proxy.errors import LedgerUnavailable, Refusal
 from proxy.ledger import keys
 from proxy.ledger.additions import SHARDS, Additions
 from proxy.ledger.balances import read_balance
@@ -21,7 +22,7 @@ from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine
 from proxy.ledger.enrolment import Enrolment
 from proxy.ledger.marks import Era
-from proxy.ledger.moves import Moves
+from proxy.ledger.moves import Move, Moves
 from proxy.ledger.tallying import (
     ALL,
     DAY_MS,
@@ -40,6 +41,8 @@ from proxy.ledger.tallying import (
 from proxy.policy.equality import Group, Uses, WindowState
 from proxy.policy.tallies import Population, Tally, WindowName
 
+GROUPS_S: Final = 10.0
+"""How far what is told of groups may be behind what is told of all."""
 CHANGED_MAX: Final = 10_000
 """Accounts that wait to be enrolled; where more have changed, a recount enrols all."""
 
@@ -99,6 +102,7 @@ class EqualityLedger:
         self._changed: set[AccountId] = set()
         self._asks_recount = False
         self._flushing = asyncio.Lock()
+        self._grouped_s = float("-inf")
         self.denials = Denials(engine, directory, self._additions)
         self.enrolment = Enrolment(engine, directory, moves)
         directory.announced = self._note_change
@@ -119,7 +123,11 @@ class EqualityLedger:
         elif kind == "account":
             self._changed.add(AccountId(name))
 
-    async def flush(self) -> None:
+    async def tell(self) -> None:
+        """Tell what this process has counted; of groups only now and then. As `flush`."""
+        await self.flush(grouped=time.monotonic() - self._grouped_s >= GROUPS_S)
+
+    async def flush(self, *, grouped: bool = True) -> None:
         """Tell all that this process has counted and changed. Raises LedgerUnavailable; nothing is lost or told twice then."""
         async with self._flushing:
             counting = await self.learn()
@@ -127,25 +135,31 @@ class EqualityLedger:
                 await self._engine.command("HSET", keys.EQUALITY, "is_due", "1")
                 self._asks_recount = False
             await self._enrol_changed()
-            self._gather(counting)
+            self._gather(counting, self._moves.together.take(), is_grouped=False)
+            if grouped:
+                self._gather(counting, self._moves.grouped.take(), is_grouped=True)
+                self._grouped_s = time.monotonic()
             await self.denials.gather(counting.half_life_days)
             await self._additions.send()
 
     async def _enrol_changed(self) -> None:
-        for account in list(self._changed):
+        while self._changed:
+            account = self._changed.pop()
             try:
                 path = await self._directory.path(account)
-            except Refusal:  # it was announced, but is not there: nothing to enrol
-                path = ()
-            await self.enrolment.enrol([path[: n + 1] for n in range(max(0, len(path) - 2), len(path))])
-            self._changed.discard(account)
+                await self.enrolment.enrol([path[: n + 1] for n in range(max(0, len(path) - 2), len(path))])
+            except LedgerUnavailable:
+                self._changed.add(account)
+                raise
+            except Refusal:
+                continue  # it was announced, but is not there: nothing to enrol
 
-    def _gather(self, counting: Counting) -> None:
+    def _gather(self, counting: Counting, moves: list[Move], *, is_grouped: bool) -> None:
         """Turn pending moves into additions; from then on they are sent once, whatever fails."""
         now_ms = self._engine.now_ms()
-        for name, told in count(self._moves.take(), counting.generations, now_ms).items():
-            for of, numbers in told.fields():
-                self._additions.add(name, of, numbers, gone_ms=told.gone_ms)
+        for name, told in count(moves, counting.generations, now_ms, is_grouped=is_grouped).items():
+            for of, sums, buckets in told.fields():
+                self._additions.add(name, of, sums, buckets, gone_ms=told.gone_ms)
 
     # --- what is known -------------------------------------------------------------------------------------------------------------
 

@@ -53,4 +53,4 @@ def read_mark(text: bytes) -> Mark:
 
 def groups_of(mark: Mark, organisation: str) -> dict[str, str]:
     """The group of each dimension that a person is counted in; the empty name where it has none."""
-    return {"all": "", "plan": mark.plan, "organisation": organisation, **{f"label:{name}": value for name, value in mark.labels.items()}}
+    return {"plan": mark.plan, "organisation": organisation, **{f"label:{name}": value for name, value in mark.labels.items()}}

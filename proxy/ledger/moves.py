@@ -44,34 +44,49 @@ class Move:
     after: bytes
 
 
+class Pending:
+    """Moves that wait to be told."""
+
+    def __init__(self) -> None:
+        self._moves: list[Move] = []
+        self._last: dict[AccountId, Move] = {}
+        """Each person's last one."""
+        self.dropped = 0
+
+    def note(self, root: str, person: AccountId, before: bytes, after: bytes) -> None:
+        last = self._last.get(person)
+        if last is not None and last.after == before:
+            last.after = after
+        elif len(self._moves) < PENDING_MAX:
+            self._last[person] = move = Move(root, person, before, after)
+            self._moves.append(move)
+        else:
+            self.dropped += 1
+
+    def take(self) -> list[Move]:
+        """All of them, which are then the taker's."""
+        taken, self._moves = self._moves, []
+        self._last.clear()
+        return taken
+
+
 class Moves:
-    """What one process has to tell the statistics."""
+    """What one process has to tell the statistics: of everybody together soon, of groups less often, for that costs by groups."""
 
     def __init__(self) -> None:
         self.era = Era()
         """How this process has the scripts count."""
         self.latest: OrderedDict[AccountId, bytes] = OrderedDict()
         """Persons' uses as last told, the least recently told first."""
-        self.dropped = 0
-        self._pending: list[Move] = []
-        self._last: dict[AccountId, Move] = {}
-        """Each person's last pending move."""
-
-    def __len__(self) -> int:
-        return len(self._pending)
+        self.together = Pending()
+        self.grouped = Pending()
 
     def note(self, root: str, person: AccountId, told: bytes) -> None:
         """Take a move as an answer has told it."""
         before, after = _split(told)
         self.keep(person, after)
-        last = self._last.get(person)
-        if last is not None and last.after == before:
-            last.after = after
-        elif len(self._pending) < PENDING_MAX:
-            self._last[person] = move = Move(root, person, before, after)
-            self._pending.append(move)
-        else:
-            self.dropped += 1
+        self.together.note(root, person, before, after)
+        self.grouped.note(root, person, before, after)
 
     def keep(self, person: AccountId, uses: bytes) -> None:
         """Keep a person's uses as the latest that is known."""
@@ -79,9 +94,3 @@ class Moves:
         self.latest.move_to_end(person)
         if len(self.latest) > LATEST_MAX:
             self.latest.popitem(last=False)
-
-    def take(self) -> list[Move]:
-        """All that is pending, which is then the taker's."""
-        taken, self._pending = self._pending, []
-        self._last.clear()
-        return taken

@@ -1,8 +1,8 @@
 """From moves to what they add to the tallies, and from the stored tallies back.
 
-A tally stands in hashes named after generation, window, index of the window, and dimension (`all`, `plan`, `organisation`, `label:<name>`);
-a field of one is a group's bucket {people, weight, use} or, without a number, its sums. Who is entitled stands apart, without a window; who
-used something without being entitled is counted as a stray, so that population = entitled + strays. Pure: no I/O.
+A tally stands in hashes named after generation, window, index of the window, and dimension (`all`, `plan`, `organisation`,
+`label:<name>`); a field of one is a group's tally: its sums, and a row {number, people, weight, use} for each bucket. Who is entitled
+stands apart, without a window; who used something without being entitled is counted as a stray: population = entitled + strays. Pure.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from proxy.ledger.additions import Row
 from proxy.ledger.balances import StoredUses, read_uses
 from proxy.ledger.marks import groups_of, read_mark
 from proxy.ledger.moves import Move
@@ -28,7 +29,8 @@ LEAST_USE: Final = 1e-3
 """Of a nanocredit: what has aged below it counts as none."""
 ENTITLED_KEPT_MS: Final = 40 * DAY_MS
 """How long the numbers of the entitled stay after the last change; each recount writes them anew."""
-_SEPARATOR: Final = "\x1f"
+_SUMS: Final = struct.Struct("<6d")
+_BUCKET: Final = struct.Struct("<4d")
 
 ALL: Final = "all"
 
@@ -55,15 +57,12 @@ class Hash:
             counted = self.groups[name] = Counted()
         return counted
 
-    def fields(self) -> Iterator[tuple[str, tuple[float, ...]]]:
+    def fields(self) -> Iterator[tuple[str, tuple[float, ...], dict[int, Row]]]:
+        """Each group's name, sums and buckets."""
         for name, counted in self.groups.items():
             tally = counted.tally
-            for number, bucket in tally.buckets.items():
-                if bucket.count or bucket.weight or bucket.use_nanocredits:
-                    yield f"{name}{_SEPARATOR}{number}", (bucket.count, bucket.weight, bucket.use_nanocredits)
-            sums = (tally.log, tally.root, tally.square, tally.concentration, counted.people, counted.weight)
-            if any(sums):
-                yield f"{name}{_SEPARATOR}", sums
+            buckets: dict[int, Row] = {n: (b.count, b.weight, b.use_nanocredits) for n, b in tally.buckets.items()}
+            yield name, (tally.log, tally.root, tally.square, tally.concentration, counted.people, counted.weight), buckets
 
 
 # --- windows ---------------------------------------------------------------------------------------------------------------------
@@ -121,58 +120,50 @@ def use_of(uses: StoredUses, window: WindowName) -> float:
     return {"day": uses.of_day, "week": uses.of_week, "month": uses.of_month, "half_life": uses.aged}[window]
 
 
-def count(moves: Iterable[Move], generations: Iterable[int], now_ms: int) -> dict[str, Hash]:
-    """What moves add to each hash, in each of the generations that are counted now: a record is part of all up to its own."""
+def count(moves: Iterable[Move], generations: Iterable[int], now_ms: int, *, is_grouped: bool) -> dict[str, Hash]:
+    """What moves add to each hash, of everybody together or (`is_grouped`) of groups, in each of the generations that are counted now: a
+    record is part of all up to its own."""
     hashes: dict[str, Hash] = {}
     counted_in = tuple(generations)
     for move in moves:
         before, after = read_uses(move.before), read_uses(move.after)
         assert after is not None, "a move ends with uses"
         organisation = move.root if move.root != move.person else ""
-        _count(hashes, after, None, organisation, [g for g in counted_in if g <= after.generation], now_ms, sign=1)
-        if before is not None:
-            _count(hashes, before, after, organisation, [g for g in counted_in if g <= before.generation], now_ms, sign=-1)
+        for uses, sign in ((after, 1), (before, -1)):
+            if uses is None or not (among := [g for g in counted_in if g <= uses.generation]):
+                continue
+            mark = read_mark(uses.mark)
+            places = groups_of(mark, organisation) if is_grouped else {ALL: ""}
+            parts = list(_parts(uses, after, mark.weight, now_ms, sign=1 if sign > 0 else -1))
+            for generation in among:
+                for dimension, group in places.items():
+                    _add(hashes, generation, dimension, group, parts)
+                    if uses.is_entitled:
+                        counted = hashes.setdefault(entitled_name(generation, dimension), Hash(now_ms + ENTITLED_KEPT_MS)).group(group)
+                        counted.people += sign
+                        counted.weight += sign * mark.weight
     return hashes
 
 
-def _count(
-    hashes: dict[str, Hash],
-    uses: StoredUses,
-    after: StoredUses | None,
-    organisation: str,
-    generations: list[int],
-    now_ms: int,
-    *,
-    sign: Literal[1, -1],
-) -> None:
-    if not generations:
-        return
-    mark = read_mark(uses.mark)
-    parts = list(_parts(uses, after, mark.weight, now_ms, sign=sign))
-    for generation in generations:
-        for dimension, group in groups_of(mark, organisation).items():
-            for part in parts:
-                name = name_of(generation, part.window, part.index, part.half_life_days, dimension)
-                if name not in hashes:
-                    hashes[name] = Hash(gone_ms(part.window, part.index, part.half_life_days))
-                counted = hashes[name].group(group)
-                counted.tally.add(part.tally)
-                counted.people += part.strays
-                counted.weight += part.strays * part.weight
-            if uses.is_entitled:
-                counted = hashes.setdefault(entitled_name(generation, dimension), Hash(now_ms + ENTITLED_KEPT_MS)).group(group)
-                counted.people += sign
-                counted.weight += sign * mark.weight
+def _add(hashes: dict[str, Hash], generation: int, dimension: str, group: str, parts: Iterable[_Part]) -> None:
+    for part in parts:
+        name = name_of(generation, part.window, part.index, part.half_life_days, dimension)
+        if name not in hashes:
+            hashes[name] = Hash(gone_ms(part.window, part.index, part.half_life_days))
+        counted = hashes[name].group(group)
+        counted.tally.add(part.tally)
+        counted.people += part.strays
+        counted.weight += part.strays * part.weight
 
 
-def _parts(uses: StoredUses, after: StoredUses | None, weight: int, now_ms: int, *, sign: Literal[1, -1]) -> Iterator[_Part]:
-    """What a person with these uses is in each window that is still told of. One that is over keeps what it had: only an epoch's use
-    goes on to the next."""
+def _parts(uses: StoredUses, after: StoredUses, weight: int, now_ms: int, *, sign: Literal[1, -1]) -> Iterator[_Part]:
+    """What a person with these uses is in each window that is still told of. One that is over by the move's end keeps what it had: only an
+    epoch's use goes on to the next."""
     today = day_of(now_ms)
     for window in WINDOWS:
         half_life_days = uses.half_life_days
         index = index_on(window, uses.day, half_life_days)
-        is_over = after is not None and window != "half_life" and index_on(window, after.day, half_life_days) != index
+        is_over = window != "half_life" and index_on(window, after.day, half_life_days) != index
         oldest = index_on(window, today, half_life_days) - (EPOCHS - 1 if window == "half_life" else 1)
         use_nanocredits = use_of(uses, window)
         if is_over or index < oldest or use_nanocredits < LEAST_USE:
@@ -187,22 +178,16 @@ def _parts(uses: StoredUses, after: StoredUses | None, weight: int, now_ms: int,
 
 def read_hash(flat: list[bytes], into: dict[str, Counted], *, epochs_ago: int = 0) -> None:
     """Add a stored hash, aged where it is of an earlier epoch, to the groups that it tells of."""
-    read: dict[str, Counted] = {}
     for n in range(0, len(flat), 2):
-        name, _, number = flat[n].decode().rpartition(_SEPARATOR)
-        counted = read.setdefault(name, Counted())
-        if number:
-            people, weight, use = struct.unpack("<3d", flat[n + 1])
-            counted.tally.buckets[int(number)] = Bucket(round(people), round(weight), use)
-        else:
-            tally = counted.tally
-            tally.log, tally.root, tally.square, tally.concentration, people, weight = struct.unpack("<6d", flat[n + 1])
-            counted.people, counted.weight = round(people), round(weight)
-    for name, counted in read.items():
-        there = into.setdefault(name, Counted())
-        there.tally.add(counted.tally.aged(epochs_ago) if epochs_ago else counted.tally)
-        there.people += counted.people
-        there.weight += counted.weight
+        packed = flat[n + 1]
+        log, root, square, concentration, people, weight = _SUMS.unpack_from(packed)
+        rows = _BUCKET.iter_unpack(packed[_SUMS.size :])
+        buckets = {int(number): Bucket(round(count), round(weighs), use) for number, count, weighs, use in rows}
+        tally = Tally(buckets, log, root, square, concentration)
+        there = into.setdefault(flat[n].decode(), Counted())
+        there.tally.add(tally.aged(epochs_ago) if epochs_ago else tally)
+        there.people += round(people)
+        there.weight += round(weight)
 
 
 def groups(entitled: Mapping[str, Counted], used: Mapping[str, Counted]) -> dict[str, Group]:

@@ -77,7 +77,7 @@ class World:
             if uses is None:
                 continue
             mark = read_mark(uses.mark)
-            group = groups_of(mark, path[0] if len(path) > 1 else "")["all" if dimension is None else dimension]
+            group = "" if dimension is None else groups_of(mark, path[0] if len(path) > 1 else "")[dimension]
             use = present_use(uses, window, self.clock.now_ms)
             if not uses.is_entitled and not use:
                 continue
