@@ -170,7 +170,7 @@ class Recounter:
             names = [entitled_name(counting.generation, dimension)]
             for window in WINDOWS:
                 index = index_on(window, today, half_life_days)
-                kept = EPOCHS if window == "half_life" else 2
+                kept = EPOCHS if window == "half_life" else 2  # the present one, and one that has just ended
                 names += [name_of(counting.generation, window, index - ago, half_life_days, dimension) for ago in range(kept)]
             await self._engine.commands(*(("UNLINK", keys.of_equality(shard, name)) for name in names for shard in range(SHARDS)))
 

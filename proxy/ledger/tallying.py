@@ -134,7 +134,7 @@ def count(moves: Iterable[Move], generations: Iterable[int], now_ms: int, *, is_
                 continue
             mark = read_mark(uses.mark)
             places = groups_of(mark, organisation) if is_grouped else {ALL: ""}
-            parts = list(_parts(uses, after, mark.weight, now_ms, sign=1 if sign > 0 else -1))
+            parts = list(_parts(uses, mark.weight, now_ms, sign=1 if sign > 0 else -1))
             for generation in among:
                 for dimension, group in places.items():
                     _add(hashes, generation, dimension, group, parts)
@@ -156,17 +156,15 @@ def _add(hashes: dict[str, Hash], generation: int, dimension: str, group: str, p
         counted.weight += part.strays * part.weight
 
 
-def _parts(uses: StoredUses, after: StoredUses, weight: int, now_ms: int, *, sign: Literal[1, -1]) -> Iterator[_Part]:
-    """What a person with these uses is in each window that is still told of. One that is over by the move's end keeps what it had: only an
-    epoch's use goes on to the next."""
+def _parts(uses: StoredUses, weight: int, now_ms: int, *, sign: Literal[1, -1]) -> Iterator[_Part]:
+    """What a person with these uses is in each window that is still told of. One that is over stays as it was last told."""
     today = day_of(now_ms)
     for window in WINDOWS:
         half_life_days = uses.half_life_days
         index = index_on(window, uses.day, half_life_days)
-        is_over = window != "half_life" and index_on(window, after.day, half_life_days) != index
-        oldest = index_on(window, today, half_life_days) - (EPOCHS - 1 if window == "half_life" else 1)
+        oldest = index_on(window, today, half_life_days) - (EPOCHS - 1 if window == "half_life" else 0)
         use_nanocredits = use_of(uses, window)
-        if is_over or index < oldest or use_nanocredits < LEAST_USE:
+        if index < oldest or use_nanocredits < LEAST_USE:
             continue
         tally = Tally()
         tally.move(use_nanocredits=use_nanocredits, weight=weight, sign=sign)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+import struct
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
 from proxy.domain import AccountId, Plan
 from proxy.ledger import keys
+from proxy.ledger.additions import SHARDS, Additions
 from proxy.ledger.equality import read_counting
 from proxy.ledger.recount import Pace, Recounter
 from proxy.policy.tallies import WINDOWS
@@ -192,7 +195,7 @@ async def test_old_generations_go_and_present_ones_do_not_stay_for_ever(world: W
     assert all([await engine.command("PTTL", name) > 0 for name in names])
 
 
-async def test_an_answer_that_is_lost_counts_once_or_not_at_all_until_the_recount(ledger_server: LedgerServer, tmp_path) -> None:  # type: ignore[no-untyped-def]
+async def test_an_answer_that_is_lost_counts_once_or_not_at_all_until_the_recount(ledger_server: LedgerServer, tmp_path: Path) -> None:
     """The repeat changes nothing, so it tells no move: use is never told twice; what was not told, the recount finds."""
     async with faulty_link(ledger_server, tmp_path) as link, open_world(ledger_server, Clock(), url=link.url) as world:
         path, ledger = world.paths["ann"], world.stores[0].ledger
@@ -200,14 +203,38 @@ async def test_an_answer_that_is_lost_counts_once_or_not_at_all_until_the_recoun
         link.answers_to_lose = 1
         await ledger.debit(path, "h", spent_nanocredits=30)
         await ledger.settle(path, "h", spent_nanocredits=80)
-        link.answers_to_lose = 2
-        await world.flush()  # a piece that is sent again is added once
         await world.flush()
         state = await world.stores[0].equality.state("day")
         assert state.total.tally.use_nanocredits == 50
         await recounter(world).run()
         assert (await world.stores[0].equality.state("day")).total.tally.use_nanocredits == 80
         await world.check()
+
+
+async def test_what_is_sent_again_is_added_once(ledger_server: LedgerServer, tmp_path: Path) -> None:
+    """The server adds it, its answer is lost, and lost again: the third answer says that it was added before."""
+    async with faulty_link(ledger_server, tmp_path) as link, open_world(ledger_server, Clock(), url=link.url) as world:
+        engine = world.stores[0].engine
+        additions = Additions(engine)
+        for amount in (5, 7):
+            additions.add("0:day:1:totals", "queue_full", (amount,), gone_ms=world.clock.now_ms + 60_000)
+            link.answers_to_lose = 2
+            await additions.send()
+        stored = [await engine.command("HGET", keys.of_equality(shard, "0:day:1:totals"), "queue_full") for shard in range(SHARDS)]
+        assert [struct.unpack("<d", packed) for packed in stored if packed is not None] == [(12.0,)]
+        assert link.lost == 4
+
+
+async def test_a_verb_counts_whom_it_meets_in_the_new_generation(world: World) -> None:
+    """While a recount runs, without waiting for it; a process that has not heard of it does not put a record back."""
+    await world.spend("ann", 10)
+    await world.spend("bob", 10)
+    await world.stores[0].engine.command("HSET", keys.EQUALITY, "next", 2)
+    await world.stores[0].equality.learn()
+    await world.spend("ann", 1, by=0)
+    await world.spend("ann", 1, by=1)
+    await world.spend("bob", 1, by=1)
+    assert [uses.generation for name in ("ann", "bob") if (uses := await world.uses(name)) is not None] == [2, 1]
 
 
 async def test_an_empty_ledger_is_counted_too(ledger_server: LedgerServer) -> None:
