@@ -51,6 +51,7 @@ def configure(settings: Config, directory: Directory, metrics: Metrics) -> None:
     levels = tuple(row.to_level() for row in settings.level)
     default_plan = settings.plan[0].name if settings.plan else None
     directory.configure(file_prices=prices, default_plan=default_plan, file_levels=levels)
+    directory.believes_longer = settings.ledger.on_failure == "allow"
     label(settings, directory, metrics)
 
 

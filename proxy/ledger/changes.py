@@ -1,7 +1,8 @@
 """How processes hear of each other's changes, and how one request is done once.
 
 Every change is announced on a stream, which `refresh` follows. What a process keeps in memory is believed only while refreshes succeed, so
-that a revoked key stops everywhere within a second even when the ledger falters.
+that a revoked key stops everywhere within a second even when the ledger falters; but for callers where the operator lets requests go on
+without the ledger.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from proxy.errors import Conflict
+from proxy.errors import Conflict, LedgerUnavailable
 from proxy.ledger import keys, records
 from proxy.ledger.engine import Engine
 
@@ -48,6 +49,10 @@ class Changes:
         self._engine = engine
         self._last_change = "0-0"
         self._fresh_until_s = 0.0
+        self._is_away = False
+        """Whether the server did not answer the last refresh."""
+        self.believes_longer = False
+        """Whether callers that are kept are believed while the server is away (`on_failure = "allow"`)."""
         self.generation = 0
         """Grows whenever anything kept may have changed."""
         self.announced: Callable[[str, str], None] = lambda _kind, _name: None
@@ -67,7 +72,12 @@ class Changes:
     async def refresh(self) -> None:
         """Follow what has changed since the last time. Raises LedgerUnavailable."""
         began_s = time.monotonic()
-        reply = await self._engine.command("XREAD", "COUNT", CHANGES_READ, "STREAMS", keys.CHANGES, self._last_change)
+        try:
+            reply = await self._engine.command("XREAD", "COUNT", CHANGES_READ, "STREAMS", keys.CHANGES, self._last_change)
+        except LedgerUnavailable:
+            self._is_away = True
+            raise
+        self._is_away = False
         changes = reply[0][1] if reply else []
         if changes:
             self._last_change = changes[-1][0].decode()

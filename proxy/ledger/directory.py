@@ -22,7 +22,7 @@ from proxy.domain import (
     Path,
     Plan,
 )
-from proxy.errors import Conflict, Refusal
+from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import keys, records
 from proxy.ledger.audit_log import AuditLog
 from proxy.ledger.book import Book
@@ -79,9 +79,15 @@ class Directory(Book, AuditLog):
 
         Raises on a miss LedgerUnavailable; Refusal: units_differ, where the accounts of its path do not count in one unit.
         """
-        if self._is_fresh and key_digest in self._callers:
-            return self._callers[key_digest]
-        return await self._look_up_caller(key_digest)
+        kept = self._callers.get(key_digest)
+        if key_digest in self._callers and (self._is_fresh or (kept is not None and self._is_away and self.believes_longer)):
+            return kept
+        try:
+            return await self._look_up_caller(key_digest)
+        except LedgerUnavailable:
+            if kept is None or not self.believes_longer:
+                raise
+            return kept
 
     async def _look_up_caller(self, key_digest: str) -> Caller | None:
         generation = self.generation

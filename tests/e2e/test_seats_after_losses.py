@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from tests.e2e.test_fair_share import BEAT_S, LEASE_S, configuration, has, opened
 from tests.support import scripted_upstream
-from tests.support.deployment import serving, until
+from tests.support.deployment import nanocredits, serving, until
 from tests.support.ledger_server import DurableServer, ledger_binaries
-from tests.support.scarce_upstream import Person, Town
+from tests.support.scarce_upstream import TOKEN_NANOCREDITS, Person, Town
 from tests.support.scripted_upstream import ScriptedUpstream
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -51,6 +53,22 @@ def come_back(server: DurableServer, *, knows_pools: bool) -> None:
     server.start()
 
 
+@contextlib.asynccontextmanager
+async def proxies(upstream: ScriptedUpstream, directory: Path, **how: Any) -> AsyncIterator[tuple[DurableServer, Town]]:
+    """Two proxies of a worker each, and the server that they share."""
+    async with contextlib.AsyncExitStack() as stack:
+        server = DurableServer(next(iter(ledger_binaries().values())), Path(stack.enter_context(tempfile.TemporaryDirectory())))
+        server.start()
+        stack.callback(server.stop)
+        deployments = []
+        for number in range(2):
+            place = directory / str(number)
+            place.mkdir()
+            text = configuration(upstream, {"lost": SEATS})
+            deployments.append(await stack.enter_async_context(serving(place, text, workers=1, ledger_url=server.url, **how)))
+        yield server, Town(*deployments)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize(("knows_pools", "service_s"), [pytest.param(True, 1.2, id="restart"), pytest.param(False, 2.5, id="failover")])
 async def test_seats_survive_the_operators_own_server(
@@ -59,17 +77,7 @@ async def test_seats_survive_the_operators_own_server(
     """It is killed while requests run and wait, and starts again: never are there more at a time than seats for longer than a heartbeat;
     all goes on by itself; nothing is left behind, and the books balance."""
     here = opened(upstream, "lost", seats=SEATS, service_s=service_s)
-    async with contextlib.AsyncExitStack() as stack:
-        server = DurableServer(next(iter(ledger_binaries().values())), Path(stack.enter_context(tempfile.TemporaryDirectory())))
-        server.start()
-        stack.callback(server.stop)
-        deployments = []
-        for number in range(2):
-            directory = tmp_path / str(number)
-            directory.mkdir()
-            text = configuration(upstream, {"lost": SEATS})
-            deployments.append(await stack.enter_async_context(serving(directory, text, workers=1, ledger_url=server.url)))
-        town = Town(*deployments)
+    async with proxies(upstream, tmp_path) as (server, town):
         people = [await town.person(name) for name in ("ann", "bob")]
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(persist(people[number % 2])) for number in range(PARALLEL)]
@@ -89,5 +97,52 @@ async def test_seats_survive_the_operators_own_server(
         assert time.monotonic() - began_s < LEASE_S + 2 * BEAT_S
         for person in people:
             await until(lambda person=person: town.deployments[0].account(person.name), lambda account: account["held"] == "0")  # type: ignore[misc]
+        code, said = await town.deployments[0].audit()
+        assert code == 0, said
+
+
+@pytest.mark.long
+async def test_an_outage_may_be_bridged(upstream: ScriptedUpstream, tmp_path: Path) -> None:
+    """Where it is allowed, requests go on without the ledger: from each worker at most its part of the seats, beside those that ran before;
+    each is charged once when the ledger is back, and the seats are its own to give again."""
+    here = opened(upstream, "lost", seats=SEATS, service_s=0.5)
+    async with proxies(upstream, tmp_path, on_failure="allow") as (server, town):
+        people = [await town.person(name) for name in ("ann", "bob")]
+        is_over = asyncio.Event()
+        answered = 0
+
+        async def go_on(person: Person) -> None:
+            nonlocal answered
+            while not is_over.is_set():
+                status = (await person.ask("lost")).status
+                answered += status == 200
+
+        async with asyncio.TaskGroup() as group:
+            for number in range(PARALLEL):
+                group.create_task(go_on(people[number % 2]))
+            await has(here, 2 * SEATS)
+            server.kill()
+            await asyncio.sleep(2 * BEAT_S)  # until those that ran have ended, and the workers know
+            here.most = here.now
+            await has(here, len(here.served) + 4 * SEATS)
+            assert here.most <= SEATS
+            server.start()
+            await has(here, len(here.served) + 4 * SEATS)
+            is_over.set()
+        assert here.crowded_s < BEAT_S
+        pages = [await each.metrics() for each in town.deployments]
+        given = [int(found[1]) for page in pages if (found := re.search(r'seats_given_alone_total\{pool="lost"\} (\d+)', page))]
+        assert len(given) == 2
+        assert sum(given) >= 4 * SEATS
+        tokens = here.tokens()
+        for person in people:
+            owed = tokens[person.name] * TOKEN_NANOCREDITS
+            await until(
+                lambda person=person: town.deployments[0].account(person.name),  # type: ignore[misc]
+                lambda account, owed=owed: account["held"] == "0" and nanocredits(account["spent"]) == owed,  # type: ignore[misc]
+            )
+        pool = await until(lambda: town.pool("lost"), lambda pool: pool["used"] == 0 and pool["backlog"] == 0)
+        assert pool["seats"] == SEATS
+        assert answered == len(here.served)
         code, said = await town.deployments[0].audit()
         assert code == 0, said

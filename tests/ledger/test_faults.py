@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from proxy import config
 from proxy.domain import AccountId, Limit, Plan
 from proxy.errors import LedgerUnavailable, Refusal
 from proxy.ledger import Store, open_ledger
+from proxy.ledger.changes import FRESH_S
 from tests.support.faulty_link import FaultyLink, faulty_link
 from tests.support.ledger_server import LedgerServer, ledger_binaries, running
 
@@ -96,6 +98,34 @@ async def test_a_silent_server_is_a_failure_within_the_deadline_and_recovers_by_
     await store.ledger.settle(ANN, "later", spent_nanocredits=3)
     await store.ledger.void(ANN, "silent")
     assert await spent_and_held(store) == (3, 0)
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+async def test_callers_are_believed_in_an_outage_where_that_is_allowed(store: Store, link: FaultyLink, allowed: bool) -> None:
+    """Those that the process knows, for as long as the ledger is away; what was revoked meanwhile is known as soon as it is back."""
+    directory = store.directory
+    directory.believes_longer = allowed
+    record, key = await directory.create_key(ANN[1], operation_id="key")
+    assert key is not None
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    kept = await directory.caller(digest)
+    assert kept is not None
+    link.stalled = True
+    with pytest.raises(LedgerUnavailable):
+        await directory.refresh()
+    await asyncio.sleep(FRESH_S)  # the promise: for so long what is kept is believed anyhow
+    with pytest.raises(LedgerUnavailable):
+        await directory.caller("unknown")
+    if allowed:
+        assert await directory.caller(digest) == kept
+    else:
+        with pytest.raises(LedgerUnavailable):
+            await directory.caller(digest)
+    link.stalled = False
+    async with open_ledger(config.LedgerSection(url=link.url)) as other:
+        await other.directory.revoke_key(record.key_id, operation_id="revoke")
+    await directory.refresh()
+    assert await directory.caller(digest) is None
 
 
 async def test_a_cancelled_call_does_not_shift_the_answers_of_others(store: Store) -> None:

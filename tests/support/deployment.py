@@ -160,11 +160,13 @@ async def serving(
     hold_ttl_s: int = 60,
     ledger_url: str = "embedded",
     audit_interval_s: float = 60,
+    on_failure: str = "refuse",
 ) -> AsyncIterator[Deployment]:
     """A proxy with two workers, an embedded ledger and a configuration of `[[upstream]]`, `[[price]]` and `[[plan]]` tables."""
     listen = f'[listen]\nproxy = "127.0.0.1:0"\nadmin = "127.0.0.1:0"\nworkers = {workers}\ndrain_timeout_s = 2\n'
     times = f"hold_ttl_s = {hold_ttl_s}\naudit_interval_s = {audit_interval_s}\n"
-    ledger = f'[ledger]\nurl = "{ledger_url}"\ndata_dir = "{directory}/ledger"\n{times}'
+    failing = f'on_failure = "{on_failure}"\n'
+    ledger = f'[ledger]\nurl = "{ledger_url}"\ndata_dir = "{directory}/ledger"\n{times}{failing}'
     (directory / "config.toml").write_text(f'{listen}\n{ledger}\n[admin]\ntoken_env = "TEST_ADMIN_TOKEN"\n\n{configuration}')
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "proxy", "serve", "--config", str(directory / "config.toml")),
