@@ -43,6 +43,8 @@ from proxy.policy.tallies import Population, Tally, WindowName
 
 GROUPS_S: Final = 10.0
 """How far what is told of groups may be behind what is told of all."""
+GROUPED_FEW: Final = 100
+"""Moves that are told of groups at once."""
 CHANGED_MAX: Final = 10_000
 """Accounts that wait to be enrolled; where more have changed, a recount enrols all."""
 
@@ -124,8 +126,9 @@ class EqualityLedger:
             self._changed.add(AccountId(name))
 
     async def tell(self) -> None:
-        """Tell what this process has counted; of groups only now and then. As `flush`."""
-        await self.flush(grouped=time.monotonic() - self._grouped_s >= GROUPS_S)
+        """Tell what this process has counted; of groups, where that is much, only now and then. As `flush`."""
+        is_late = time.monotonic() - self._grouped_s >= GROUPS_S
+        await self.flush(grouped=is_late or len(self._moves.grouped) <= GROUPED_FEW)
 
     async def flush(self, *, grouped: bool = True) -> None:
         """Tell all that this process has counted and changed. Raises LedgerUnavailable; nothing is lost or told twice then."""

@@ -53,6 +53,9 @@ class Pending:
         """Each person's last one."""
         self.dropped = 0
 
+    def __len__(self) -> int:
+        return len(self._moves)
+
     def note(self, root: str, person: AccountId, before: bytes, after: bytes) -> None:
         last = self._last.get(person)
         if last is not None and last.after == before:

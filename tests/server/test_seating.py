@@ -153,8 +153,10 @@ async def test_a_priority_must_be_a_small_number(start: Start, priority: str) ->
 
 
 async def test_a_full_queue_and_a_long_wait_are_refused(upstream: ScriptedUpstream, start: Start) -> None:
-    """With when to try again; the hold is returned, nothing is charged, and the deficit says why."""
+    """With when to try again; the hold is returned, nothing is charged, and the deficit says why, and whose it is."""
+    denied: list[tuple[Any, ...]] = []
     async with start(upstream=ONE_SEAT | {"queue_depth_per_account": 1, "queue_timeout_s": 0.5}) as proxied:
+        proxied.proxy.seating.denied = lambda *what: denied.append(what)
         running = asyncio.create_task(ask(proxied))
         exchange = await upstream.next_request()
         waiting = asyncio.create_task(ask(proxied))
@@ -169,6 +171,8 @@ async def test_a_full_queue_and_a_long_wait_are_refused(upstream: ScriptedUpstre
         assert proxied.pools.pool("up").waiting == proxied.pools.pool("up").used == 0
         assert proxied.counted("deficit_credits_total", "up", "queue_full") > 0
         assert proxied.counted("deficit_credits_total", "up", "queue_timeout") > 0
+        assert [(caller.account, code) for caller, code, _ in denied] == [(ACCOUNT, "queue_full"), (ACCOUNT, "queue_timeout")]
+        assert all(amount_nanocredits > 0 for *_, amount_nanocredits in denied)
 
 
 async def test_leaving_the_queue_owes_nothing(upstream: ScriptedUpstream, start: Start) -> None:
