@@ -26,7 +26,7 @@ from proxy.ledger.people import left_to_give
 log = logging.getLogger(__name__)
 
 UNFINISHED_MAX = 100
-"""Loans that one account lends and borrows at a time."""
+"""Loans that one account lends and borrows at a time; offers count for whoever makes them."""
 DUE_MAX = 100
 """Loans that one look asks for; the next goes on."""
 HOUR_MS = 3_600_000
@@ -151,8 +151,14 @@ class Loans:
                 raise Refusal("invalid_request", message, account=account_id)
             if account.status == "closed":
                 raise Conflict(f"account {account_id!r} is closed")
-            if await self._engine.command("ZCARD", keys.unfinished_loans_of(account_id)) >= UNFINISHED_MAX:
-                raise Conflict(f"account {account_id!r} has {UNFINISHED_MAX} loans that are not over", hint="Repay or decline some.")
+        await self._check_room(loan.lender)
+        if loan.state == "opening":
+            await self._check_room(loan.borrower)
+
+    async def _check_room(self, account_id: AccountId) -> None:
+        """Raises Conflict where an account has as many loans as it may."""
+        if await self._engine.command("ZCARD", keys.unfinished_loans_of(account_id)) >= UNFINISHED_MAX:
+            raise Conflict(f"account {account_id!r} has {UNFINISHED_MAX} loans that are not over", hint="Repay or decline some.")
 
     async def accept(self, loan: Loan) -> Loan:
         """The borrower accepts what it was offered, and has it. Raises Conflict, Refusal where the lender cannot lend it any more."""
@@ -164,8 +170,11 @@ class Loans:
 
         if loan.state == "offered" and loan.due_at_ms <= self._engine.now_ms():
             raise Conflict("the offer is over: the loan would be due already")
+        if loan.state == "offered":
+            await self._check_room(loan.borrower)
         loan = await self._change(loan.loan_id, accepted)
         await self._engine.command("ZADD", keys.LOANS_DUE, self._engine.now_ms() + HEAL_MS, loan.loan_id)
+        await self._engine.command("ZADD", keys.unfinished_loans_of(loan.borrower), loan.created_at_ms, loan.loan_id)
         return await self._open(loan)
 
     async def decline(self, loan: Loan) -> Loan:
@@ -188,6 +197,7 @@ class Loans:
             if loan.was_offered:
                 await self._change(loan.loan_id, lambda now: _only(now, "opening", "offered"))
                 await self._engine.command("ZADD", keys.LOANS_DUE, loan.due_at_ms, loan.loan_id)
+                await self._engine.command("ZREM", keys.unfinished_loans_of(loan.borrower), loan.loan_id)
             elif await self._documents.swap(keys.loan(loan.loan_id), loan, None):
                 await self._engine.commands(*(("ZREM", index, loan.loan_id) for index in (*self._indices(loan), keys.LOANS_DUE)))
             raise
@@ -311,8 +321,8 @@ class Loans:
 
     def _indices(self, loan: Loan) -> list[str]:
         both = (loan.lender, loan.borrower)
-        unfinished = [] if loan.is_over else [keys.unfinished_loans_of(account) for account in both]
-        return [keys.LOANS, *(keys.loans_of(account) for account in both), *unfinished]
+        bound = () if loan.is_over else (loan.lender,) if loan.state == "offered" else both
+        return [keys.LOANS, *(keys.loans_of(account) for account in both), *(keys.unfinished_loans_of(account) for account in bound)]
 
 
 def _terms(loan: Loan) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ from proxy.domain import AccountId, Limit, Path, Plan
 from proxy.errors import LedgerUnavailable, SetupError
 from proxy.ledger import Store, keys, open_ledger
 from proxy.ledger.connection import servers
+from proxy.ledger.giving import giving_on
 from proxy.ledger.pools import Pools
 from tests.support.ledger_cluster import LedgerCluster, Node, running_cluster
 from tests.support.ledger_server import ledger_binaries
@@ -74,6 +75,25 @@ async def test_trees_on_every_node_are_debited_and_balance(cluster: LedgerCluste
         assert (user.totals.spent, user.totals.held, user.totals.granted) == (100 + n, 0, 10)
     report = await store.journal.audit()
     assert (report.broken, report.accounts, report.open_holds) == ((), 2 * TREES, 0)
+
+
+async def test_credits_are_lent_handed_out_and_capped_across_nodes(cluster: LedgerCluster, store: Store) -> None:
+    """Loans, dividends and agents keep what they note beside the trees, on whichever node that is."""
+    paths = await open_trees(store)
+    giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: config.Commons(account="org:0"))
+    due_at_ms = store.engine.now_ms() + 3_600_000
+    terms = {"credits_nanocredits": 7, "due_at_ms": due_at_ms, "reason": "", "accepted": True}
+    for n in range(4):
+        loan = await giving.loans.offer(f"loan-{n}", paths[n][-1], paths[n + 1][-1], **terms)  # type: ignore[arg-type]  # one kind a name
+        assert (await giving.loans.repay(loan, None, operation_id=f"repay-{n}")).state == "repaid"
+    await giving.agents.open(paths[5][1:], "coder", limits=(Limit(3, "ever"),), labels={}, operation_id="agent", agents_max=5)
+    assert await giving.agents.count(paths[5][-1]) == 1
+    await giving.dividends.declare("d", credits_nanocredits=TREES, by="equal", expires_at_ms=None, reason="")
+    while await giving.dividends.step():
+        pass
+    dividend = await giving.dividends.find("d")
+    assert (dividend.accounts, dividend.paid_nanocredits) == (TREES, TREES)
+    assert (await store.journal.audit()).broken == ()
 
 
 async def test_no_overspend_on_a_cluster(store: Store) -> None:

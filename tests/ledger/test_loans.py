@@ -210,15 +210,18 @@ async def test_a_process_may_die_at_any_step(store: Store, loans: Loans, clock: 
 
 
 async def test_loans_of_one_account_are_bounded(store: Store, loans: Loans, clock: Clock) -> None:
-    """Those that are over do not count; both sides see theirs, the newest first, in pages."""
+    """Those that are over do not count, nor what one is merely offered; both sides see theirs, the newest first, in pages."""
     for n in range(UNFINISHED_MAX):
         await lend(loans, clock, 1, loan_id=f"l{n}", accepted=False)
         clock.pass_s(0.001)
     with pytest.raises(Conflict):
         await lend(loans, clock, 1, loan_id="more", accepted=False)
+    due_at_ms = clock.now_ms + DAY_S * 1000
+    await loans.offer("back", BOB, ANN, credits_nanocredits=1, due_at_ms=due_at_ms, reason="", accepted=False)
+    await loans.decline(await loans.find("back"))
     await loans.decline(await loans.find("l0"))
     await lend(loans, clock, 1, loan_id="more", accepted=False)
     page = await loans.of_account(BOB, after=None, limit=2)
-    assert [loan.loan_id for loan in page.items] == ["more", f"l{UNFINISHED_MAX - 1}"]
+    assert [loan.loan_id for loan in page.items] == ["more", "back"]
     page = await loans.of_account(ANN, after=page.next, limit=1)
-    assert [loan.loan_id for loan in page.items] == [f"l{UNFINISHED_MAX - 2}"]
+    assert [loan.loan_id for loan in page.items] == [f"l{UNFINISHED_MAX - 1}"]
