@@ -54,6 +54,7 @@ class Collecting:
         self._ledger = ledger
         self._commons = commons
         self._keep_days = keep_days
+        self._misses_commons = False
         self._rounds = Documents(engine, Round)
         self._lease = Lease(engine, "collecting")
 
@@ -63,6 +64,9 @@ class Collecting:
         plans = {name for name, plan in self._directory.plans().items() if plan.expired_to_commons}
         if commons is None or not plans:
             return 0
+        target = await self._path_of(commons)
+        if target is None:
+            return 0
         before = await self._rounds.read(keys.COLLECTING)
         day = self._engine.now_ms() // DAY_MS
         now = before if before is not None and before.day >= day else Round(day)
@@ -70,12 +74,23 @@ class Collecting:
             return 0
         start = f"({now.after}" if now.after else "-"
         page = await self._engine.command("ZRANGEBYLEX", keys.ACCOUNTS, start, "+", "LIMIT", 0, PAGE_ACCOUNTS)
-        target = await self._directory.path(commons)
         paths = await self._due([AccountId(raw.decode()) for raw in page if raw.decode() != commons], plans)
         collected = await self._collect_all(paths, target, day=now.day)
         last = page[-1].decode() if page else now.after
         await self._rounds.swap(keys.COLLECTING, before, Round(now.day, last, len(page) < PAGE_ACCOUNTS))
         return collected
+
+    async def _path_of(self, commons: AccountId) -> Path | None:
+        """The path of the commons; None, and a word in the log, where nobody has opened it yet."""
+        try:
+            path = await self._directory.path(commons)
+        except Refusal as refusal:
+            if not self._misses_commons:
+                log.warning("what expires stays where it is: %s", refusal.message)
+            self._misses_commons = True
+            return None
+        self._misses_commons = False
+        return path
 
     async def _due(self, accounts: list[AccountId], plans: set[str]) -> list[Path]:
         """The paths of those accounts that have such a plan, are active, and are no agents: their person's limit is what expires."""

@@ -145,7 +145,11 @@ class Dividends:
         before = await self._documents.read(key)
         after = None
         if before is not None and before.state != "done":
-            source = await self._source()
+            try:
+                source = await self._source()
+            except Refusal as refusal:  # whoever declared it had a commons
+                log.warning("dividend %s waits: %s", before.dividend_id, refusal.message)
+                return False
             after = await (self._count if before.state == "counting" else self._pay)(before, source)
             if not await self._documents.swap(key, before, after, keep_ms=KEPT_MS if after.state == "done" else 0):
                 return True  # another process was at it, too

@@ -153,6 +153,20 @@ async def test_a_plan_that_begins_to_flow_gives_nothing_from_before(store: Store
     assert before == 200
 
 
+async def test_without_a_commons_everything_stays_where_it_is(store: Store, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
+    """An account that nobody has opened yet is told of once; none at all costs nothing."""
+    await opened(store, "ann")
+    named: list[AccountId | None] = [AccountId("nobody"), None]
+    missing = Collecting(store.engine, store.directory, store.ledger, commons=lambda: named[0], keep_days=lambda: KEEP_DAYS)
+    for _ in range(3):
+        clock.pass_s(DAY_S)
+        assert await missing.visit() == 0
+    assert [record.message for record in caplog.records] == ["what expires stays where it is: there is no account 'nobody'"]
+    named.reverse()
+    assert await missing.visit() == 0
+    assert (await store.directory.account(AccountId("ann"))).totals.given == 0
+
+
 async def test_visits_go_on_where_a_process_died(store: Store, visits: Collecting, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """In pages; who was visited twice gives once, and what was taken and not delivered arrives."""
     monkeypatch.setattr(collecting, "PAGE_ACCOUNTS", 4)
