@@ -35,6 +35,18 @@ INSUFFICIENT = 402
 SEATS = 3
 COMMON = f"seats = {SEATS}\nqueue_timeout_s = 1\nqueue_depth_per_account = 2\n"
 PLANS = """
+[intervention]
+tick_s = 1
+step_s = 15
+sustained_s = 2
+scarcity_min = 0.02
+scarcity_release = 0.01
+gini_above = 0.2
+gini_release = 0.1
+
+[intervention.cap]
+mode = "on"
+
 [[price]]
 model = "*"
 input = "100"
@@ -49,7 +61,7 @@ name = "research"
 weight = 2
 limits = [ { credits = "6", window = "day" } ]
 """
-"""A token that is said costs a thousandth of a credit."""
+"""A token that is said costs a thousandth of a credit. Policies act at the least occasion, one of them in earnest."""
 
 
 def configuration(base_url: str, *, closed: int) -> str:

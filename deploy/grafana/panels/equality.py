@@ -229,6 +229,43 @@ PLANS = Row(
         ),
     ],
 )
+INTERVENTIONS = Row(
+    "Interventions",
+    [
+        Panel(
+            "In force",
+            "Policies that act on callers now, and those that would if they were on; nothing is in force unless somebody goes without.",
+            [
+                Query('sum(max by (policy) (compute_ledger_intervention_active{job="$job"}))', "in force"),
+                Query('sum(max by (policy) (compute_ledger_intervention_proposed{job="$job"}))', "would be"),
+            ],
+            Figure(((None, GREEN), (1, ORANGE))),
+            width=6,
+        ),
+        Panel(
+            "Strength",
+            "How far each policy goes, or would go if it were on: 0 at rest, 1 at its full strength.",
+            [Query('max by (policy) (compute_ledger_intervention_strength{job="$job"})', "{{policy}}")],
+            Lines(stepped=True),
+            unit="percentunit",
+            width=9,
+            least=0,
+            most=1,
+        ),
+        Panel(
+            "Acts",
+            "Steps of the policies, and what they did to requests and credits, a minute.",
+            [
+                Query(
+                    '60 * sum by (policy, act) (rate(compute_ledger_intervention_acts_total{job="$job"}[$__rate_interval]))',
+                    "{{policy}}: {{act}}",
+                )
+            ],
+            width=9,
+            least=0,
+        ),
+    ],
+)
 MEASURING = Row(
     "How well it is measured",
     [
@@ -264,6 +301,6 @@ DASHBOARD: Final = Dashboard(
     uid="compute-ledger-equality",
     title="Equality",
     description="Who gets the compute: the Lorenz curve and the indices, with scarcity, the denied and the plans beside them.",
-    rows=[NOW, WHO, COURSE, SCARCITY, PLANS, MEASURING],
+    rows=[NOW, WHO, COURSE, SCARCITY, PLANS, INTERVENTIONS, MEASURING],
     variables=[WINDOW],
 )
