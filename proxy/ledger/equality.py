@@ -203,6 +203,7 @@ class EqualityLedger:
         for n, flat in enumerate(rows):
             ago = n // SHARDS - 1
             read_hash(flat, entitled if ago < 0 else used, epochs_ago=max(0, ago))
+            await asyncio.sleep(0)  # so that nobody waits for all of it: with many groups it takes a while
         return groups(entitled, used)
 
     async def standing(self, path: Path) -> Uses | None:

@@ -71,6 +71,23 @@ async def least_ms(act: Callable[[], Awaitable[object]]) -> float:
     return min(times)
 
 
+async def longest_wait_ms(act: Callable[[], Awaitable[object]]) -> float:
+    """The longest that anything else had to wait while something was done several times."""
+    waits = [0.0]
+
+    async def tick() -> None:
+        while True:
+            began_s = time.perf_counter()
+            await asyncio.sleep(0)
+            waits.append((time.perf_counter() - began_s) * 1000)
+
+    ticking = asyncio.create_task(tick())
+    for _ in range(len(WINDOWS)):
+        await act()
+    ticking.cancel()
+    return max(waits)
+
+
 async def main() -> None:
     name, binary = next(iter(ledger_binaries().items()))
     with tempfile.TemporaryDirectory() as directory, running(name, binary, Path(directory)) as server:
@@ -88,6 +105,7 @@ async def main() -> None:
                 by_plan = await least_ms(lambda window=window: figures.of(window, "plan"))  # type: ignore[misc]
                 print(f"{window:10} read and measured in {alone:6.1f} ms, by plan in {by_plan:6.1f} ms")
             await watch.measure()
+            print(f"nobody else in the process waits longer than {await longest_wait_ms(watch.measure):4.1f} ms for it")
             print(f"the day and another, every 5 s: {await least_ms(watch.measure):6.1f} ms at least")
             print(f"a scrape:                       {await least_ms(scrape):6.1f} ms")
 
