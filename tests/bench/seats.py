@@ -133,17 +133,11 @@ async def seen(port: int) -> Any:
 
 
 def busy(room: dict[str, list[float]]) -> float:
-    """The part of the time in which seats were taken, from when all were for the first time to when the last began."""
+    """The part of the time in which seats were taken, from when all were for the first time to when the last ones began."""
     begins_s, ends_s = room["began_s"][SEATS - 1], room["began_s"][-SEATS]
-    taken_s = sum(
-        max(0.0, min(end_s, ends_s) - max(began_s, begins_s)) for began_s, end_s in zip(*paired(room), strict=True) if began_s < ends_s
-    )
+    services = zip(room["began_s"], sorted(room["ended_s"]), strict=True)  # a sum does not ask which service it was that ended
+    taken_s = sum(max(0.0, min(end_s, ends_s) - max(began_s, begins_s)) for began_s, end_s in services)
     return taken_s / (SEATS * (ends_s - begins_s))
-
-
-def paired(room: dict[str, list[float]]) -> tuple[list[float], list[float]]:
-    """Sums do not ask which service it was that ended."""
-    return room["began_s"], sorted(room["ended_s"])
 
 
 def empty_ms(room: dict[str, list[float]]) -> list[float]:

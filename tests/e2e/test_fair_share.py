@@ -233,16 +233,18 @@ async def test_the_metrics_tell_of_each_pool_once(town: Town, room: Callable[...
 
 
 async def test_new_numbers_of_seats_hold_for_those_who_wait(busy: ScriptedUpstream, tmp_path: Path) -> None:
-    """When the configuration gives an upstream more seats they are given away at once; one without a limit has no pool any more."""
+    """A new ledger gives its first seat at once. When the configuration gives an upstream more seats they are given away at once; one
+    without a limit has no pool any more."""
     here = opened(busy, "growing", seats=3)
-    here.open.clear()
     async with serving(tmp_path, configuration(busy, {"growing": 1})) as deployment:
         person = await Town(deployment).person("ann")
+        assert (await person.ask("growing")).queued_s < 0.5  # until it is known who has seats: 1.25 s, but nobody can have one
+        here.open.clear()
         requests = [asyncio.create_task(person.ask("growing")) for _ in range(5)]
         await until(lambda: deployment.admin("GET", "pools/growing"), lambda pool: pool["backlog"] == 4)
         text = deployment.config_file.read_text()
         deployment.config_file.write_text(text.replace("seats = 1\n", "seats = 3\n"))
-        await has(here, 3)
+        await has(here, 4)
         pool = await deployment.admin("GET", "pools/growing")
         assert (pool["seats"], pool["used"], pool["backlog"]) == (3, 3, 2)
         here.open.set()
