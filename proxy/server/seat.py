@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
 
 from proxy import config
-from proxy.domain import Caller, Usage
+from proxy.domain import Caller, Path, Usage
 from proxy.errors import LedgerUnavailable, Refusal
 from proxy.policy.fair_share import Claim
 from proxy.server.metering import Charge
@@ -92,10 +92,15 @@ class Seat:
         return self._section
 
     @property
+    def _path(self) -> Path:
+        """As whom it waits: agents as their person, so that many of them get no more than one."""
+        return self._caller.person or self._caller.path
+
+    @property
     def claim(self) -> Claim:
         """What it asks for, in the words of the rule."""
-        root, account, weights = self._caller.path[0], self._caller.path[-1], self._weights
-        return Claim(self.ticket, root, account, self._estimate, weights[0], weights[-1], self._priority, self._spare)
+        path, weights = self._path, self._weights
+        return Claim(self.ticket, path[0], path[-1], self._estimate, weights[0], weights[-1], self._priority, self._spare)
 
     def ask(self) -> None:
         """Ask for it, without waiting for the answer."""
@@ -109,7 +114,7 @@ class Seat:
             place = await self._seating.pools.enter(
                 self.pool,
                 self.ticket,
-                path=self._caller.person or self._caller.path,
+                path=self._path,
                 weights=self._weights,
                 estimate_nanocredits=self._estimate,
                 seats=section.first_seats,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from typing import Any
 
 import pytest
@@ -100,6 +101,32 @@ async def test_the_one_served_least_goes_next(upstream: ScriptedUpstream, start:
         upstream.automatic = serve
         await exchange.answer(ANSWER)
         await asyncio.gather(held, modest, *greedy)
+        assert order.index("modest") == 0
+
+
+async def test_agents_wait_for_seats_as_their_person(upstream: ScriptedUpstream, start: Start) -> None:
+    """Ten agents with a request each go after somebody else's first one, just as ten requests of their person would."""
+    order: list[str] = []
+
+    async def serve(exchange: Exchange) -> None:
+        order.append(exchange.headers["X-Who"])
+        await exchange.answer(ANSWER)
+
+    async with start(upstream=ONE_SEAT) as proxied:
+        agents = [f"agent{number}" for number in range(10)]
+        keys = await people(proxied, "person", "modest", *agents)
+        for caller in list(proxied.book.callers.values()):
+            if caller.account in agents:
+                proxied.book.add(keys[caller.account], dataclasses.replace(caller, person=(AccountId("person"),)))
+        held = asyncio.create_task(ask(proxied, keys["person"], headers={"X-Who": "person"}))
+        exchange = await upstream.next_request()
+        others = [asyncio.create_task(ask(proxied, keys[agent], headers={"X-Who": agent})) for agent in agents]
+        await until_waiting(proxied, 10)
+        modest = asyncio.create_task(ask(proxied, keys["modest"], headers={"X-Who": "modest"}))
+        await until_waiting(proxied, 11)
+        upstream.automatic = serve
+        await exchange.answer(ANSWER)
+        await asyncio.gather(held, modest, *others)
         assert order.index("modest") == 0
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from typing import Any
 
 import pytest
 
+from proxy.domain import AccountId
 from tests.server.conftest import Start
-from tests.server.test_seating import ANSWER, COST, ONE_SEAT, ask
+from tests.server.test_seating import ANSWER, COST, ONE_SEAT, ask, people
 from tests.support import openai_answers
 from tests.support.proxied import Proxied
 from tests.support.scripted_upstream import ScriptedUpstream
@@ -93,6 +95,33 @@ async def test_without_the_ledger_a_worker_gives_its_part_of_the_seats(upstream:
             return await proxied.spent() == 4 * COST
 
         await proxied.until(charged)
+
+
+async def test_without_the_ledger_agents_still_wait_as_their_person(upstream: ScriptedUpstream, start: Start) -> None:
+    """The worker that stands alone goes by the same rule."""
+    async with start(upstream={"seats": 1, "queue_timeout_s": 5}, **ALLOWED) as proxied:
+        keys = await people(proxied, "person", "modest", "agent1", "agent2")
+        for caller in list(proxied.book.callers.values()):
+            if caller.account.startswith("agent"):
+                proxied.book.add(keys[caller.account], dataclasses.replace(caller, person=(AccountId("person"),)))
+        await go_away(proxied, number=0, workers=1)
+        asking = [asyncio.create_task(ask(proxied, keys["person"]))]
+        exchange = await upstream.next_request()
+        for name in ("agent1", "agent2", "modest"):
+            asking.append(asyncio.create_task(ask(proxied, keys[name], headers={"X-Who": name})))
+            await proxied.until(lambda: waiting_alone(proxied, len(asking) - 1))
+        await exchange.answer(ANSWER)
+        second = await upstream.next_request()
+        assert second.headers["X-Who"] == "modest"
+        await second.answer(ANSWER)
+        for _ in range(2):
+            await (await upstream.next_request()).answer(ANSWER)
+        await asyncio.gather(*asking)
+
+
+async def waiting_alone(proxied: Proxied, count: int) -> bool:
+    """Whether so many tickets wait at this worker for a seat that it gives by itself."""
+    return sum(seat.is_waiting for seat in proxied.proxy.seating.mine["up"].values()) == count
 
 
 async def test_seats_that_the_ledger_gave_are_part_of_a_workers_part(upstream: ScriptedUpstream, start: Start) -> None:
