@@ -152,7 +152,7 @@ class _Canvas:
     def _legend(self, names: Sequence[tuple[str, str]], x: float, y: float, width: float) -> None:
         left, line = x, 0
         for name, colour in names:
-            needed = 18 + 5.6 * len(name) + 12
+            needed = 18 + 6.2 * len(name) + 12
             if left + needed > x + width:
                 left, line, y = x, line + 1, y + 13
                 if line == LEGEND_LINES:

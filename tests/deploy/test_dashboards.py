@@ -117,6 +117,7 @@ def _cells(place: dict[str, int]) -> Iterator[tuple[int, int]]:
 
 
 @on_one_loop
+@pytest.mark.timeout(120)  # on a busy machine the town takes a while to do all that it does
 async def test_every_panel_shows_something(watched: Watched) -> None:
     """Its query is understood and gives a number, and so does each selector in it, and what its variables are looked up in."""
     wanted = queries()
@@ -125,6 +126,7 @@ async def test_every_panel_shows_something(watched: Watched) -> None:
 
 
 @on_one_loop
+@pytest.mark.timeout(120)  # on a busy machine the town takes a while to do all that it does
 async def test_every_rule_is_of_metrics_that_exist(watched: Watched) -> None:
     """Recording rules give something; alerts are evaluated without an error, and each selector in them finds something."""
     rules = await watched.prometheus.rules()

@@ -41,7 +41,7 @@ NOW = Row(
         ),
         Panel(
             "Added latency, one in a hundred",
-            "From a request's arrival until it was sent upstream, waiting for a seat included; one in a hundred takes longer.",
+            "From a request's arrival until it could be sent upstream, waiting for a seat left out; one in a hundred takes longer.",
             [Query(_quantile(0.99, "added_latency_seconds"))],
             Figure(((None, GREEN), (0.25, ORANGE), (1, RED))),
             unit="s",
@@ -96,7 +96,7 @@ LATENCY_ROW = Row(
     [
         Panel(
             "Added latency",
-            "Time from a request's arrival until it was sent upstream, its body's own transfer left out; so many requests take longer.",
+            "Time from a request's arrival until it could be sent upstream, waiting for a seat left out; so many requests take longer.",
             [Query(_quantile(quantile, "added_latency_seconds"), name) for quantile, name in PERCENTILES.items()],
             Lines(logarithmic=True),
             unit="s",
@@ -104,7 +104,7 @@ LATENCY_ROW = Row(
         ),
         Panel(
             "Added latency, all of it",
-            "How many requests were sent upstream how long after they came.",
+            "How many requests could be sent upstream how long after they came.",
             [Query('sum by (le) (increase(compute_ledger_added_latency_seconds_bucket{job="$job"}[$__rate_interval]))', "{{le}}")],
             Heat(),
             unit="s",
@@ -112,7 +112,7 @@ LATENCY_ROW = Row(
         ),
         Panel(
             "Time to first byte",
-            "From a request's arrival to its answer's first byte, by upstream; one in twenty takes longer.",
+            "From a request's arrival to its answer's first byte, waiting for a seat included, by upstream; one in twenty takes longer.",
             [Query(_quantile(0.95, "time_to_first_byte_seconds", "pool, le"), "{{pool}}")],
             Lines(logarithmic=True),
             unit="s",
