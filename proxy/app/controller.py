@@ -100,7 +100,7 @@ class Controller:
             window_starts_at_ms=state.starts_at_ms,
             served_nanocredits=state.total.tally.use_nanocredits,
             deficit_nanocredits=sum(state.deficit_nanocredits.values()),
-            waiting=sum(pool.waiting for pool in pools),
+            waiting=sum(pool.waiting + pool.spare_waiting for pool in pools),  # else a cap would hide the want that it is for
             seats=sum(pool.seats for pool in pools),
             used=sum(pool.used for pool in pools),
         )

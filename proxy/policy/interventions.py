@@ -172,10 +172,11 @@ class _Pressure:
 
 def _pressure(scarcity: Scarcity, figures: Figures, bounds: Bounds) -> _Pressure:
     if not scarcity.is_scarce:
-        return _Pressure(-1, f"nothing is scarce: {figures.scarcity:.0%} of the demand is not served")
+        return _Pressure(-1, f"nothing is scarce: {figures.scarcity:.0%} of the demand waits or is refused")
     if figures.users < bounds.people_min:
         return _Pressure(-1, f"{figures.users} users are too few to say anything of equality")
-    said = f"{figures.scarcity:.0%} of the demand is not served, Gini {figures.gini_low:.2f}, {figures.denied_share:.0%} got nothing"
+    demand = f"{figures.scarcity:.0%} of the demand waits or is refused"
+    said = f"{demand}, Gini is {figures.gini_low:.2f}, {figures.denied_share:.0%} of those who asked got nothing"
     if figures.gini_low > bounds.gini_above or figures.denied_share > bounds.denied_above:
         return _Pressure(1, said)
     if figures.gini_low < bounds.gini_release and figures.denied_share < bounds.denied_release:

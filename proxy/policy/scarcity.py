@@ -1,6 +1,6 @@
 """Whether compute or budget is scarce: what is asked for and not served, smoothed, with a band in which nothing switches.
 
-Scarcity begins when the share of the demand that is not served, or of the requests that wait while every seat is taken, has been high for
+Scarcity begins when the share of the demand that is not served, or of the requests that wait for a seat, has been high for
 a sustained time, and ends when it has been low for as long; between the two bounds nothing changes (a Schmitt trigger with a dwell). Where
 nobody asks, nothing is scarce. Pure: the instant and the figures are arguments.
 """
@@ -21,6 +21,7 @@ class Demand:
     deficit_nanocredits: float
     """Asked for and refused for want of budget or seats, as estimated."""
     waiting: int = 0
+    """With those that stand back for others."""
     seats: int = 0
     used: int = 0
 
@@ -32,7 +33,7 @@ class Demand:
     @property
     def queue_share(self) -> float:
         """Of the requests that have a seat or wait for one, those that wait."""
-        return self.waiting / (self.waiting + self.used) if self.waiting and self.used >= self.seats else 0.0
+        return self.waiting / (self.waiting + self.used) if self.waiting else 0.0
 
 
 @dataclass(frozen=True, slots=True)

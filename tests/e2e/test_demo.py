@@ -17,7 +17,7 @@ def test_demo_tells_the_whole_story(tmp_path_factory: pytest.TempPathFactory) ->
     """Everything that the story claims has happened, or the demo would have said that it should not have."""
     place = tmp_path_factory.mktemp("demo")
     finished = subprocess.run(
-        [sys.executable, "-m", "proxy", "demo", "--seconds", "16"],
+        [sys.executable, "-m", "proxy", "demo", "--seconds", "26"],
         cwd=ROOT,
         env={**os.environ, "TMPDIR": str(place), "PYTHONIOENCODING": "utf-8"},
         capture_output=True,
@@ -32,6 +32,8 @@ def test_demo_tells_the_whole_story(tmp_path_factory: pytest.TempPathFactory) ->
     assert '"code":"insufficient_quota"' in said
     assert "13 were answered, 37 told to come back (budget_in_flight)" in said
     assert re.search(r"Greta got (1\d|2\d|3[0-2])%, her share is 20%", said)
+    assert "It would act, because" in said
+    assert re.search(r"Gini went from 0\.\d\d to 0\.\d\d, and no seat stayed empty", said)
     assert "the same, to the last digit" in said
     assert "the books balance" in said
     assert "export OPENAI_API_KEY=cl-" in said

@@ -97,6 +97,12 @@ def test_scarcity_with_many_denied_begins_as_well() -> None:
     assert strengths(watched(scarce(20, uses=EQUAL, denied=30)))[-1] == 4
 
 
+def test_requests_that_wait_are_scarcity_too() -> None:
+    """Though nothing has been refused yet, and whatever other pools there are."""
+    waiting = [look(5 * i, served=1e6 * i, waiting=3, seats=20, used=10) for i in range(20)]
+    assert strengths(watched(waiting))[-1] == 4
+
+
 def test_a_short_shortage_begins_nothing() -> None:
     """One bad tick is no scarcity."""
     quiet = [look(5 * i, served=1_000_000 * i, deficit=300_000 * (i >= 50)) for i in range(100)]

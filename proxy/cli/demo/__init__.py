@@ -20,7 +20,20 @@ from proxy.app import parent
 from proxy.app.settings import Document, Source
 from proxy.cli.demo.screen import Screen
 from proxy.cli.demo.story import Story
-from proxy.cli.demo.town import MODEL, PRICE, SCARCE_MODEL, SCARCE_SEATS, SCARCE_UPSTREAM, Person, Town, Unexpected
+from proxy.cli.demo.town import (
+    DEAR_MODEL,
+    DEAR_PRICE,
+    DEAR_SEATS,
+    DEAR_UPSTREAM,
+    MODEL,
+    PRICE,
+    SCARCE_MODEL,
+    SCARCE_SEATS,
+    SCARCE_UPSTREAM,
+    Person,
+    Town,
+    Unexpected,
+)
 from proxy.errors import SetupError
 from proxy.simulation import SimulatedEndpoint, SimulatedModel, simulated_endpoint
 
@@ -28,12 +41,20 @@ WORKERS = 2
 TOKENS_PER_S = 30.0
 ENDLESS_TOKENS = 100_000
 BRIEF_MODEL, BRIEF_TOKENS = "helper", 60
-STORY_S = 75.0
+STORY_S = 90.0
 """How long the story takes at its own pace."""
-FIXED_S = 6.0
-"""What starting and some hundred requests take at any pace, on a busy machine."""
+FIXED_S = 15.0
+"""What starting, some hundred requests, and a day's inequality in a minute's time take at any pace, on a busy machine."""
 SHORTEST_PACE = 0.05
 DRAIN_S = 1
+INTERVENTION = {
+    "tick_s": 0.2,
+    "step_s": 0.2,
+    "sustained_s": 0.2,
+    "cap": {"steps_max": 1},
+    **{name: {"mode": "off"} for name in ("floor", "progressive_price", "brake", "tithe", "dividend")},
+}
+"""Quick enough to be watched; one policy is enough to see what they do."""
 STOP_TIMEOUT_S = 15.0
 
 SNIPPETS = """\
@@ -68,6 +89,7 @@ async def _demo(*, port: int, seconds: float | None) -> int:
         SimulatedModel(MODEL, tokens_per_s=speed, answer_tokens=ENDLESS_TOKENS),
         SimulatedModel(BRIEF_MODEL, tokens_per_s=speed, answer_tokens=BRIEF_TOKENS),
         SimulatedModel(SCARCE_MODEL, tokens_per_s=speed, answer_tokens=BRIEF_TOKENS, seats=SCARCE_SEATS),
+        SimulatedModel(DEAR_MODEL, tokens_per_s=TOKENS_PER_S, answer_tokens=BRIEF_TOKENS, seats=DEAR_SEATS),  # scarce at any pace
     ]
     async with contextlib.AsyncExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="compute-ledger-demo-")))
@@ -113,9 +135,11 @@ def _document(endpoint: SimulatedEndpoint, directory: Path, *, port: int) -> Doc
         "ledger": {"data_dir": str(directory), "slice_tokens": 32},
         "upstream": [
             {"name": SCARCE_UPSTREAM, "models": [SCARCE_MODEL], "seats": SCARCE_SEATS, **reached},
+            {"name": DEAR_UPSTREAM, "models": [DEAR_MODEL], "seats": DEAR_SEATS, **reached},
             {"name": "simulation", **reached},
         ],
-        "price": [PRICE],
+        "price": [PRICE, DEAR_PRICE],
+        "intervention": INTERVENTION,
         "plan": [{"name": "everyone", "limits": [{"credits": "1", "window": "hour"}]}],
     }
 

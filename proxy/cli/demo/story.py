@@ -1,4 +1,4 @@
-"""The story that the demo tells, in six chapters of some ten seconds each. All of it really happens; nothing is drawn that is not so."""
+"""The story that the demo tells, in seven chapters of some ten seconds each. All of it really happens; nothing is drawn that is not so."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from decimal import Decimal
 
+from proxy.cli.demo.levelling import VILLAGERS, Levelling
 from proxy.cli.demo.screen import BOLD, CYAN, DIM, GREEN, RED, YELLOW, Screen
 from proxy.cli.demo.sharing import Sharing
 from proxy.cli.demo.town import SCARCE_SEATS, Ending, Person, Town, Unexpected
@@ -39,6 +40,7 @@ class Story:
         await self._many_at_once()
         await self._top_up_and_agent()
         await self._scarce()
+        await self._unequal()
         await self._audit()
 
     # --- 1 -----------------------------------------------------------------------------------------------------------------------
@@ -177,8 +179,33 @@ class Story:
 
     # --- 6 -----------------------------------------------------------------------------------------------------------------------
 
+    async def _unequal(self) -> None:
+        self._screen.chapter("6  Who gets it all, and what an intervention does to it")
+        self._screen.say(
+            f"Two masters, each a guild of their own, and a village of {VILLAGERS} want the same dear model. Guilds and village share "
+            "alike, so the masters get two thirds. How equal is that? On the dotted line of Lorenz's curve all would have the same."
+        )
+        await self._pause(READING_S)
+        levelling = Levelling(self._screen, self._town)
+        await levelling.open()
+        async with levelling.pressing():
+            before = await levelling.as_it_is()
+            self._screen.say(
+                f"The policy 'cap' is a dry run. It would act, because {before.reason}. Now the operator switches it on: whoever "
+                "had more than their part of today takes only seats that nobody else wants."
+            )
+            after = await levelling.with_cap()
+        ending = await levelling.released()
+        self._screen.say(
+            f"Gini went from {before.gini:.2f} to {after.gini:.2f}, and no seat stayed empty. With nobody waiting any more the cap "
+            f"{ending}. Each step is in the audit log, with the figures before and after."
+        )
+        await self._pause(READING_S)
+
+    # --- 7 -----------------------------------------------------------------------------------------------------------------------
+
     async def _audit(self) -> None:
-        self._screen.chapter("6  Nothing is lost, nothing is free")
+        self._screen.chapter("7  Nothing is lost, nothing is free")
         report = await self._town.admin("POST", "audit")
         own, charged = self._town.own_count_nanocredits(), await self._town.charged_nanocredits()
         words, held = sum(person.words for person in self._town.people), sum(person.held for person in self._town.people)

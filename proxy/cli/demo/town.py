@@ -25,6 +25,12 @@ SCARCE_UPSTREAM: Final = "workshop"
 SCARCE_MODEL: Final = "artisan"
 SCARCE_SEATS: Final = 4
 """It serves only so many requests at a time."""
+DEAR_UPSTREAM: Final = "mill"
+DEAR_MODEL: Final = "miller"
+DEAR_PRICE: Final = {"model": DEAR_MODEL, "input": "10", "output": "1000000"}
+DEAR_NANOCREDITS: Final = 1_000_000_000
+"""Of each of its tokens: what the whole town used before hardly counts beside it."""
+DEAR_SEATS: Final = 4
 
 
 class Unexpected(Exception):
@@ -102,11 +108,12 @@ class Person:
         self.stopped = ""
         usage = document["usage"]
         self.words += usage["completion_tokens"]
-        self._owe(usage["prompt_tokens"], usage["completion_tokens"])
+        each = DEAR_NANOCREDITS if model == DEAR_MODEL else OUTPUT_NANOCREDITS
+        self._owe(usage["prompt_tokens"], usage["completion_tokens"], each_nanocredits=each)
         return Ending(usage["completion_tokens"], waited_s=waited_s)
 
-    def _owe(self, input_tokens: int, output_tokens: int) -> None:
-        self.due_nanocredits += input_tokens * INPUT_NANOCREDITS + output_tokens * OUTPUT_NANOCREDITS
+    def _owe(self, input_tokens: int, output_tokens: int, *, each_nanocredits: int = OUTPUT_NANOCREDITS) -> None:
+        self.due_nanocredits += input_tokens * INPUT_NANOCREDITS + output_tokens * each_nanocredits
 
     def _was_stopped(self, document: dict[str, Any], words: int, *, last: str = "") -> Ending:
         self.stopped = "cut off" if words else "refused"

@@ -19,7 +19,7 @@ def list_interventions(client: AdminClient, args: argparse.Namespace) -> Shown:
     seen = "nothing has been looked at yet"
     if shown["looked_at"] is not None:
         seen = (
-            f"{'scarce' if shown['scarce'] else 'not scarce'}: {figures['scarcity']:.0%} of the demand is not served; "
+            f"{'scarce' if shown['scarce'] else 'not scarce'}: {figures['scarcity']:.0%} of the demand waits or is refused; "
             f"{figures['users']} users today, Gini at least {figures['gini']:.2f}, topmost 1% {figures['top1']:.0%}, "
             f"{figures['denied']:.0%} of those who asked got nothing"
         )

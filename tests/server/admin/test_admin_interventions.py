@@ -47,7 +47,7 @@ async def test_a_dry_run_shows_what_it_would_do_and_why(call: Client, store: Sto
     assert cap == next(item for item in shown["items"] if item["policy"] == "cap")
     assert (cap["mode"], cap["strength"], cap["active"], cap["proposed"]) == ("dry_run", 2, False, True)
     assert "credits per weight today takes only seats that nobody else wants" in cap["effect"]
-    assert "Gini 0.6" in cap["reason"]
+    assert "Gini is 0.6" in cap["reason"]
 
 
 async def test_an_owner_changes_a_mode_and_it_is_written_down(call: Client, store: Store) -> None:
