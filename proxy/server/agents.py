@@ -1,8 +1,8 @@
 """People's own agents, under `/ledger/v1/agents` and `/ledger/v1/requests`: opened, capped, paused, closed with the person's key.
 
-An agent may be managed by the person it acts for, and by an agent that stands between the two. Its own key only asks: for a higher cap,
-which the person alone grants, and (where the person lets it) for agents of its own, whose use its own cap covers. What an account may not
-manage it is not told of.
+An agent is managed by the person it acts for. Its own key only asks: for a higher cap, which the person alone grants. Where the person lets
+it, it opens agents of its own, whose use its own cap covers; those it may pause, lower and close, and undo nothing that the person did.
+What an account may not manage it is not told of.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from proxy.domain import Account, AccountId, Path
 from proxy.errors import Conflict, Refusal
 from proxy.ledger import Directory
 from proxy.ledger.agents import Agents, Raise
+from proxy.policy.caps import exceeds
 from proxy.server.admin import events
 from proxy.server.admin.events import Author
 from proxy.server.admin.models import NoQuery, ReasonQuery, limits_of
@@ -72,8 +73,8 @@ class OwnAgents:
         """Open an agent of the caller's own, with a key that is shown this once."""
         body, author = await asking.body(AgentCreate)
         chain = await self._active_chain(asking.caller.path)
-        if len(chain) > 1 and not await self.agents.may_open(chain[0], chain[-1]):
-            raise Refusal("forbidden", "This agent may not open agents.", hint="The person it acts for can set its may_open_agents.")
+        if len(chain) > 1 and (body.may_open_agents or not await self.agents.may_open(chain[0], chain[-1])):
+            raise Refusal("forbidden", "Only the person that an agent acts for lets it open agents.", hint="It can set may_open_agents.")
         account = await self.agents.open(
             chain,
             body.name or author.operation_id.removeprefix("op-")[:16],
@@ -99,6 +100,8 @@ class OwnAgents:
         before = await self._directory.account(path[-1])
         if before.status == "closed":
             raise Conflict(f"agent {path[-1]!r} is closed, and stays so", hint="Open another.")
+        if asking.caller.person:
+            _check_lesser(before, body)
         if body.status is not None or body.labels is not None:
             await self._directory.update_account(path[-1], operation_id=author.operation_id, status=body.status, labels=body.labels)
         if (limits := body.given_limits()) is not None:
@@ -260,6 +263,15 @@ class OwnAgents:
         reason: str,
     ) -> None:
         await events.record(self._directory, author, action=action, subject=account.id, before=before, after=after, reason=reason)
+
+
+def _check_lesser(before: Account, body: AgentPatch) -> None:
+    """Raises Refusal: forbidden, where one agent would let another do more: that is for their person, who may have taken it away."""
+    limits = body.given_limits()
+    raised = limits is not None and exceeds(limits_of(limits), before.own_limits or ())
+    if raised or body.status == "active" or body.may_open_agents:
+        message = "An agent can pause, lower and close what it opened; anything more is for the person it acts for."
+        raise Refusal("forbidden", message, account=before.id)
 
 
 def _stopped(levels: tuple[Account, ...]) -> Account | None:

@@ -17,6 +17,7 @@ from tests.support.ledger_server import LedgerServer
 COMMONS = AccountId("fund")
 DAY_S = 86_400
 KEEP_DAYS = 10
+FAR_MS = 2**42
 
 
 @pytest.fixture
@@ -34,6 +35,9 @@ async def store(ledger_server: LedgerServer, clock: Clock) -> AsyncIterator[Stor
         await store.directory.create_account(COMMONS, limits=(Limit(0, "ever"),), operation_id="c")
         yield store
         assert (await store.journal.audit()).broken == ()
+        await store.trimmer.trim(before_ms=FAR_MS)
+    async with open_ledger(LedgerSection(deadline_ms=20_000), url=ledger_server.url, now_ms=clock) as other:
+        assert (await other.journal.audit()).broken == (), "and from what a cut journal keeps"
 
 
 @pytest.fixture

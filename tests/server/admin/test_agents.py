@@ -233,6 +233,21 @@ async def test_an_agent_opens_agents_only_where_its_person_lets_it_and_within_it
     assert (await ann.done("DELETE", f"/agents/{sub['id']}"))["status"] == "closed"
 
 
+async def test_an_agent_undoes_nothing_that_its_person_did(ann: Pages) -> None:
+    """What it opened it may pause, lower and close; it can neither resume nor raise it, nor let it open more."""
+    agent = await ann.done("POST", "/agents", {"name": "coder", "cap": "2", "may_open_agents": True})
+    mine = ann.with_key(agent["key"])
+    assert await mine.refused("POST", "/agents", {"name": "sub", "cap": "1", "may_open_agents": True}) == (403, "forbidden")
+    sub = await mine.done("POST", "/agents", {"name": "sub", "cap": "1"})
+    place = f"/agents/{sub['id']}"
+    assert (await mine.done("PATCH", place, {"cap": "0.5"}))["limits"][0]["credits"] == "0.5"
+    await ann.done("PATCH", place, {"status": "suspended"})
+    for more in ({"status": "active"}, {"cap": "0.6"}, {"limits": DAY}, {"may_open_agents": True}):
+        assert await mine.refused("PATCH", place, more) == (403, "forbidden"), more
+    assert (await mine.done("PATCH", place, {"labels": {"job": "none"}}))["status"] == "suspended"
+    assert (await mine.done("DELETE", place))["status"] == "closed"
+
+
 async def test_a_closed_agent_is_over(ann: Pages, store: Store) -> None:
     """Its keys are no keys any more, its name is not given again, and it no longer counts among the open ones."""
     agent = await ann.done("POST", "/agents", {"name": "coder", "cap": "1"})
