@@ -626,9 +626,13 @@ class Ledger(Protocol):
         """Give credits away: taken from what `source` has left at its own level, added to `target` as grants.
 
         What came from a limit expires when that limit's window would have ended, and nothing lasts beyond `expires_at_ms`. `into` is for
-        a receiver of very many: what expires at the same time becomes one grant, whose id begins with it. Raises Refusal:
-        insufficient_quota, units_differ.
+        a receiver of very many: what expires at the same time becomes one grant, whose id begins with it. Once it is taken it is on its
+        way, also where the receiver cannot have it yet. Raises Refusal: insufficient_quota, units_differ, conflict.
         """
+        ...
+
+    async def forgo(self, source: Path, operation_id: str) -> bool:
+        """See to it that a transfer that was refused is never made, by whomever; False where it was made after all."""
         ...
 
     async def collect(self, source: Path, target: Path, operation_id: str, *, expires_at_ms: int, reason: str = "", into: str = "") -> int:

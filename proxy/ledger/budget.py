@@ -6,6 +6,9 @@ domain types or refusals. Decides nothing about amounts: that is the scripts' al
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from struct import Struct
 from typing import Any
 
@@ -19,7 +22,7 @@ from proxy.domain import (
     Settlement,
     Tightest,
 )
-from proxy.errors import Refusal
+from proxy.errors import Conflict, Refusal
 from proxy.ledger import keys, records
 from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine
@@ -28,10 +31,14 @@ from proxy.ledger.sweeper import Sweeper
 from proxy.ledger.verbs import Verbs
 from proxy.policy.units import check_transfer
 
+log = logging.getLogger(__name__)
+
 ENDED_MS = 120_000
 """How long an ended hold is remembered, for repeats; one that is unknown ended long ago."""
 GRANTS_MAX = 256
-"""Unfinished grants of one account."""
+"""Unfinished grants of one account, before it can be given another."""
+DELIVERED_MAX = 2 * GRANTS_MAX
+"""The same for what was taken already: a transfer may arrive in as many parts as its giver has grants."""
 UNCOLLECTED_MS = 40 * 86_400_000
 """For so long what has expired may wait to be collected; older is what a plan did not collect, and stays expired."""
 PRIORITY_MAX = 1_000_000
@@ -179,7 +186,15 @@ class RedisLedger:
                 available_nanocredits=refusal.available_nanocredits,
                 resets_at_ms=refusal.resets_at_ms,
             )
-        await self._deliver(source[0], operation_id, [part.decode() for part in reply[2:]])
+        with _in_transit(operation_id):
+            await self._deliver(source[0], operation_id, [part.decode() for part in reply[2:]])
+
+    async def forgo(self, source: Path, operation_id: str) -> bool:
+        try:
+            await self._verbs.operate("forgo", source, operation_id, {})
+        except Conflict:
+            return False
+        return True
 
     async def collect(self, source: Path, target: Path, operation_id: str, *, expires_at_ms: int, reason: str = "", into: str = "") -> int:
         plans = [await self._directory.plan_of(await self._directory.settings(path[-1])) for path in (source, target)]
@@ -189,7 +204,8 @@ class RedisLedger:
         if len(reply) == 2:
             return 0
         parts = [part.decode() for part in reply[2:]]
-        await self._deliver(source[0], operation_id, parts)
+        with _in_transit(operation_id):
+            await self._deliver(source[0], operation_id, parts)
         return int(parts[3])
 
     async def _check_room(self, root: str, target: Path, operation_id: str) -> None:
@@ -209,7 +225,7 @@ class RedisLedger:
                 "effective": 0,
                 "expires": int(parts[n + 1]),
                 "reason": reason,
-                "grants_max": GRANTS_MAX,
+                "grants_max": DELIVERED_MAX,
                 "late": True,
                 **({"into": into} if into else {}),
             }
@@ -232,6 +248,15 @@ class RedisLedger:
         """What the holds that this process has ended for their time had spent, since it was last asked."""
         charged, self._sweeper.charged_nanocredits = self._sweeper.charged_nanocredits, 0
         return charged
+
+
+@contextmanager
+def _in_transit(operation_id: str) -> Iterator[None]:
+    """What is taken is given: where the receiver cannot have it yet it waits in the outbox, and that is no refusal to the giver."""
+    try:
+        yield
+    except Refusal as refusal:
+        log.warning("transfer %s stays in transit: %s", operation_id, refusal.message)
 
 
 def _check_amounts(*amounts_nanocredits: int, least: int = 0, most: int = AMOUNT_MAX_NANOCREDITS) -> None:

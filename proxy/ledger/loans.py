@@ -1,14 +1,16 @@
 """Loans: credits that one account gives another and gets back by themselves at a due date.
 
 Every step is a transfer whose id is drawn from the loan, noted before it is made: whoever finds a step that nobody finished makes it again,
-so a process may die anywhere. What is lent and what is repaid keep the expiry that they have where they are taken: a loan makes nothing
-last longer. At the due date what the borrower has left at its own level goes back, the rest is asked for again and again. Nobody is
-lent anything without having accepted it, unless an operator says so.
+so a process may die anywhere. A step that was refused is never made: its id is forgone, and the next try has another. What is lent and
+what is repaid keep the expiry that they have where they are taken: a loan makes nothing last longer. At the due date what the borrower
+has left at its own level goes back, the rest is asked for again and again. Nobody is lent anything without having accepted it, unless an
+operator says so.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Callable
 from typing import Literal
 
@@ -63,6 +65,8 @@ class Loan(msgspec.Struct, frozen=True):
     created_at_ms: int
     state: LoanState
     was_offered: bool = False
+    opening: str = "0"
+    """The step by which the borrower gets, or got, the credits."""
     repaid_nanocredits: int = 0
     steps: int = 0
     taking: Taking | None = None
@@ -124,7 +128,8 @@ class Loans:
         """Offer a loan, or (`accepted`) make it at once. Raises Refusal; Conflict where the id is another loan's."""
         state: LoanState = "opening" if accepted else "offered"
         now_ms = self._engine.now_ms()
-        loan = Loan(loan_id, lender, borrower, credits_nanocredits, due_at_ms, reason, now_ms, state, was_offered=not accepted)
+        terms = (loan_id, lender, borrower, credits_nanocredits, due_at_ms, reason)
+        loan = Loan(*terms, created_at_ms=now_ms, state=state, was_offered=not accepted, opening=_new_step())
         there = await self._documents.read(keys.loan(loan_id))
         if there is None:
             await self._check_new(loan)
@@ -166,7 +171,7 @@ class Loans:
         def accepted(loan: Loan) -> Loan:
             if loan.is_over:
                 raise Conflict(f"the loan {loan.loan_id!r} is {loan.state}")
-            return msgspec.structs.replace(loan, state="opening") if loan.state == "offered" else loan
+            return msgspec.structs.replace(loan, state="opening", opening=_new_step()) if loan.state == "offered" else loan
 
         if loan.state == "offered" and loan.due_at_ms <= self._engine.now_ms():
             raise Conflict("the offer is over: the loan would be due already")
@@ -192,12 +197,13 @@ class Loans:
         if loan.state != "opening":
             return loan
         try:
-            await self._move(loan, loan.lender, loan.borrower, loan.credits_nanocredits, step=0, memo=loan.reason)
+            await self._move(loan, loan.lender, loan.borrower, loan.credits_nanocredits, step=loan.opening, memo=loan.reason)
         except Refusal:
             if loan.was_offered:
-                await self._change(loan.loan_id, lambda now: _only(now, "opening", "offered"))
-                await self._engine.command("ZADD", keys.LOANS_DUE, loan.due_at_ms, loan.loan_id)
-                await self._engine.command("ZREM", keys.unfinished_loans_of(loan.borrower), loan.loan_id)
+                now = await self._change(loan.loan_id, lambda now: _only(now, "opening", "offered") if now.opening == loan.opening else now)
+                if now.state == "offered":  # else somebody accepts it again
+                    await self._engine.command("ZADD", keys.LOANS_DUE, loan.due_at_ms, loan.loan_id)
+                    await self._engine.command("ZREM", keys.unfinished_loans_of(loan.borrower), loan.loan_id)
             elif await self._documents.swap(keys.loan(loan.loan_id), loan, None):
                 await self._engine.commands(*(("ZREM", index, loan.loan_id) for index in (*self._indices(loan), keys.LOANS_DUE)))
             raise
@@ -236,12 +242,13 @@ class Loans:
                 raise _Changed
             loan = noted
         try:
-            await self._move(loan, loan.borrower, loan.lender, taking.amount_nanocredits, step=taking.step, memo="repayment")
+            await self._move(loan, loan.borrower, loan.lender, taking.amount_nanocredits, step=str(taking.step), memo="repayment")
         except Refusal:
-            if not await self._documents.swap(key, loan, msgspec.structs.replace(loan, taking=None)):
+            refused = msgspec.structs.replace(loan, taking=None, steps=taking.step)
+            if not await self._documents.swap(key, loan, refused):
                 raise _Changed from None
             if taking.operation_id != operation_id:  # it was another's, which learns of it by itself
-                return msgspec.structs.replace(loan, taking=None)
+                return refused
             raise
         repaid = loan.repaid_nanocredits + taking.amount_nanocredits
         after = msgspec.structs.replace(
@@ -258,10 +265,16 @@ class Loans:
             await self._finish(after)
         return after
 
-    async def _move(self, loan: Loan, source: AccountId, target: AccountId, amount_nanocredits: int, *, step: int, memo: str) -> None:
+    async def _move(self, loan: Loan, source: AccountId, target: AccountId, amount_nanocredits: int, *, step: str, memo: str) -> None:
+        """Make a step, unless it was made. Raises Refusal where it cannot be made, and then it never is."""
         reason = f"loan {loan.loan_id}: {memo}" if memo else f"loan {loan.loan_id}"
         paths = await self._directory.path(source), await self._directory.path(target)
-        await self._ledger.transfer(*paths, f"loan:{loan.loan_id}:{step}", credits_nanocredits=amount_nanocredits, reason=reason)
+        operation_id = f"loan:{loan.loan_id}:{step}"
+        try:
+            await self._ledger.transfer(*paths, operation_id, credits_nanocredits=amount_nanocredits, reason=reason)
+        except Refusal:
+            if await self._ledger.forgo(paths[0], operation_id):
+                raise
 
     # --- looking after them ------------------------------------------------------------------------------------------------------------
 
@@ -327,6 +340,10 @@ class Loans:
 
 def _terms(loan: Loan) -> tuple[object, ...]:
     return loan.lender, loan.borrower, loan.credits_nanocredits, loan.due_at_ms, loan.reason, loan.was_offered
+
+
+def _new_step() -> str:
+    return f"open-{secrets.token_hex(8)}"
 
 
 def _only(loan: Loan, before: LoanState, after: LoanState) -> Loan:

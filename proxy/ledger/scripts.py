@@ -34,6 +34,7 @@ VERBS = (
     "transfer",
     "collect",
     "deliver",
+    "forgo",
     "set_limits",
     "open",
     "change",

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 
 from proxy.config import LedgerSection
-from proxy.domain import AccountId, Limit, Plan
+from proxy.domain import AccountId, Ledger, Limit, Plan
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import Store, open_ledger
+from proxy.ledger.budget import GRANTS_MAX
 from proxy.ledger.loans import UNFINISHED_MAX, Loan, Loans
 from tests.support.dying_ledger import DyingLedger, When
 from tests.support.ledger_bench import Clock
@@ -225,3 +227,85 @@ async def test_loans_of_one_account_are_bounded(store: Store, loans: Loans, cloc
     assert [loan.loan_id for loan in page.items] == ["more", "back"]
     page = await loans.of_account(ANN, after=page.next, limit=1)
     assert [loan.loan_id for loan in page.items] == [f"l{UNFINISHED_MAX - 1}"]
+
+
+async def test_a_borrower_without_room_cannot_keep_what_it_does_not_owe(store: Store, loans: Loans, clock: Clock) -> None:
+    """Lent from a limit and from a grant it arrives in two parts, and the borrower has room for one: it is lent all the same."""
+    await store.ledger.grant((ANN,), "bonus", credits_nanocredits=50)
+    for n in range(GRANTS_MAX - 1):
+        await store.ledger.grant((BOB,), f"g{n}", credits_nanocredits=1)
+    loan = await loans.accept(await lend(loans, clock, 120, accepted=False))
+    assert (loan.state, await available(store, BOB)) == ("open", 100 + GRANTS_MAX - 1 + 120)
+    with pytest.raises(Conflict):
+        await loans.decline(loan)
+
+
+class _Meanwhile:
+    """A ledger on which another process acts before the first call of a verb is made."""
+
+    def __init__(self, ledger: Ledger, verb: str, act: Callable[[], Awaitable[object]]) -> None:
+        self._ledger, self._verb, self._act = ledger, verb, act
+        self._has_acted = False
+
+    def __getattr__(self, verb: str) -> Any:
+        async def call(*arguments: Any, **named: Any) -> Any:
+            if verb == self._verb and not self._has_acted:
+                self._has_acted = True
+                await self._act()
+            return await getattr(self._ledger, verb)(*arguments, **named)
+
+        return call
+
+
+@pytest.mark.parametrize("is_accepted", [False, True], ids=["an offer", "an operator's"])
+async def test_what_one_process_is_refused_and_another_makes_is_made(store: Store, loans: Loans, clock: Clock, is_accepted: bool) -> None:
+    """Right after the refusal the lender has enough, and another process opens the loan: the borrower owes what it got, once."""
+    offered = None if is_accepted else await lend(loans, clock, accepted=False)
+
+    async def open_it(loans: Loans) -> Loan:
+        return await lend(loans, clock) if offered is None else await loans.accept(offered)
+
+    async def meanwhile() -> None:
+        await store.ledger.adjust((ANN,), "back", credits_nanocredits=-50)
+        await open_it(loans)
+
+    await spend(store, ANN, 50, "h")
+    racing = Loans(store.engine, store.directory, _Meanwhile(store.ledger, "forgo", meanwhile))  # type: ignore[arg-type]  # it passes all on
+    assert (await open_it(racing)).state == "open"
+    assert ((await loans.find("l1")).state, await available(store, ANN), await available(store, BOB)) == ("open", 40, 160)
+
+
+async def test_what_was_refused_once_is_made_by_nobody_who_comes_late(store: Store, loans: Loans, clock: Clock) -> None:
+    """A process that was held up tries after another was refused and has said so: nothing moves but by a new acceptance."""
+    offered = await lend(loans, clock, accepted=False)
+    await spend(store, ANN, 50, "h")
+
+    async def meanwhile() -> None:
+        with pytest.raises(Refusal):
+            await loans.accept(offered)
+        await store.ledger.adjust((ANN,), "back", credits_nanocredits=-50)
+
+    late = Loans(store.engine, store.directory, _Meanwhile(store.ledger, "transfer", meanwhile))  # type: ignore[arg-type]  # it passes all on
+    with pytest.raises(Conflict):
+        await late.accept(offered)
+    assert ((await loans.find("l1")).state, await available(store, BOB)) == ("offered", 100)
+    assert (await loans.accept(await loans.find("l1"))).state == "open"
+    assert await available(store, BOB) == 160
+
+
+async def test_a_repayment_that_was_refused_is_no_hindrance_to_another(store: Store, loans: Loans, clock: Clock) -> None:
+    """Refused here and made there it counts once; after that any other amount can be repaid."""
+    loan = await lend(loans, clock)
+    await spend(store, BOB, 150, "h")
+
+    async def meanwhile() -> None:
+        await store.ledger.grant((BOB,), "bonus", credits_nanocredits=100)
+        dying = Loans(store.engine, store.directory, DyingLedger(store.ledger, "after"))  # type: ignore[arg-type]  # it passes all on
+        noted = await loans.find("l1")
+        with pytest.raises(LedgerUnavailable):
+            await dying.repay(noted, 30, operation_id="r1")
+
+    racing = Loans(store.engine, store.directory, _Meanwhile(store.ledger, "forgo", meanwhile))  # type: ignore[arg-type]  # it passes all on
+    assert (await racing.repay(loan, 30, operation_id="r1")).repaid_nanocredits == 30
+    assert (await loans.repay(await loans.find("l1"), 20, operation_id="r2")).repaid_nanocredits == 50
+    assert await available(store, BOB) == 60

@@ -261,6 +261,13 @@ class ModelLedger:
         asked = (source, target, credits_nanocredits, reason, into, expires_at_ms)
         self._once("transfer", source, operation_id, asked, act)
 
+    async def forgo(self, source: Path, operation_id: str) -> bool:
+        try:
+            self._once("forgo", source, operation_id, (source,), lambda: None)
+        except Conflict:
+            return False
+        return True
+
     async def collect(self, source: Path, target: Path, operation_id: str, *, expires_at_ms: int, reason: str = "", into: str = "") -> int:
         def act() -> int:
             giver, taker, now_ms = self._on(source)[-1], self._on(target)[-1], self._now_ms()
