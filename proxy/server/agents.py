@@ -7,6 +7,7 @@ What an account may not manage it is not told of.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -139,13 +140,15 @@ class OwnAgents:
         """The caller's open agents, those of its agents among them."""
         query = asking.query(AgentsQuery)
         page = await self.agents.all(await self.agents.chain(asking.caller.path), after=query.after, limit=query.limit)
-        views = []
-        for agent in page.items:
-            try:
-                views.append(await self._view(await self._directory.path(agent)))
-            except Refusal:  # it is just being opened, or was closed while its list was read
-                continue
-        return AgentPage(items=tuple(views), next=page.next)
+        views = await asyncio.gather(*(self._listed(agent) for agent in page.items))
+        return AgentPage(items=tuple(view for view in views if view is not None), next=page.next)
+
+    async def _listed(self, agent: AccountId) -> AgentView | None:
+        """An agent in a list; None where it is just being opened."""
+        try:
+            return await self._view(await self._directory.path(agent))
+        except Refusal:
+            return None
 
     async def change_all(self, asking: Asking) -> AllAgentsView:
         """Pause all agents of the caller in one step, let them go on, or cap what all of them spend together."""
