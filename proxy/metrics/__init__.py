@@ -41,7 +41,7 @@ DIALECTS: Final = frozenset(get_args(config.Dialect)) | {"opaque"}
 OUTCOMES: Final = frozenset({"complete", "cut", "client_gone", "upstream_gone", *STATUS_BY_CODE})
 """How a request ends: an exchange's own ends, or the code of the refusal or failure that the caller got."""
 VERBS: Final = frozenset(
-    {"hold", "debit", "extend", "settle", "void", "expire", "grant", "revoke", "adjust", "transfer", "collect", "deliver"}
+    {"hold", "debit", "extend", "settle", "void", "expire", "grant", "revoke", "adjust", "transfer", "collect", "forgo", "deliver"}
     | {"set_limits", "audit", "open", "change", "enrol", "record", "cut_journal", "cut_index", "swap", "add_up"}
     | {"pool_enter", "pool_charge", "pool_leave", "pool_beat", "pool_configure", "pool_adapt", "pool_state"}
 )
