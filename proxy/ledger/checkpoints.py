@@ -1,11 +1,13 @@
 """Checkpoints: a root's journal, folded up to an entry, so that what lies before may go and the rest still gives the balances.
 
-A checkpoint is a hash, an account a field, and a pointer to it: which entry it ends with, how many it stands for. The pointer moves in the
-same step in which the journal is cut, so that at any moment the pointer's hash and the journal together are the whole history.
+A checkpoint is a hash, an account a field, and a pointer to it: which entry it ends with, how many it stands for, and its writer's mark, so
+that no two writers ever share a hash. The pointer moves in the same step in which the journal is cut and the hash, which goes by itself
+until then, is kept: at any moment the pointer's hash and the journal together are the whole history.
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -17,7 +19,7 @@ from proxy.policy.conservation import Fold
 
 BATCH = 500
 LEFT_MS = 3_600_000
-"""How long a checkpoint that another has followed may still be read."""
+"""How long a checkpoint that another has followed may still be read, and one may take to be written."""
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(dict[str, dict[str, int]]).decode
@@ -30,6 +32,8 @@ class Folded:
     upto: str = "0-0"
     entries: int = 0
     fold: Fold = field(default_factory=Fold)
+    mark: str = ""
+    """The checkpoint's that it was read from."""
 
 
 def position(entry_id: str) -> tuple[int, int]:
@@ -51,40 +55,41 @@ class Checkpoints:
     async def read(self, root: str) -> Folded:
         """The root's checkpoint, or the beginning of its journal; whoever folds on keeps what is given here."""
         while True:
-            upto, entries = await self._pointer(root)
+            upto, entries, mark = await self._pointer(root)
             if not entries:
                 return Folded()
-            folded = Folded(upto, entries)
-            flat = await self._engine.command("HGETALL", keys.checkpoint_at(root, upto))
+            folded = Folded(upto, entries, mark=mark)
+            flat = await self._engine.command("HGETALL", keys.checkpoint_at(root, upto, mark))
             for n in range(0, len(flat), 2):
                 for source, places in _decode(flat[n + 1]).items():
                     folded.fold.accounts[flat[n].decode()][source].update(places)
-            if (await self._pointer(root))[0] == upto:  # else another followed meanwhile, and this one may have been half gone
+            if await self._pointer(root) == (upto, entries, mark):  # else another followed meanwhile, and this one may have been half gone
                 return folded
 
-    async def _pointer(self, root: str) -> tuple[str, int]:
+    async def _pointer(self, root: str) -> tuple[str, int, str]:
         text = await self._engine.command("GET", keys.of_root(root, keys.CHECKPOINT))
         if text is None:
-            return "0-0", 0
-        upto, _, entries = text.decode().partition(" ")
-        return upto, int(entries)
+            return "0-0", 0, ""
+        upto, entries, mark = text.decode().split(" ")
+        return upto, int(entries), mark
 
     async def write(self, root: str, folded: Folded, *, before: Folded, first_kept: str) -> bool:
         """Put `folded` in the place of the checkpoint that it was folded on from, and cut the journal in front of `first_kept`.
 
         False, and nothing is changed, where another process has done so meanwhile.
         """
-        key = keys.checkpoint_at(root, folded.upto)
+        mark = secrets.token_hex(8)
+        key = keys.checkpoint_at(root, folded.upto, mark)
         for rows in _batches(folded):
             await self._engine.command("HSET", key, *rows)
-        pointer, journal = keys.of_root(root, keys.CHECKPOINT), keys.of_root(root, keys.JOURNAL)
-        then, now = (f"{f.upto} {f.entries}" if f.entries else "" for f in (before, folded))
-        reply = await self._engine.script("cut_journal", [pointer, journal], [then, now, first_kept], durable=True)
-        is_done = bool(reply[0] == b"OK")
-        if not is_done:
             await self._engine.command("PEXPIRE", key, LEFT_MS)
-        elif before.entries:
-            await self._engine.command("PEXPIRE", keys.checkpoint_at(root, before.upto), LEFT_MS)
+        pointer, journal = keys.of_root(root, keys.CHECKPOINT), keys.of_root(root, keys.JOURNAL)
+        then = f"{before.upto} {before.entries} {before.mark}" if before.entries else ""
+        values = [then, f"{folded.upto} {folded.entries} {mark}", first_kept]
+        reply = await self._engine.script("cut_journal", [pointer, journal, key], values, durable=True)
+        is_done = bool(reply[0] == b"OK")
+        if is_done and before.entries:
+            await self._engine.command("PEXPIRE", keys.checkpoint_at(root, before.upto, before.mark), LEFT_MS)
         return is_done
 
 

@@ -39,9 +39,9 @@ def of_root(root: str, name: str) -> str:
     return f"cl:{{{root}}}:{name}"
 
 
-def checkpoint_at(root: str, upto: str) -> str:
-    """The checkpoint that stands for the root's journal up to and with an entry."""
-    return f"cl:{{{root}}}:k:{upto}"
+def checkpoint_at(root: str, upto: str, mark: str) -> str:
+    """The checkpoint that stands for the root's journal up to and with an entry, by its writer's mark."""
+    return f"cl:{{{root}}}:k:{upto}:{mark}"
 
 
 def hold(root: str, hold_id: str) -> str:

@@ -128,6 +128,27 @@ async def test_a_trimmer_that_died_is_followed_by_another(store: Store) -> None:
     assert (await store.journal.audit()).broken == ()
 
 
+async def test_a_trimmer_that_came_late_takes_nobodys_checkpoint_away(store: Store) -> None:
+    """Two have folded up to the same entry, and one was overtaken: what it wrote goes by itself, what stands for the journal stays."""
+    checkpoints, journal = Checkpoints(store.engine), keys.of_root(ORG, keys.JOURNAL)
+    ids = [row[0].decode() for row in await store.engine.command("XRANGE", journal, "-", "+", "COUNT", 6)]
+    early, late = Folded(), Folded()
+    await store.journal.fold_on(ORG, early, ids[2])
+    await store.journal.fold_on(ORG, late, ids[4])
+    assert await checkpoints.write(ORG, early, before=Folded(), first_kept=ids[3])
+    assert not await checkpoints.write(ORG, late, before=Folded(), first_kept=ids[5])
+    then = await checkpoints.read(ORG)
+    await store.journal.fold_on(ORG, then, ids[4])
+    assert await checkpoints.write(ORG, then, before=await checkpoints.read(ORG), first_kept=ids[5])
+    assert not await checkpoints.write(ORG, late, before=Folded(), first_kept=ids[5])
+    hashes = await store.engine.command("KEYS", f"cl:{{{ORG}}}:k:*")
+    lasting = [key for key in hashes if await store.engine.command("PTTL", key.decode()) < 0]
+    assert (len(hashes), len(lasting)) == (4, 1)
+    await store.engine.command("DEL", *(key.decode() for key in hashes if key not in lasting))
+    assert (await Checkpoints(store.engine).read(ORG)).entries == 5
+    assert (await store.journal.audit()).broken == ()
+
+
 async def test_what_is_over_is_folded_together(ledger_servers: Callable[[str], LedgerServer]) -> None:
     """What an audit keeps, and what a checkpoint holds, grow with the limits of an account and not with its days."""
     server = ledger_servers(next(iter(ledger_binaries())))
