@@ -22,7 +22,7 @@ from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine
 from proxy.ledger.enrolment import Enrolment
 from proxy.ledger.marks import Era
-from proxy.ledger.moves import Move, Moves
+from proxy.ledger.moves import Moves, Pending
 from proxy.ledger.tallying import (
     ALL,
     DAY_MS,
@@ -43,7 +43,9 @@ from proxy.policy.tallies import Population, Tally, WindowName
 
 GROUPS_S: Final = 10.0
 """How far what is told of groups may be behind what is told of all."""
-GROUPED_FEW: Final = 100
+COUNTED_AT_ONCE: Final = 50
+"""Moves: some milliseconds of the process."""
+GROUPED_FEW: Final = 50
 """Moves that are told of groups at once."""
 CHANGED_MAX: Final = 10_000
 """Accounts that wait to be enrolled; where more have changed, a recount enrols all."""
@@ -138,9 +140,9 @@ class EqualityLedger:
                 await self._engine.command("HSET", keys.EQUALITY, "is_due", "1")
                 self._asks_recount = False
             await self._enrol_changed()
-            self._gather(counting, self._moves.together.take(), is_grouped=False)
+            await self._gather(counting, self._moves.together, is_grouped=False)
             if grouped:
-                self._gather(counting, self._moves.grouped.take(), is_grouped=True)
+                await self._gather(counting, self._moves.grouped, is_grouped=True)
                 self._grouped_s = time.monotonic()
             await self.denials.gather(counting.half_life_days)
             await self._additions.send()
@@ -157,12 +159,14 @@ class EqualityLedger:
             except Refusal:
                 continue  # it was announced, but is not there: nothing to enrol
 
-    def _gather(self, counting: Counting, moves: list[Move], *, is_grouped: bool) -> None:
-        """Turn pending moves into additions; from then on they are sent once, whatever fails."""
-        now_ms = self._engine.now_ms()
-        for name, told in count(moves, counting.generations, now_ms, is_grouped=is_grouped).items():
-            for of, sums, buckets in told.fields():
-                self._additions.add(name, of, sums, buckets, gone_ms=told.gone_ms)
+    async def _gather(self, counting: Counting, pending: Pending, *, is_grouped: bool) -> None:
+        """Turn pending moves into additions, a few at a time beside the requests; from then on they are sent once, whatever fails."""
+        for _ in range(0, len(pending), COUNTED_AT_ONCE):
+            moves = pending.take(COUNTED_AT_ONCE)
+            for name, told in count(moves, counting.generations, self._engine.now_ms(), is_grouped=is_grouped).items():
+                for of, sums, buckets in told.fields():
+                    self._additions.add(name, of, sums, buckets, gone_ms=told.gone_ms)
+            await asyncio.sleep(0)
 
     # --- what is known -------------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ have moved it in between they stay apart. What is beyond the bound is dropped an
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -48,7 +48,7 @@ class Pending:
     """Moves that wait to be told."""
 
     def __init__(self) -> None:
-        self._moves: list[Move] = []
+        self._moves: deque[Move] = deque()
         self._last: dict[AccountId, Move] = {}
         """Each person's last one."""
         self.dropped = 0
@@ -66,10 +66,12 @@ class Pending:
         else:
             self.dropped += 1
 
-    def take(self) -> list[Move]:
-        """All of them, which are then the taker's."""
-        taken, self._moves = self._moves, []
-        self._last.clear()
+    def take(self, most: int) -> list[Move]:
+        """The first of them, which are then the taker's."""
+        taken = [self._moves.popleft() for _ in range(min(most, len(self._moves)))]
+        for move in taken:
+            if self._last.get(move.person) is move:
+                del self._last[move.person]
         return taken
 
 

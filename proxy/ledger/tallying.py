@@ -10,7 +10,8 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from functools import lru_cache
+from typing import Final, Literal, NamedTuple
 
 from proxy.ledger.additions import Row
 from proxy.ledger.balances import StoredUses, read_uses
@@ -33,6 +34,7 @@ _SUMS: Final = struct.Struct("<6d")
 _BUCKET: Final = struct.Struct("<4d")
 
 ALL: Final = "all"
+_TOGETHER: Final = {ALL: ""}
 
 
 @dataclass(slots=True)
@@ -103,72 +105,86 @@ def entitled_name(generation: int, dimension: str) -> str:
 # --- from moves ------------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """What a person is in one window."""
+class Slot(NamedTuple):
+    """Where is counted, and when."""
 
-    window: WindowName
-    index: int
-    half_life_days: int
-    tally: Tally
-    strays: int
-    weight: int
+    generation: int
+    dimension: str
+    today: int
+
+
+def _sides(move: Move) -> tuple[tuple[bytes, Literal[1, -1]], ...]:
+    """What comes, and then what goes."""
+    return ((move.after, 1), (move.before, -1))
 
 
 def use_of(uses: StoredUses, window: WindowName) -> float:
     """What stands there of a window, which need not be the present one."""
-    return {"day": uses.of_day, "week": uses.of_week, "month": uses.of_month, "half_life": uses.aged}[window]
+    match window:
+        case "day":
+            return uses.of_day
+        case "week":
+            return uses.of_week
+        case "month":
+            return uses.of_month
+        case "half_life":
+            return uses.aged
 
 
 def count(moves: Iterable[Move], generations: Iterable[int], now_ms: int, *, is_grouped: bool) -> dict[str, Hash]:
     """What moves add to each hash, of everybody together or (`is_grouped`) of groups, in each of the generations that are counted now: a
-    record is part of all up to its own."""
+    record is part of all up to its own, also of one that has begun since."""
     hashes: dict[str, Hash] = {}
     counted_in = tuple(generations)
+    today = day_of(now_ms)
     for move in moves:
-        before, after = read_uses(move.before), read_uses(move.after)
-        assert after is not None, "a move ends with uses"
         organisation = move.root if move.root != move.person else ""
-        for uses, sign in ((after, 1), (before, -1)):
-            if uses is None or not (among := [g for g in counted_in if g <= uses.generation]):
+        among = counted_in
+        for packed, sign in _sides(move):
+            uses = read_uses(packed)
+            if uses is None:
                 continue
+            if uses.generation > max(among):
+                among = (*counted_in, uses.generation)
             mark = read_mark(uses.mark)
-            places = groups_of(mark, organisation) if is_grouped else {ALL: ""}
-            parts = list(_parts(uses, mark.weight, now_ms, sign=1 if sign > 0 else -1))
+            places = groups_of(mark, organisation) if is_grouped else _TOGETHER
             for generation in among:
-                for dimension, group in places.items():
-                    _add(hashes, generation, dimension, group, parts)
-                    if uses.is_entitled:
-                        counted = hashes.setdefault(entitled_name(generation, dimension), Hash(now_ms + ENTITLED_KEPT_MS)).group(group)
-                        counted.people += sign
-                        counted.weight += sign * mark.weight
+                if generation <= uses.generation:
+                    for dimension, group in places.items():
+                        _add(hashes, uses, mark.weight, Slot(generation, dimension, today), group, sign)
+                        if uses.is_entitled:
+                            counted = hashes.setdefault(entitled_name(generation, dimension), Hash(now_ms + ENTITLED_KEPT_MS)).group(group)
+                            counted.people += sign
+                            counted.weight += sign * mark.weight
     return hashes
 
 
-def _add(hashes: dict[str, Hash], generation: int, dimension: str, group: str, parts: Iterable[_Part]) -> None:
-    for part in parts:
-        name = name_of(generation, part.window, part.index, part.half_life_days, dimension)
-        if name not in hashes:
-            hashes[name] = Hash(gone_ms(part.window, part.index, part.half_life_days))
-        counted = hashes[name].group(group)
-        counted.tally.add(part.tally)
-        counted.people += part.strays
-        counted.weight += part.strays * part.weight
-
-
-def _parts(uses: StoredUses, weight: int, now_ms: int, *, sign: Literal[1, -1]) -> Iterator[_Part]:
-    """What a person with these uses is in each window that is still told of. One that is over stays as it was last told."""
-    today = day_of(now_ms)
-    for window in WINDOWS:
-        half_life_days = uses.half_life_days
-        index = index_on(window, uses.day, half_life_days)
-        oldest = index_on(window, today, half_life_days) - (EPOCHS - 1 if window == "half_life" else 0)
+def _add(hashes: dict[str, Hash], uses: StoredUses, weight: int, slot: Slot, group: str, sign: Literal[1, -1]) -> None:
+    """Put a person with these uses into each window that is still told of, or take it out."""
+    for window, name, gone in _told_of(slot, uses.day, uses.half_life_days):
         use_nanocredits = use_of(uses, window)
-        if index < oldest or use_nanocredits < LEAST_USE:
+        if use_nanocredits < LEAST_USE:
             continue
-        tally = Tally()
-        tally.move(use_nanocredits=use_nanocredits, weight=weight, sign=sign)
-        yield _Part(window, index, half_life_days, tally, 0 if uses.is_entitled else sign, weight)
+        if name not in hashes:
+            hashes[name] = Hash(gone)
+        counted = hashes[name].group(group)
+        counted.tally.move(use_nanocredits=use_nanocredits, weight=weight, sign=sign)
+        if not uses.is_entitled:
+            counted.people += sign
+            counted.weight += sign * weight
+
+
+@lru_cache(maxsize=4_000)
+def _told_of(slot: Slot, day: int, half_life_days: int) -> tuple[tuple[WindowName, str, int], ...]:
+    """The windows of a day that are still told of: name of the hash, when it may go. One that is over stays as it was last told."""
+    found: list[tuple[WindowName, str, int]] = []
+    for window in WINDOWS:
+        index = index_on(window, day, half_life_days)
+        oldest = index_on(window, slot.today, half_life_days) - (EPOCHS - 1 if window == "half_life" else 0)
+        if index >= oldest:
+            name = name_of(slot.generation, window, index, half_life_days, slot.dimension)
+            found.append((window, name, gone_ms(window, index, half_life_days)))
+    return tuple(found)
 
 
 # --- back from what is stored ----------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from proxy.ledger import keys
 from proxy.ledger.additions import SHARDS, Additions
 from proxy.ledger.equality import read_counting
 from proxy.ledger.recount import Pace, Recounter
+from proxy.ledger.tallying import count
 from proxy.policy.tallies import WINDOWS
 from tests.support.deployment import until
 from tests.support.faulty_link import faulty_link
@@ -46,7 +47,7 @@ async def test_a_lost_flush_is_found_and_put_right(world: World) -> None:
     await world.spend("ann", 50)
     await world.spend("bob", 40)
     for lost in (world.stores[0].moves.together, world.stores[0].moves.grouped):
-        lost.take()
+        lost.take(most=10)
 
     with pytest.raises(AssertionError):
         await world.check()
@@ -244,3 +245,17 @@ async def test_an_empty_ledger_is_counted_too(ledger_server: LedgerServer) -> No
         done = await recounter(world).run()
         assert [drift.window for drift in done.drifts] == list(WINDOWS)
         assert done.accounts == 0
+
+
+async def test_a_move_into_a_generation_that_its_process_has_not_heard_of_counts_there(world: World) -> None:
+    """Whoever tells it late has still told it: of both generations."""
+    await world.spend("ann", 10)
+    await world.flush()
+    await world.stores[0].engine.command("HSET", keys.EQUALITY, "next", 2)
+    await world.stores[0].equality.learn()
+    await world.spend("ann", 1, by=0)
+    hashes = count(world.stores[0].moves.together.take(most=10), [1], world.clock.now_ms, is_grouped=False)
+    told = {
+        name.split(":")[0]: told.groups[""].tally.sound().use_nanocredits for name, told in hashes.items() if name.split(":")[1] == "day"
+    }
+    assert told == {"1": 11, "2": 11}
