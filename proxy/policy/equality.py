@@ -2,14 +2,15 @@
 
 Everyone who is entitled counts, also without use; x is use per weight. Gini, Jain, Theil and Atkinson(1/2) are as usually defined over x
 with weights; all are 0 (Jain 1) where everyone has the same x, and none changes with the unit. A group is suppressed where it has too few
-people or where one of them may have more than half of its use; where that would leave exactly one suppressed, the next smallest is, too:
-else the one is what the others leave of the whole. What is told of all groups together still counts everyone. Pure.
+people or where one of them may have more than half of its use. What the others leave of the whole tells of the suppressed together: so the
+next smallest are suppressed, too, until they are two or more groups with people enough, and Theil's parts count them as one. What is told
+of all groups together still counts everyone. Pure.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -160,8 +161,9 @@ def measure(state: WindowState, *, group_min: int = GROUP_MIN) -> Equality:
     active = total.tally.people
     people = max(total.population.people, active)
     denied = min(state.denied_people, people - active)
-    within, between = _theil_parts(groups or {"": total})
     suppressed = _suppressed(groups, group_min)
+    apart = [group for name, group in groups.items() if name not in suppressed]
+    within, between = _theil_parts([*apart, _together(groups[name] for name in suppressed)] if groups else [total])
     use = total.tally.use_nanocredits
     named = sorted((name for name in groups if name not in suppressed), key=lambda name: (-groups[name].tally.use_nanocredits, name))
     return Equality(
@@ -230,13 +232,13 @@ def _theil(group: Group) -> float:
     return max(0.0, group.tally.log / use - math.log(average))
 
 
-def _theil_parts(groups: Mapping[str, Group]) -> tuple[float, float]:
+def _theil_parts(groups: list[Group]) -> tuple[float, float]:
     """Theil's index inside the groups, each by its share of use, and between their averages."""
-    with_use = [(group, group.tally.use_nanocredits) for group in groups.values() if group.tally.buckets]
+    with_use = [(group, group.tally.use_nanocredits) for group in groups if group.tally.buckets]
     use = sum(part for _, part in with_use)
     if not use:
         return 0.0, 0.0
-    average = use / sum(max(group.population.weight, group.tally.weight) for group in groups.values())
+    average = use / sum(max(group.population.weight, group.tally.weight) for group in groups)
     within = between = 0.0
     for group, part in with_use:
         within += part / use * _theil(group)
@@ -246,9 +248,21 @@ def _theil_parts(groups: Mapping[str, Group]) -> tuple[float, float]:
 
 def _suppressed(groups: Mapping[str, Group], group_min: int) -> set[str]:
     suppressed = {name for name, group in groups.items() if _people(group) < group_min or _may_dominate(group.tally)}
-    if len(suppressed) == 1 and len(groups) > 1:
-        suppressed.add(min((name for name in groups if name not in suppressed), key=lambda name: (_people(groups[name]), name)))
+    people = sum(_people(groups[name]) for name in suppressed)
+    for name in sorted(groups.keys() - suppressed, key=lambda name: (_people(groups[name]), name)):
+        if not suppressed or (len(suppressed) > 1 and people >= group_min):
+            break
+        suppressed.add(name)
+        people += _people(groups[name])
     return suppressed
+
+
+def _together(groups: Iterable[Group]) -> Group:
+    population, tally = Population(), Tally()
+    for group in groups:
+        population += group.population
+        tally.add(group.tally)
+    return Group(population, tally)
 
 
 def _may_dominate(tally: Tally) -> bool:

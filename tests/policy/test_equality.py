@@ -110,14 +110,17 @@ def direct_theil(use: Numbers, weights: Numbers) -> float:
 
 
 def test_theil_within_and_between_groups_add_up_to_theil(sample: tuple[str, Numbers, Numbers]) -> None:
-    """To 1e-9, whatever the groups; suppressed ones count like all others."""
+    """To 1e-9, whatever the groups; suppressed ones count as one."""
     _, use, weights = sample
     parts = [(use[a:b], weights[a:b]) for a, b in itertools.pairwise((0, 3, 5_000, 20_000, len(use)))]
     groups = {str(n): group_of(u.tolist(), w.tolist()) for n, (u, w) in enumerate(parts)}
     found = measure(state_of(group_of(use.tolist(), weights.tolist()), groups))
     assert found.indices is not None
     assert found.theil_within + found.theil_between == pytest.approx(found.indices.theil, abs=1e-9)
-    within = sum(u.sum() / use.sum() * direct_theil(u, w) for u, w in parts if u.sum())
+    apart = {int(group.name) for group in found.groups}
+    together = [np.concatenate([part[of] for n, part in enumerate(parts) if n not in apart]) for of in (0, 1)]
+    told = [*(parts[n] for n in apart), (together[0], together[1])]
+    within = sum(u.sum() / use.sum() * direct_theil(u, w) for u, w in told if u.sum())
     assert found.theil_within == pytest.approx(within, abs=1e-9)
 
 
@@ -250,6 +253,27 @@ def test_one_suppressed_group_takes_the_next_smallest_along() -> None:
     assert shown(groups) == (["a"], 2)
     assert shown({"a": groups["a"], "c": groups["c"]}) == ([], 2)
     assert shown({"c": groups["c"]}) == ([], 1)
+
+
+def test_the_suppressed_are_not_what_the_others_leave_of_the_whole() -> None:
+    """Of two people together as little is told as of a group of two, also by leaving them out."""
+    groups = {"a": group_of([5] * 100), "b": group_of([5] * 40), "c": group_of([5]), "d": group_of([7])}
+    assert shown(groups) == (["a"], 3)
+    assert shown(groups | {"e": group_of([5] * 18)}) == (["a", "b"], 3)
+
+
+def test_no_index_of_all_groups_tells_suppressed_ones_apart() -> None:
+    """Two towns differ only in which of two suppressed groups used what: Theil's parts, which are exact, are the same in both."""
+    told = []
+    for uses, others in (([50], [5] * 30), ([5], [50] + [5] * 29)):
+        groups = {"a": group_of([5] * 50), "one": group_of(uses), "rest": group_of(others)}
+        total = Group(Population(81, 81), Tally())
+        for group in groups.values():
+            total.tally.add(group.tally)
+        found = measure(state_of(total, groups))
+        assert [group.name for group in found.groups] == ["a"]
+        told.append((found.theil_within, found.theil_between))
+    assert told[0] == pytest.approx(told[1], abs=1e-12)
 
 
 def test_the_largest_groups_are_shown_and_the_others_counted() -> None:

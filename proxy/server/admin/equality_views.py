@@ -109,7 +109,9 @@ class EqualityView(View):
     drift: float | None = Field(description="By how much of all use the last recount corrected this window")
     groups: tuple[GroupView, ...] = Field(description="The largest use first")
     groups_left_out: int
-    groups_suppressed: int = Field(description="Too few people, or one who may have more than half of the use")
+    groups_suppressed: int = Field(
+        description="Too few people, or one who may have more than half of the use; and what would give such ones away"
+    )
 
     @classmethod
     def of(cls, found: Equality, group: str | None) -> Self:
