@@ -28,6 +28,7 @@ JOINED_MAX_BYTES = 2**16
 """A body up to this size goes out in one write with its head; a larger one is not copied."""
 SWITCHING = 101
 BODILESS = frozenset({204, 304})
+INTERIM = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class Connection(BaseProtocol):
@@ -67,6 +68,15 @@ class Connection(BaseProtocol):
             and not transport.is_closing()
             and not transport.get_write_buffer_size()
         )
+
+    def ends_cleanly(self) -> bool:
+        """Whether nothing came behind the answer, such as the beginning of another: then its parser takes an interim one as it is."""
+        assert self._parser is not None, "it is open and was asked"
+        try:
+            messages, _, _ = self._parser.feed_data(INTERIM)
+        except HttpProcessingError:
+            return False
+        return [message.code for message, _ in messages] == [100]
 
     def abort(self) -> None:
         """Close it now."""
@@ -179,7 +189,7 @@ class Connections:
     def release(self, received: Received) -> None:
         """Give a connection back: kept where it is free for another request, else closed at once."""
         connection = received.connection
-        if connection.is_free and not self._closed:
+        if connection.is_free and not self._closed and connection.ends_cleanly():
             self._idle.append((connection, time.monotonic()))
         else:
             connection.abort()

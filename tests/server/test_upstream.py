@@ -72,6 +72,10 @@ def endpoint_at(port: int, path: str = "", api_key: str | None = None, **options
     return Endpoint(section, api_key=api_key)
 
 
+BEGUN = (b"H", b"HTTP/1.1 200 OK\r\n", b"HTTP/1.1 200 OK\r\nX: y", b"HTTP/1.1 200 OK\r\nContent-Length: 99\r\n")
+"""Beginnings of an answer that nobody has asked for."""
+
+
 def answer(body: bytes, *head: bytes, status: bytes = b"200 OK") -> bytes:
     return b"\r\n".join((b"HTTP/1.1 " + status, *head, b"Content-Length: %d" % len(body), b"", body))
 
@@ -365,3 +369,14 @@ async def test_upstream_key_never_reaches_the_client(upstream: ScriptedUpstream,
         await exchange.answer(openai_answers.encode({"headers": dict(exchange.headers)}), status)
         assert UPSTREAM_KEY.encode() not in await asked.whole()
         assert asked.answer.status == 502
+
+
+@pytest.mark.parametrize("begun", BEGUN)
+@pytest.mark.parametrize("framing", ["length", "chunks"])
+async def test_a_connection_with_the_beginning_of_another_answer_is_not_used_again(framing: str, begun: bytes) -> None:
+    """What came is whole; what might follow on that connection would be taken for the next answer."""
+    whole = answer(b"{}") if framing == "length" else b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    async with raw_upstream() as raw, endpoint_at(raw.port) as endpoint:
+        raw.answers = [whole + begun, whole, answer(b"next")]
+        assert [await ask(endpoint) for _ in range(3)] == [b"{}", b"{}", b"next"]
+    assert raw.connections == 2
