@@ -1,0 +1,105 @@
+"""The TOML file as frozen models: every key, default and bound, with units in the names.
+
+All problems are reported at once, each on a line with its place in the file. Secrets come only by `*_env` or `*_file`; they are never
+printed. `values` are what stands in a key, `sections`, `upstreams`, `book` and `interventions` the tables, `file` the whole. Knows nobody
+but `domain` and `errors`.
+"""
+
+from proxy.config.book import (
+    PRICE_TIERS_MAX,
+    PRICED_ALONE,
+    AccountRow,
+    LevelRow,
+    LimitRow,
+    LimitRows,
+    PlanRow,
+    PriceRow,
+    PriceTier,
+    RequestCount,
+    TokenRates,
+    check_priced,
+    unique_limits,
+)
+from proxy.config.file import Config, default_document, parse, validate
+from proxy.config.interventions import (
+    BrakePolicy,
+    CapPolicy,
+    DividendPolicy,
+    FloorPolicy,
+    Intervention,
+    Interventions,
+    PricePolicy,
+    TithePolicy,
+)
+from proxy.config.reading import read_secret, read_text
+from proxy.config.sections import Admin, AdminToken, Agents, Commons, Compat, Equality, LedgerSection, Listen
+from proxy.config.upstreams import SEATS_AT_FIRST, Opaque, Upstream
+from proxy.config.values import (
+    LEDGER_SCHEMES,
+    WINDOW_SECONDS_MAX,
+    Address,
+    Amount,
+    Dialect,
+    Identifier,
+    LevelName,
+    ModelName,
+    ModelPattern,
+    Nanocredits,
+    Section,
+    level_name,
+    milliseconds,
+)
+
+__all__ = [
+    "LEDGER_SCHEMES",
+    "PRICED_ALONE",
+    "PRICE_TIERS_MAX",
+    "SEATS_AT_FIRST",
+    "WINDOW_SECONDS_MAX",
+    "AccountRow",
+    "Address",
+    "Admin",
+    "AdminToken",
+    "Agents",
+    "Amount",
+    "BrakePolicy",
+    "CapPolicy",
+    "Commons",
+    "Compat",
+    "Config",
+    "Dialect",
+    "DividendPolicy",
+    "Equality",
+    "FloorPolicy",
+    "Identifier",
+    "Intervention",
+    "Interventions",
+    "LedgerSection",
+    "LevelName",
+    "LevelRow",
+    "LimitRow",
+    "LimitRows",
+    "Listen",
+    "ModelName",
+    "ModelPattern",
+    "Nanocredits",
+    "Opaque",
+    "PlanRow",
+    "PricePolicy",
+    "PriceRow",
+    "PriceTier",
+    "RequestCount",
+    "Section",
+    "TithePolicy",
+    "TokenRates",
+    "Upstream",
+    "check_priced",
+    "default_document",
+    "level_name",
+    "milliseconds",
+    "parse",
+    "read_secret",
+    "read_text",
+    "unique_limits",
+    "validate",
+]
