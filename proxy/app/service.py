@@ -33,6 +33,7 @@ from proxy.server.handler import Proxy
 from proxy.server.interventions import Interventions
 from proxy.server.lending import OwnLoans
 from proxy.server.listener import Listener
+from proxy.server.own_interventions import OwnInterventions
 from proxy.server.selfservice import SelfService
 from proxy.server.upstream import Endpoint
 
@@ -119,7 +120,7 @@ class Service:
             now_ms=store.engine.now_ms,
             giving=giving,
             places=EqualityFigures(store.equality, lambda: self._settings.equality).places,
-            calls=(*own_agents.calls, *OwnLoans(desk, giving).calls),
+            calls=(*own_agents.calls, *OwnLoans(desk, giving).calls, *OwnInterventions(self._interventions).calls),
         ).handle
         self._listener = Listener(self._proxy.handle, settings.listen)
         self._server: asyncio.Server | None = None

@@ -7,6 +7,7 @@ draft-ietf-httpapi-ratelimit-headers-11, which still changes; they count whole m
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, Protocol
 
@@ -92,6 +93,12 @@ def add_price(headers: CIMultiDict[str], price: Price) -> None:
         headers["X-Ledger-Unit"] = f"{price.unit};index={credits_from_nanocredits(price.worth_nanocredits)}"
     if price.raised_percent != 100:
         headers["X-Ledger-Price-Factor"] = f"{price.raised_percent / 100:.2f}"
+
+
+def add_interventions(headers: CIMultiDict[str], policies: Sequence[str]) -> None:
+    """Which policies have changed how this request was treated, so that none acts in silence."""
+    if policies:
+        headers["X-Ledger-Interventions"] = ", ".join(policies)
 
 
 def add_budget(

@@ -44,6 +44,7 @@ class Forwarder:
         """Forward an answer in the form that it has, whichever the request asked for."""
         answers.add_queue(reply.headers, errand.visit.queued_s)
         answers.add_price(reply.headers, errand.hold.meter.price)
+        answers.add_interventions(reply.headers, errand.visit.treatment.applied)
         if reply.status >= 400:
             answers.spare_waiting(reply.headers)
         reader = None if reply.status >= 400 else errand.dialect.read_stream(errand.call, reply.media_type)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -19,6 +19,7 @@ from proxy.errors import LedgerUnavailable, Refusal
 from proxy.ledger.giving import COMMONS
 from proxy.ledger.interventions import Published
 from proxy.metrics import Metrics
+from proxy.policy.effects import effect
 from proxy.policy.equality import Uses
 from proxy.policy.interventions import Mode
 from proxy.policy.orders import NEUTRAL, WEIGHT_UNIT, Orders, PolicyName, Treatment, treat
@@ -116,6 +117,15 @@ class Interventions:
 
     async def treatment(self, caller: Caller) -> Treatment:
         """How a request that begins now is treated; it is counted by every policy that applies to it, or would."""
+        treatment = await self.look(caller)
+        for policy in treatment.applied:
+            self._metrics.intervened(policy, "applied")
+        for policy in treatment.proposed:
+            self._metrics.intervened(policy, "would_apply")
+        return treatment
+
+    async def look(self, caller: Caller) -> Treatment:
+        """How a request of a caller would be treated now."""
         orders = self._orders
         if orders is None or not self.in_force:
             return NEUTRAL
@@ -124,12 +134,12 @@ class Interventions:
         except LedgerUnavailable:
             return NEUTRAL
         use, weight = (0.0, caller.weights[1]) if uses is None else (uses.use_nanocredits.get("day", 0.0), uses.weight)
-        treatment = treat(orders, use_nanocredits=use, weight=weight)
-        for policy in treatment.applied:
-            self._metrics.intervened(policy, "applied")
-        for policy in treatment.proposed:
-            self._metrics.intervened(policy, "would_apply")
-        return treatment
+        return treat(orders, use_nanocredits=use, weight=weight)
+
+    def effects(self, policies: Iterable[PolicyName]) -> tuple[str, ...]:
+        """What these policies do by the orders in force, in sentences."""
+        orders = self._orders
+        return () if orders is None else tuple(effect(orders, policy) for policy in policies)
 
     def price(self, price: Price, treatment: Treatment) -> Price:
         """A price as this caller pays it, the same one for the same percentage."""

@@ -116,6 +116,15 @@ async def factor_of(town: Town, person: Person) -> str | None:
         return answer.headers.get("X-Ledger-Price-Factor")
 
 
+async def own_treatment(person: Person) -> Any:
+    """What a person is told of itself."""
+    caller = person._callers[0]
+    url, headers = f"{caller.deployment.proxy_url}/ledger/v1/interventions", {"Authorization": f"Bearer {caller.key}"}
+    async with caller.deployment.client.get(url, headers=headers) as answer:
+        assert answer.status == 200
+        return await answer.json()
+
+
 @contextlib.asynccontextmanager
 async def pressing(at_once: Mapping[Person, int]) -> AsyncIterator[None]:
     """Each asks for the scarce upstream so many times at a time, again and again."""
@@ -175,6 +184,9 @@ async def test_from_dry_run_to_effect_to_release(town: Town, rooms: tuple[Script
         await switch(town, "progressive_price", "on")
         factor = await until(lambda: factor_of(town, heavy[2]), lambda factor: factor is not None)
         assert 1.0 < float(factor or 1) <= 4.0
+        own = await own_treatment(heavy[2])
+        assert (own["policies"], float(own["price_factor"]) > 1, own["stands_back"]) == (["progressive_price"], True, False)
+        assert "a price grows with use" in own["effects"][0]
         assert await factor_of(town, modest[0]) is None
         assert await spent(town, "hera") > before
         await switch(town, "progressive_price", "off")

@@ -105,6 +105,7 @@ async def test_a_raised_price_is_debited_and_said(upstream: ScriptedUpstream, st
         await intervened.order("progressive_price")
         _, headers, _ = await answered(proxied, upstream)
         assert headers["X-Ledger-Price-Factor"] == "2.00"
+        assert headers["X-Ledger-Interventions"] == "progressive_price"
         assert headers["X-Ledger-Cost"] == f"0.{2 * COST:09d}".rstrip("0")
         assert (await proxied.until_settled()).spent == 2 * COST
         assert "price:2.00" in proxied.ledger.calls[-1][1]["memo"]
@@ -134,7 +135,7 @@ async def test_a_dry_run_changes_nothing_and_is_counted(upstream: ScriptedUpstre
         await intervened.order(proposed=POLICIES)
         _, headers, _ = await answered(proxied, upstream)
         await intervened.interventions.give_tithes()
-        assert "X-Ledger-Price-Factor" not in headers
+        assert not {"X-Ledger-Price-Factor", "X-Ledger-Interventions"}.intersection(headers)
         totals = await proxied.until_settled()
         assert (totals.spent, totals.given) == (COST, 0)
         for policy in ("cap", "progressive_price", "brake", "tithe"):
