@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from proxy.domain import AccountId, Place, PoolState
-from proxy.errors import Conflict, Refusal
+from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import keys
 from proxy.ledger.connection import servers
 from proxy.ledger.engine import Engine
@@ -92,6 +92,17 @@ async def two(ledger_server: LedgerServer) -> AsyncIterator[tuple[Worker, Worker
 
 
 # --- hand-over -------------------------------------------------------------------------------------------------------------------
+
+
+async def test_weights_may_be_in_quarters(two: tuple[Worker, Worker]) -> None:
+    """Of the greatest weight there is, up to sixteen: so they come while interventions change any."""
+    one, _ = two
+    path, greatest = (AccountId("org"), AccountId("ann")), 16_000_000
+    for ticket, weights in (("t1", (greatest, 1)), ("t2", (1, greatest))):
+        await one.pools.enter(POOL, ticket, path=path, weights=weights, estimate_nanocredits=1, seats=1, depth=1)
+    for ticket, weights in (("t3", (greatest + 1, 1)), ("t4", (1, greatest + 1))):
+        with pytest.raises(LedgerUnavailable, match=r"ARGUMENT [78]"):
+            await one.pools.enter(POOL, ticket, path=path, weights=weights, estimate_nanocredits=1, seats=1, depth=1)
 
 
 async def test_a_seat_is_handed_over_by_a_message(two: tuple[Worker, Worker]) -> None:

@@ -11,7 +11,7 @@ import pytest
 from proxy.domain import AccountId, Caller, Limit, Path, Plan
 from proxy.errors import LedgerUnavailable
 from proxy.policy.equality import Uses
-from proxy.policy.orders import POLICIES, Orders, PolicyName
+from proxy.policy.orders import NEUTRAL, POLICIES, Orders, PolicyName, Treatment
 from proxy.server.interventions import ORDERS_VALID_MS, Interventions
 from tests.server.conftest import Start
 from tests.server.test_seating import ANSWER, COST, ask, people, until_waiting
@@ -144,26 +144,54 @@ async def test_a_dry_run_changes_nothing_and_is_counted(upstream: ScriptedUpstre
 
 
 async def test_above_the_cap_one_waits_until_nobody_else_wants_the_seat(upstream: ScriptedUpstream, start: Start) -> None:
-    """And takes it at once where it is free; nothing that runs is cut for it."""
+    """Though by the fair queue it would be its turn; and where the seat is free it takes it at once, and keeps it."""
     async with start(upstream={"seats": 1, "queue_timeout_s": 5}) as proxied:
         intervened = Intervened(proxied)
-        keys = await people(proxied, "user:bob", "user:eve")
-        intervened.uses.of_person |= {ACCOUNT: 1_000, AccountId("user:bob"): 100, AccountId("user:eve"): 100}
+        keys = await people(proxied, "user:bob")
+        intervened.uses.of_person |= {ACCOUNT: 1_000, AccountId("user:bob"): 100}
         await intervened.order("cap")
-        running = asyncio.create_task(ask(proxied))  # the seat is free, so it runs
+        first = asyncio.create_task(ask(proxied, keys["user:bob"]))
         exchange = await upstream.next_request()
-        again = asyncio.create_task(ask(proxied))
+        capped = asyncio.create_task(ask(proxied))
         await until_waiting(proxied, 1)
-        others = [asyncio.create_task(ask(proxied, keys[name])) for name in ("user:bob", "user:eve")]
-        await until_waiting(proxied, 3)
+        second = asyncio.create_task(ask(proxied, keys["user:bob"]))
+        await until_waiting(proxied, 2)
         await exchange.answer(ANSWER)
-        assert (await running)[0] == 200
-        for other in others:
-            await (await upstream.next_request()).answer(ANSWER)
-            assert (await other)[0] == 200
-        assert not again.done()
         await (await upstream.next_request()).answer(ANSWER)
-        assert (await again)[0] == 200
+        assert (await first)[0] == (await second)[0] == 200
+        exchange = await upstream.next_request()
+        assert not capped.done()
+        third = asyncio.create_task(ask(proxied, keys["user:bob"]))
+        await until_waiting(proxied, 1)
+        await proxied.proxy.seating.beat()  # tells spare seats that they are wanted back
+        await exchange.answer(ANSWER)
+        status, headers, body = await capped
+        assert (status, body, headers["X-Ledger-Interventions"]) == (200, ANSWER, "cap"), "what runs is not cut for it"
+        await (await upstream.next_request()).answer(ANSWER)
+        assert (await third)[0] == 200
+
+
+async def test_inside_an_organisation_the_persons_own_weight_changes_alone(start: Start) -> None:
+    """The organisation's is everybody's in it; an agent waits with its person's."""
+    async with start() as proxied:
+        intervened = Intervened(proxied)
+        await intervened.order("floor")
+        low = await _treated(intervened, 10)
+        plan = Plan("everyone", ())
+        org, ann, bot = AccountId("org"), AccountId("ann"), AccountId("bot")
+        member = Caller(ann, (org, ann), plan, "key", (3, 2))
+        agent = Caller(bot, (org, ann, bot), plan, "key", (3, 2), person=(org, ann))
+        alone = Caller(ann, (ann,), plan, "key", (2, 2))
+        weights = intervened.interventions.weights
+        assert [weights(caller, low) for caller in (member, agent, alone)] == [(12, 32), (12, 32), (32, 32)]
+        assert weights(member, NEUTRAL) == (12, 8)
+        await intervened.order("cap")
+        assert weights(member, NEUTRAL) == (3, 2)
+
+
+async def _treated(intervened: Intervened, use: int) -> Treatment:
+    intervened.uses.of_person[ACCOUNT] = use
+    return await intervened.interventions.look(Caller(ACCOUNT, PATH, Plan("everyone", ()), "key"))
 
 
 @pytest.mark.parametrize(("policy", "use"), [("floor", 10), ("brake", 2_000)])
