@@ -37,7 +37,7 @@ def objects(document: Mapping[str, Any], name: str) -> Sequence[Mapping[str, Any
     value = document.get(name)
     if value is None:
         return ()
-    if not isinstance(value, list) or not all(isinstance(element, dict) for element in value):
+    if not isinstance(value, list) or [element for element in value if not isinstance(element, dict)]:
         raise wrong(name, "a list of objects")
     return value
 

@@ -85,7 +85,7 @@ def parse_request(request: Request, media: MediaRule) -> Call:
         operation=operation.name,
         model=model,
         stream=stream,
-        choices=prompts * max([whole(document, name, CHOICES_MAX) or 1 for name in _CHOICE_COUNTS if name in document], default=1),
+        choices=prompts * (_greatest(document, _CHOICE_COUNTS, CHOICES_MAX) or 1),
         output_tokens_max=_output_tokens_max(operation, document),
         input_tokens_bound=count.bound,
         input_tokens_counted=count.counted,
@@ -154,8 +154,18 @@ def check_bounded(operation: str, document: Mapping[str, Any]) -> None:
 def _output_tokens_max(operation: Operation, document: Mapping[str, Any]) -> int | None:
     if operation.output == "none":
         return 0
-    maxima = [whole(document, name, OUTPUT_TOKENS_MAX) for name in _MAXIMA[operation.name] if name in document]
-    return max([maximum for maximum in maxima if maximum is not None], default=None)
+    return _greatest(document, _MAXIMA[operation.name], OUTPUT_TOKENS_MAX)
+
+
+def _greatest(document: Mapping[str, Any], names: Sequence[str], maximum: int) -> int | None:
+    """The greatest of some whole numbers; None where none of them is there. Raises Refusal: invalid_request."""
+    greatest: int | None = None
+    for name in names:
+        if name in document:
+            value = whole(document, name, maximum)
+            if value is not None and (greatest is None or value > greatest):
+                greatest = value
+    return greatest
 
 
 def _asks_for(document: Mapping[str, Any], option: str) -> bool:

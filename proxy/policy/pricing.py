@@ -112,7 +112,7 @@ def is_priced(price: Price, needs: Sequence[Sequence[str]]) -> bool:
     """Whether a row prices every kind of one of these sets, or the request itself; else the request must be refused."""
     if price.request > 0:
         return True
-    return any("request" not in kinds and all(getattr(price, kind) is not None for kind in kinds) for kinds in needs)
+    return any("request" not in kinds and None not in [getattr(price, kind) for kind in kinds] for kinds in needs)
 
 
 # --- many requests at once -----------------------------------------------------------------------------------------------------------
