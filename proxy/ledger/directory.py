@@ -211,8 +211,8 @@ class Directory(Book, AuditLog):
             raise Conflict(f"account {account_id!r} exists with other settings", hint="PATCH the account to change it")
         if reply[0] == "SUSPENDED":
             raise Refusal("account_suspended", f"the parent {path[reply[2]]!r} is closed", account=path[reply[2]])
+        await self._engine.command("SET", keys.path_of(account_id), " ".join(path))  # before it is listed: who finds it there reads it
         await self._engine.commands(
-            ("SET", keys.path_of(account_id), " ".join(path)),
             ("ZADD", keys.ACCOUNTS, 0, account_id),
             *([("ZADD", keys.children_of(parent), 0, account_id)] if parent is not None else []),
         )

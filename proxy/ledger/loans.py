@@ -51,6 +51,8 @@ class Taking(msgspec.Struct, frozen=True):
     step: int
     amount_nanocredits: int
     operation_id: str
+    asked_nanocredits: int | None = None
+    """What the operation asks for: None for all that is outstanding."""
 
 
 class Loan(msgspec.Struct, frozen=True):
@@ -70,8 +72,8 @@ class Loan(msgspec.Struct, frozen=True):
     repaid_nanocredits: int = 0
     steps: int = 0
     taking: Taking | None = None
-    repayments: tuple[str, ...] = ()
-    """The last operations that repaid something, so that a repeat does not do it again."""
+    repayments: tuple[tuple[str, int | None], ...] = ()
+    """The last operations that repaid something, and what they asked for, so that a repeat does not do it again."""
 
     @property
     def outstanding_nanocredits(self) -> int:
@@ -216,26 +218,27 @@ class Loans:
     async def repay(self, loan: Loan, amount_nanocredits: int | None, *, operation_id: str) -> Loan:
         """Pay back so much, or (None) all that is outstanding, before it is asked for; a repeat pays nothing more.
 
-        Raises Conflict where the loan is not open; Refusal: insufficient_quota, invalid_request.
+        Raises Conflict where the loan is not open, or the id has asked for something else; Refusal: insufficient_quota, invalid_request.
         """
         for _ in range(CHANGE_TRIES):
-            if operation_id in loan.repayments or (loan.state == "repaid" and amount_nanocredits is None):
+            if _is_repeat(loan, operation_id, amount_nanocredits) or (loan.state == "repaid" and amount_nanocredits is None):
                 return loan
             if loan.state != "open":
                 raise Conflict(f"the loan {loan.loan_id!r} is {loan.state}")
             if amount_nanocredits is not None and amount_nanocredits > loan.outstanding_nanocredits:
                 raise Refusal("invalid_request", "that is more than is outstanding", available_nanocredits=loan.outstanding_nanocredits)
             try:
-                loan = await self._take(loan, amount_nanocredits or loan.outstanding_nanocredits, operation_id)
+                amount = amount_nanocredits or loan.outstanding_nanocredits
+                loan = await self._take(loan, Taking(loan.steps + 1, amount, operation_id, amount_nanocredits))
             except _Changed:
                 loan = await self.find(loan.loan_id)
         raise LedgerUnavailable("the loan changes faster than it can be repaid")
 
-    async def _take(self, loan: Loan, amount_nanocredits: int, operation_id: str) -> Loan:
+    async def _take(self, loan: Loan, asked: Taking) -> Loan:
         """Make the step that is under way, or this one. Raises _Changed, Refusal."""
         key, taking = keys.loan(loan.loan_id), loan.taking
         if taking is None:
-            taking = Taking(loan.steps + 1, amount_nanocredits, operation_id)
+            taking = asked
             noted = msgspec.structs.replace(loan, taking=taking)
             await self._engine.command("ZADD", keys.LOANS_DUE, "LT", self._engine.now_ms() + HEAL_MS, loan.loan_id)
             if not await self._documents.swap(key, loan, noted):
@@ -247,7 +250,7 @@ class Loans:
             refused = msgspec.structs.replace(loan, taking=None, steps=taking.step)
             if not await self._documents.swap(key, loan, refused):
                 raise _Changed from None
-            if taking.operation_id != operation_id:  # it was another's, which learns of it by itself
+            if taking.operation_id != asked.operation_id:  # it was another's, which learns of it by itself
                 return refused
             raise
         repaid = loan.repaid_nanocredits + taking.amount_nanocredits
@@ -257,7 +260,7 @@ class Loans:
             steps=taking.step,
             repaid_nanocredits=repaid,
             state="repaid" if repaid == loan.credits_nanocredits else "open",
-            repayments=(*loan.repayments[1 - REPAYMENTS_REMEMBERED :], taking.operation_id),
+            repayments=(*loan.repayments[1 - REPAYMENTS_REMEMBERED :], (taking.operation_id, taking.asked_nanocredits)),
         )
         if not await self._documents.swap(key, loan, after, keep_ms=KEPT_MS if after.is_over else 0):
             raise _Changed
@@ -301,12 +304,12 @@ class Loans:
         elif loan.state == "opening":
             await self._open(loan)
         elif loan.taking is not None:
-            await self._take(loan, 0, loan.taking.operation_id)
+            await self._take(loan, loan.taking)
         elif loan.due_at_ms <= self._engine.now_ms():
             borrower = await self._directory.snapshot(await self._directory.path(loan.borrower))
             amount = min(loan.outstanding_nanocredits, left_to_give(borrower[1][-1], self._engine.now_ms()))
             if amount > 0:
-                await self._take(loan, amount, f"due:{loan.steps + 1}")
+                await self._take(loan, Taking(loan.steps + 1, amount, f"due:{loan.steps + 1}"))
 
     def _next_look_ms(self, loan: Loan) -> int:
         now_ms = self._engine.now_ms()
@@ -340,6 +343,14 @@ class Loans:
 
 def _terms(loan: Loan) -> tuple[object, ...]:
     return loan.lender, loan.borrower, loan.credits_nanocredits, loan.due_at_ms, loan.reason, loan.was_offered
+
+
+def _is_repeat(loan: Loan, operation_id: str, asked_nanocredits: int | None) -> bool:
+    """Whether an operation has repaid something before. Raises Conflict where it asked for something else then."""
+    under_way = () if loan.taking is None else ((loan.taking.operation_id, loan.taking.asked_nanocredits),)
+    if any(known == operation_id and asked != asked_nanocredits for known, asked in (*loan.repayments, *under_way)):
+        raise Conflict(f"the id {operation_id!r} was used before with other arguments")
+    return any(known == operation_id for known, _ in loan.repayments)
 
 
 def _new_step() -> str:

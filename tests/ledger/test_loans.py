@@ -122,11 +122,14 @@ async def test_a_loan_that_is_long_overdue_is_asked_for_each_day(store: Store, l
 
 
 async def test_a_loan_is_repaid_early_once(store: Store, loans: Loans, clock: Clock) -> None:
-    """In parts or whole; a repeat pays nothing more, and more than is outstanding is refused."""
+    """In parts or whole; a repeat pays nothing more, the same id for another amount is a conflict, more than is outstanding is refused."""
     loan = await lend(loans, clock)
     for _ in range(2):
         loan = await loans.repay(await loans.find("l1"), 25, operation_id="r1")
     assert (loan.repaid_nanocredits, await available(store, BOB)) == (25, 135)
+    for asked in (24, None):
+        with pytest.raises(Conflict):
+            await loans.repay(loan, asked, operation_id="r1")
     with pytest.raises(Refusal):
         await loans.repay(loan, 36, operation_id="r2")
     loan = await loans.repay(loan, None, operation_id="r3")
