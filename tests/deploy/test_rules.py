@@ -54,3 +54,10 @@ def test_every_alert_says_what_to_do() -> None:
             name = text.partition("\n")[0]
             assert re.search(r"severity: (critical|warning|info)\}", text), name
             assert f"runbook_url: README.md#{name.lower()}\n" in text, name
+
+
+def test_every_alert_has_a_row_in_the_runbook() -> None:
+    """The manual names each one where the alert's link leads, and no other."""
+    manual = (SHIPPED.parents[1] / "README.md").read_text()
+    assert set(re.findall(r'^\| <a id="\w+"></a>`(\w+)` \|', manual, re.MULTILINE)) == alerts()
+    assert {name for name in alerts() if f'<a id="{name.lower()}"></a>`{name}`' not in manual} == set()
