@@ -89,7 +89,7 @@ def treat(orders: Orders, *, use_nanocredits: float, weight: int) -> Treatment:
         is_spare="cap" in applied,
         price_percent=percent if "progressive_price" in applied else 100,
         tithe_share=orders.tithe_share if "tithe" in applied else 0.0,
-        topup_nanocredits=int(orders.floor_nanocredits * weight - use_nanocredits) if "floor" in applied else 0,
+        topup_nanocredits=int(orders.floor_nanocredits * weight - max(0.0, use_nanocredits)) if "floor" in applied else 0,
         applied=applied,
         proposed=proposed,
     )

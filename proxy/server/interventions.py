@@ -165,11 +165,12 @@ class Interventions:
         return (of_root * (treatment.weight_quarters if len(person) == 1 else WEIGHT_UNIT), own * treatment.weight_quarters)
 
     async def top_up(self, caller: Caller, treatment: Treatment, refusal: Refusal) -> bool:
-        """Give a person who is refused below the floor what is missing, from the commons, once a day; whether it may ask again."""
+        """Give a person who is refused what it has too little for the floor, from the commons, once a day; whether it may ask again."""
         orders, person = self._orders, caller.person or caller.path
-        if orders is None or not treatment.topup_nanocredits or refusal.account != person[-1]:
+        amount = treatment.topup_nanocredits - (refusal.available_nanocredits or 0)  # what it has left it may still use
+        if orders is None or amount <= 0 or refusal.account != person[-1]:
             return False
-        starts_at_ms, amount = orders.window_starts_at_ms, treatment.topup_nanocredits
+        starts_at_ms = orders.window_starts_at_ms
         gift = _Gift(f"floor:{starts_at_ms // DAY_MS}:{person[-1]}", "intervention floor: topped up", amount, starts_at_ms + DAY_MS)
         try:
             commons = await self._commons()

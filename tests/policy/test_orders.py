@@ -55,7 +55,7 @@ def test_a_dry_run_has_no_effect_and_is_told() -> None:
         assert treatment.proposed == treat(ORDERS, use_nanocredits=x, weight=1).applied
 
 
-@given(st.floats(0, 1e15), st.integers(1, 10**6), st.floats(0, 1e6), st.floats(0.25, 4), st.floats(0, 10))
+@given(st.floats(-1e15, 1e15), st.integers(1, 10**6), st.floats(0, 1e6), st.floats(0.25, 4), st.floats(0, 10))
 def test_every_effect_is_bounded(use: float, weight: int, average: float, beta: float, kappa: float) -> None:
     """Whatever the lines: prices stay within 100 % and their maximum, weights within a quarter and four times."""
     orders = replace(ORDERS, average_nanocredits=average, price_beta=beta, price_kappa=kappa)

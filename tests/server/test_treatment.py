@@ -245,6 +245,19 @@ async def test_below_the_floor_a_refused_person_is_topped_up_and_served(upstream
         assert (await proxied.until_settled()).granted == 90
 
 
+async def test_who_has_enough_left_gets_nothing_for_asking_too_much(start: Start) -> None:
+    """A request that no budget could pay is refused, and opens no purse: what is left counts as if it were used."""
+    async with start(credits_nanocredits=80) as proxied:
+        await open_commons(proxied, 1_000)
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 0
+        for floor, granted in ((80, 0), (100, 20)):
+            await intervened.order("floor", floor_nanocredits=floor)
+            async with proxied.post(json=chat(content="long " * 200)) as refused:
+                assert refused.status == 402
+            assert (await proxied.until_settled()).granted == granted
+
+
 async def test_an_empty_commons_tops_nobody_up(upstream: ScriptedUpstream, start: Start) -> None:
     """The refusal is the caller's, as ever."""
     async with start(credits_nanocredits=0) as proxied:
