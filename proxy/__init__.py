@@ -7,7 +7,7 @@ Floors; imports go only downwards (`tests/test_floors.py` keeps it so):
   server, simulation    aiohttp: the proxy's listener and the admin listener; a simulated model endpoint
   ledger | metrics      budgets on Redis or Valkey, with the Lua beside it; every Prometheus metric
   policy | dialects     pure: prices, windows, shares, equality; what each upstream API's bytes mean
-  config > errors > domain   the file; refusals and failures; the nouns, with their units, and the seams
+  config > errors > domain   the file; refusals and failures; the nouns, with their units, and the seams; `frozen`: how nouns are made
 """
 
 __version__ = "0.1.0"
