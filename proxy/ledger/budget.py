@@ -37,6 +37,8 @@ ENDED_MS = 120_000
 """How long an ended hold is remembered, for repeats; one that is unknown ended long ago."""
 GRANTS_MAX = 256
 """Unfinished grants of one account, before it can be given another."""
+MERGED_MAX = GRANTS_MAX + GRANTS_MAX // 2
+"""The same for what is merged with what expires at the same time: so no number of small gifts keeps away what is owed."""
 DELIVERED_MAX = 2 * GRANTS_MAX
 """The same for what was taken already: a transfer may arrive in as many parts as its giver has grants."""
 UNCOLLECTED_MS = 40 * 86_400_000
@@ -167,7 +169,7 @@ class RedisLedger:
             raise Refusal("invalid_request", "the giver and the receiver are the same account", account=source[-1])
         plans = [await self._directory.plan_of(await self._directory.settings(path[-1])) for path in (source, target)]
         check_transfer(*plans, giver=source[-1], receiver=target[-1])
-        await self._check_room(source[0], target, operation_id)
+        await self._check_room(source[0], target, operation_id, most=MERGED_MAX if into else GRANTS_MAX)
         expires_ms = records.NEVER_MS if expires_at_ms is None else expires_at_ms
         where = {"target": " ".join(target), "into": into, "expires": expires_ms}
         arguments = {"credits": credits_nanocredits, "reason": reason, **where}
@@ -208,11 +210,11 @@ class RedisLedger:
             await self._deliver(source[0], operation_id, parts)
         return int(parts[3])
 
-    async def _check_room(self, root: str, target: Path, operation_id: str) -> None:
+    async def _check_room(self, root: str, target: Path, operation_id: str, *, most: int) -> None:
         """Raises Refusal: account_not_found; conflict where the receiver could not take a new transfer, so that nothing is taken for it."""
         receiver = await self._directory.account(target[-1])
         unfinished = sum(1 for grant in receiver.grants if grant.remaining_nanocredits or grant.held_nanocredits)
-        if unfinished >= GRANTS_MAX and not await self._engine.command("EXISTS", keys.operation(root, operation_id)):
+        if unfinished >= most and not await self._engine.command("EXISTS", keys.operation(root, operation_id)):
             raise _too_many_grants(target)
 
     async def _deliver(self, root: str, operation_id: str, parts: list[str]) -> None:

@@ -219,6 +219,7 @@ class Dividends:
                 f"dividend:{dividend.dividend_id}:{target[-1]}",
                 credits_nanocredits=share,
                 reason=f"dividend {dividend.dividend_id}",
+                into="dividend",
                 expires_at_ms=dividend.expires_at_ms,
             )
         except Refusal as refusal:

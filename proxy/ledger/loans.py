@@ -274,7 +274,7 @@ class Loans:
         paths = await self._directory.path(source), await self._directory.path(target)
         operation_id = f"loan:{loan.loan_id}:{step}"
         try:
-            await self._ledger.transfer(*paths, operation_id, credits_nanocredits=amount_nanocredits, reason=reason)
+            await self._ledger.transfer(*paths, operation_id, credits_nanocredits=amount_nanocredits, reason=reason, into="loan")
         except Refusal:
             if await self._ledger.forgo(paths[0], operation_id):
                 raise

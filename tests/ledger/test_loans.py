@@ -312,3 +312,17 @@ async def test_a_repayment_that_was_refused_is_no_hindrance_to_another(store: St
     assert (await racing.repay(loan, 30, operation_id="r1")).repaid_nanocredits == 30
     assert (await loans.repay(await loans.find("l1"), 20, operation_id="r2")).repaid_nanocredits == 50
     assert await available(store, BOB) == 60
+
+
+async def test_small_gifts_keep_no_repayment_away(store: Store, loans: Loans, clock: Clock) -> None:
+    """The lender has as many grants as it can be given: the loan still comes back, and what comes together is one grant."""
+    await lend(loans, clock, 60)
+    for n in range(GRANTS_MAX):
+        await store.ledger.grant((ANN,), f"g{n}", credits_nanocredits=1)
+    with pytest.raises(Refusal):
+        await store.ledger.transfer((BOB,), (ANN,), "gift", credits_nanocredits=1)
+    for amount in (20, 10):
+        await loans.repay(await loans.find("l1"), amount, operation_id=f"r{amount}")
+    assert len([grant for grant in (await store.directory.account(ANN)).grants if grant.grant_id.startswith("loan:")]) == 1
+    await pass_to_due(loans, clock)
+    assert (await loans.find("l1")).state == "repaid"
