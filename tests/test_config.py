@@ -115,6 +115,8 @@ def test_every_problem_is_told_at_once_with_its_place() -> None:
         ({"upstream": [{"name": "u", "base_url": "ftp://host"}]}, "http(s)"),
         ({"ledger": {"url": "postgres://x"}}, "embedded"),
         ({"plan": [{"name": "p", "expired_to_commons": True}]}, "expired_to_commons needs an account in [commons]"),
+        ({"intervention": {"tithe": {"mode": "on"}}}, "intervention tithe: it needs an account in [commons]"),
+        ({"intervention": {"gini_above": 0.3}}, "gini_release must be below gini_above"),
         ({"account": [{"id": "bad id"}], "plan": [{"name": "p"}]}, "match"),
         ({"level": [{"name": "l"}, {"name": "l"}]}, "level 'l' stands twice"),
         ({"level": [{"name": "credits"}]}, "no level may be called credits"),

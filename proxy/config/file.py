@@ -56,6 +56,9 @@ class Config(Section):
             problems.append(f"plan {scavenging[0]}: scavenge needs an account in [commons] that pays")
         if self.commons.account is None and (flowing := [p.name for p in self.plan if p.expired_to_commons]):
             problems.append(f"plan {flowing[0]}: expired_to_commons needs an account in [commons]")
+        moving = [name for name in ("tithe", "dividend") if getattr(self.intervention, name).mode == "on"]
+        if self.commons.account is None and moving:
+            problems.append(f"intervention {moving[0]}: it needs an account in [commons]")
         if self.account and not self.plan:
             problems.append("accounts need at least one [[plan]]")
         if problems:
