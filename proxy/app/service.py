@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from proxy import config
-from proxy.app.use import flushing, noting_denials
+from proxy.app.use import configure, flushing, noting_denials
 from proxy.config import Config
 from proxy.domain import AccountId, Path
 from proxy.errors import Failure
@@ -87,6 +87,7 @@ class Service:
     def __init__(self, settings: Config, store: Store, backlog: Backlog, metrics: Metrics, endpoints: list[Endpoint]) -> None:
         self._settings = settings
         self._store = store
+        configure(store, settings)
         self._pools = Pools(store.engine)
         self._proxy = Proxy(
             settings,
@@ -141,6 +142,7 @@ class Service:
     def configure(self, settings: Config, endpoints: list[Endpoint]) -> None:
         """Take over new settings; what runs goes on with the old."""
         self._settings = settings
+        configure(self._store, settings)
         self._proxy.configure(settings, endpoints=endpoints)
 
     def jobs(self) -> tuple[Job, ...]:

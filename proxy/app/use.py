@@ -37,6 +37,12 @@ def noting_denials(store: Store) -> Callable[[Caller, str, int], None]:
     return denied
 
 
+def configure(store: Store, settings: Config) -> None:
+    """Tell a process's own counting who is nobody."""
+    commons = settings.commons.account
+    store.equality.enrolment.commons = None if commons is None else AccountId(commons)
+
+
 class ParentsUse:
     """The parent's part of it, by the configuration in force."""
 
@@ -58,8 +64,7 @@ class ParentsUse:
         settings = self._settings()
         section = settings.equality
         self.recounter.configure(half_life_days=section.half_life_days, labels=section.labels, hour_utc=section.recount_hour_utc)
-        commons = settings.commons.account
-        self._store.equality.enrolment.commons = None if commons is None else AccountId(commons)
+        configure(self._store, settings)
 
     async def _recount(self) -> None:
         self._configure()

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from proxy.domain import AccountId, Path
+from proxy.errors import Refusal
 from proxy.ledger import keys
 from proxy.ledger.additions import SHARDS, Additions
 from proxy.ledger.balances import read_balance
@@ -70,7 +71,10 @@ class Denials:
     async def gather(self, half_life_days: int) -> None:
         """Hand over what was noted. Raises LedgerUnavailable."""
         for path, code in list(self._pending):
-            person = await self._directory.person(path)
+            try:
+                person = await self._directory.person(path)
+            except Refusal:  # nobody is there any more: the amount alone counts
+                person = path[-1]
             amount = self._pending.pop((path, code))
             for name, gone in self._names("denied", half_life_days):
                 self._additions.add(name, " ".join((path[0], person)), (amount,), gone_ms=gone, fields_max=PERSONS_MAX)

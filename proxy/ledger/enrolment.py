@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from proxy.domain import AccountId, Path
+from proxy.errors import Refusal
 from proxy.ledger import keys, records
 from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Call, Engine
@@ -45,7 +46,10 @@ class Enrolment:
         plan, weight, labels, kind, status = row
         if records.kind_of(kind) == "agent":
             return
-        weighs = int(weight) or (await self._directory.known_plan(plan.decode())).weight
+        try:
+            weighs = int(weight) or (await self._directory.known_plan(plan.decode())).weight
+        except Refusal:
+            return  # without a plan it can use nothing, either
         mark = mark_of(weighs, plan.decode(), records.decode_labels(labels), self._moves.era)
         is_entitled = status == b"active" and path[-1] != self.commons and not (children and await self._has_accounts_below(path))
         await self._run(path, mark, is_entitled=is_entitled)

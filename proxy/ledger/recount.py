@@ -55,6 +55,8 @@ class Recounter:
         self._half_life_days = 7
         self._labels: tuple[str, ...] = ()
         self._hour_utc = 3
+        self._taken_over: tuple[int, tuple[str, ...]] | None = None
+        """How was to be counted when this process last made it so: two proxies that are configured differently must not go on in turns."""
 
     def configure(self, *, half_life_days: int, labels: tuple[str, ...], hour_utc: int) -> None:
         """How is to be counted from the next recount on, and when that is each night."""
@@ -66,7 +68,10 @@ class Recounter:
         hour_ms = self._hour_utc * DAY_MS // 24
         due_ms = (self._engine.now_ms() - hour_ms) // DAY_MS * DAY_MS + hour_ms
         is_due = counting.is_due or counting.next or counting.began_ms < due_ms or self._differs(counting)
-        return await self._run_alone() if is_due else None
+        done = await self._run_alone() if is_due else None
+        if done is not None:
+            self._taken_over = self._half_life_days, self._labels
+        return done
 
     async def run(self) -> Recount:
         """Recount now; where a recount is at work already, wait for that one and recount again. Raises LedgerUnavailable."""
@@ -76,7 +81,8 @@ class Recounter:
             await asyncio.sleep(WAIT_S)
 
     def _differs(self, counting: Counting) -> bool:
-        return (counting.half_life_days, counting.labels) != (self._half_life_days, self._labels)
+        wanted = self._half_life_days, self._labels
+        return wanted != (counting.half_life_days, counting.labels) and wanted != self._taken_over
 
     async def _run_alone(self) -> Recount | None:
         """None where another process is at it."""

@@ -115,6 +115,19 @@ async def test_a_change_of_plan_weight_or_status_moves_a_person_over(world: Worl
     assert (await world.stores[0].equality.state("day")).total.population.people == 3
 
 
+async def test_the_commons_is_nobody(world: World) -> None:
+    """What it is not entitled to it does not count for, at its next enrolment; what it uses itself still counts."""
+    for store in world.stores:
+        store.equality.enrolment.commons = AccountId("idle")
+    await world.stores[0].directory.update_account(AccountId("idle"), weight=2, operation_id="enrolled-again")
+    await world.flush()
+    assert (await world.stores[0].equality.state("day")).total.population.people == 3
+    await world.spend("idle", 4)
+    await world.flush()
+    assert (await world.stores[0].equality.state("day")).total.population.people == 4
+    await world.check()
+
+
 async def test_days_weeks_and_months_turn_in_the_scripts_as_they_do_everywhere_else(world: World) -> None:
     """Over five hundred days from a leap year's eve on, and at the ends of centuries."""
     starts = [dt.date(2027, 12, 30) + dt.timedelta(days=7 * n + n % 3) for n in range(75)]

@@ -145,6 +145,9 @@ async def test_a_ledger_that_was_never_counted_is_counted_at_once_and_then_every
     nightly.configure(half_life_days=30, labels=("team",), hour_utc=3)
     assert await nightly.run_if_due() is not None
     assert await nightly.run_if_due() is None
+    other = recounter(world, 1)
+    other.configure(half_life_days=9, labels=(), hour_utc=3)
+    assert [await counting.run_if_due() is not None for counting in (other, nightly, other, nightly)] == [True, False, False, False]
 
 
 async def test_labels_and_another_half_life_are_taken_over_by_a_recount(world: World) -> None:
