@@ -15,7 +15,7 @@ from proxy.ledger.balances import packed_uses, read_uses
 from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine
 from proxy.ledger.moves import Moves
-from proxy.ledger.tallying import present_uses
+from proxy.ledger.tallying import DAY_MS, present_uses
 from proxy.policy.equality import Uses
 
 KEPT_MAX: Final = 20_000
@@ -43,6 +43,12 @@ class Standings:
             await self._look(path[0], person)
         uses = read_uses(self._moves.latest.get(person, b""))
         return None if uses is None else present_uses(uses, self._engine.now_ms())
+
+    async def gave(self, person: Path) -> int:
+        """What an account has given or lent others today (UTC), as the ledger says now. Raises LedgerUnavailable."""
+        key = keys.account(person[0], person[-1])
+        day, amount = await self._engine.command("HMGET", key, "gave_on", "gave")
+        return int(amount) if day is not None and int(day) == self._engine.now_ms() // DAY_MS else 0
 
     async def _look(self, root: str, person: AccountId) -> None:
         before = self._moves.latest.get(person)

@@ -42,6 +42,10 @@ class PersonUses(Protocol):
         """Of the person that a path's use counts as; None where it never used anything. Raises LedgerUnavailable."""
         ...
 
+    async def gave(self, person: Path) -> int:
+        """What a person has given or lent others today. Raises LedgerUnavailable."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -165,16 +169,21 @@ class Interventions:
         return (of_root * (treatment.weight_quarters if len(person) == 1 else WEIGHT_UNIT), own * treatment.weight_quarters)
 
     async def top_up(self, caller: Caller, treatment: Treatment, refusal: Refusal) -> bool:
-        """Give a person who is refused what it has too little for the floor, from the commons, once a day; whether it may ask again."""
+        """Give a person who is refused what it has too little for the floor, from the commons, once a day; whether it may ask again.
+
+        What it gave away today it does not lack.
+        """
         orders, person = self._orders, caller.person or caller.path
         amount = treatment.topup_nanocredits - (refusal.available_nanocredits or 0)  # what it has left it may still use
         if orders is None or amount <= 0 or refusal.account != person[-1]:
             return False
         starts_at_ms = orders.window_starts_at_ms
-        gift = _Gift(f"floor:{starts_at_ms // DAY_MS}:{person[-1]}", "intervention floor: topped up", amount, starts_at_ms + DAY_MS)
+        gift_id, ends_at_ms = f"floor:{starts_at_ms // DAY_MS}:{person[-1]}", starts_at_ms + DAY_MS
         try:
+            amount -= await self._uses.gave(person)
             commons = await self._commons()
-            given = commons is not None and await self._give(gift, commons, person)
+            gift = _Gift(gift_id, "intervention floor: topped up", amount, ends_at_ms)
+            given = amount > 0 and commons is not None and await self._give(gift, commons, person)
         except LedgerUnavailable:
             return False
         if given:

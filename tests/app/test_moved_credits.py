@@ -121,3 +121,15 @@ async def test_a_top_up_is_given_once_a_day_however_often_it_is_asked_for(store:
     assert (person.totals.granted, person.totals.spent) == (50, 30)
     assert [grant.expires_at_ms for grant in person.grants] == [moving.orders.window_starts_at_ms + DAY_MS]
     await moving.balanced()
+
+
+async def test_who_gives_away_what_it_has_is_not_topped_up(store: Store) -> None:
+    """What went to a friend today counts as if it were used: nobody fills another's purse from the commons."""
+    moving = Moving(store, today(store, on=("floor",), floor_nanocredits=50.0, boost_quarters=16))
+    ann, _ = await moving.open(endowment=1_000, limit=80)
+    await store.directory.create_account(AccountId("bob"), plan="everyone", limits=(), operation_id="open-bob")
+    await store.ledger.transfer((ANN,), (AccountId("bob"),), "gift", credits_nanocredits=80)
+    refusal = Refusal("insufficient_quota", "none left", account=ANN, available_nanocredits=0)
+    assert not await moving.interventions.top_up(ann, await moving.interventions.treatment(ann), refusal)
+    assert (await store.directory.account(ANN)).totals.granted == 0
+    await moving.balanced()

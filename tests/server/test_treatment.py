@@ -51,6 +51,9 @@ class KnownUses:
         use = self.of_person.get(path[-1])
         return None if use is None else Uses(1, {"day": use})
 
+    async def gave(self, person: Path) -> int:
+        return 0
+
 
 class Intervened:
     """A proxy's interventions, with their orders and everybody's use in the test's hands."""

@@ -2,7 +2,8 @@
 -- ARGV  6 credits, reason, target (the receiving path, joined by spaces), into ('', or see grant), expires (the latest that they may last)
 -- Answer {OK, now, target, reason, into, credits, expires, credits, expires...} as strings: one grant for each pair
 --        | {CONFLICT, now} | {INSUFFICIENT, now, level, limit, available, held, capacity, resets, 0} | {SUSPENDED, ...} | {STALE_...}
--- Invariant: what leaves here stands in the outbox until the receiver has it; credits never last longer than they would have here.
+-- Invariant: what leaves here stands in the outbox until the receiver has it; credits never last longer than they would have here. How
+-- much was given on the present day (UTC) stands with the account: who gives away what it has does not lack it.
 
 local before, asked = repeated()
 if before then return before end
@@ -52,5 +53,8 @@ for _, expires in ipairs(order) do
   answer[#answer + 1] = int(expires)
 end
 commit('transfer', asked.credits, asked.reason)
+local key, today = account_key(account.level), int(math.floor(now / DAY_MS))
+local gave = redis.call('HMGET', key, 'gave_on', 'gave')
+redis.call('HSET', key, 'gave_on', today, 'gave', int((gave[1] == today and tonumber(gave[2]) or 0) + asked.credits))
 redis.call('HSET', root_key(), A[3], cjson.encode(answer))
 return remember(unpack(answer))
