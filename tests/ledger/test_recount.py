@@ -101,7 +101,7 @@ async def test_a_recount_that_broke_off_is_gone_on_with_where_it_was(world: Worl
         await world.account(f"user-{n:02}")
         await world.spend(f"user-{n:02}", 10 + n)
     await world.flush()
-    first = asyncio.ensure_future(recounter(world, 0).run())
+    first = asyncio.ensure_future(recounter(world, 0, dataclasses.replace(QUICK, pause_s=0.5)).run())
     engine = world.stores[1].engine
     counting = await until(lambda: read_counting(engine), lambda counting: counting.after >= "user-0")
     first.cancel()
