@@ -109,6 +109,7 @@ class Service:
             commons=self._commons,
             metrics=metrics,
             now_ms=store.engine.now_ms,
+            in_background=self._proxy.seating.in_background,
         )
         desk = Desk(store.directory, store.ledger, store.journal, giving=giving)
         own_agents = OwnAgents(desk, giving.agents, lambda: self._settings.agents.max_per_person)

@@ -10,9 +10,9 @@ from __future__ import annotations
 import itertools
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 from proxy.domain import Caller, Ledger, Path, Price
 from proxy.errors import LedgerUnavailable, Refusal
@@ -90,6 +90,7 @@ class Interventions:
         commons: Callable[[], Awaitable[Path | None]],
         metrics: Metrics,
         now_ms: Callable[[], int],
+        in_background: Callable[[Coroutine[Any, Any, None]], object],
     ) -> None:
         self._read_orders = read_orders
         self._uses = uses
@@ -97,6 +98,7 @@ class Interventions:
         self._commons = commons
         self._metrics = metrics
         self._now_ms = now_ms
+        self._in_background = in_background
         self._orders: Orders | None = None
         self.in_force = False
         """Whether anybody may be treated otherwise than ever, or would be in a dry run."""
@@ -120,13 +122,23 @@ class Interventions:
     # --- admission ---------------------------------------------------------------------------------------------------------------
 
     async def treatment(self, caller: Caller) -> Treatment:
-        """How a request that begins now is treated; it is counted by every policy that applies to it, or would."""
+        """How a request that begins now is treated; it is counted by every policy that applies to it, or would. Nothing waits for a
+        dry run."""
+        if self._orders is not None and not self._orders.on:
+            self._in_background(self._count_dry(caller))
+            return NEUTRAL
         treatment = await self.look(caller)
+        self._count(treatment)
+        return treatment
+
+    async def _count_dry(self, caller: Caller) -> None:
+        self._count(await self.look(caller))
+
+    def _count(self, treatment: Treatment) -> None:
         for policy in treatment.applied:
             self._metrics.intervened(policy, "applied")
         for policy in treatment.proposed:
             self._metrics.intervened(policy, "would_apply")
-        return treatment
 
     async def look(self, caller: Caller) -> Treatment:
         """How a request of a caller would be treated now."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, field
 
 from proxy.domain import AccountId, Caller, Limit, Path, Plan
@@ -32,6 +33,7 @@ class Moving:
             commons=self._commons,
             metrics=Metrics(),
             now_ms=self.store.engine.now_ms,
+            in_background=asyncio.ensure_future,
         )
 
     async def _read(self) -> Orders:

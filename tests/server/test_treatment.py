@@ -42,10 +42,14 @@ class KnownUses:
     def __init__(self) -> None:
         self.of_person: dict[AccountId, int] = {}
         self.asked: list[Path] = []
+        self.known = asyncio.Event()
+        """Nobody's use is told before this is set."""
+        self.known.set()
         self.is_down = False
 
     async def of(self, path: Path) -> Uses | None:
         self.asked.append(path)
+        await self.known.wait()
         if self.is_down:
             raise LedgerUnavailable
         use = self.of_person.get(path[-1])
@@ -70,6 +74,7 @@ class Intervened:
             commons=self._commons,
             metrics=proxied.metrics,
             now_ms=proxied.clock,
+            in_background=proxied.proxy.seating.in_background,
         )
 
     async def _read(self) -> Orders | None:
@@ -131,18 +136,24 @@ async def test_work_is_shared_by_what_it_is_and_not_by_its_raised_price(upstream
 
 
 async def test_a_dry_run_changes_nothing_and_is_counted(upstream: ScriptedUpstream, start: Start) -> None:
-    """Price, class, weight and tithe stay as they are; what would have applied is in the metrics."""
+    """Price, class, weight and tithe stay as they are, nothing waits for it; what would have applied is in the metrics."""
     async with start(upstream={"seats": 1}) as proxied:
         intervened = Intervened(proxied)
         intervened.uses.of_person[ACCOUNT] = 2_000
         await intervened.order(proposed=POLICIES)
+        intervened.uses.known.clear()
         _, headers, _ = await answered(proxied, upstream)
+        intervened.uses.known.set()
         await intervened.interventions.give_tithes()
         assert not {"X-Ledger-Price-Factor", "X-Ledger-Interventions"}.intersection(headers)
         totals = await proxied.until_settled()
         assert (totals.spent, totals.given) == (COST, 0)
-        for policy in ("cap", "progressive_price", "brake", "tithe"):
-            assert proxied.counted("intervention_acts_total", policy, "would_apply") == 1
+
+        async def counted() -> bool:
+            policies = ("cap", "progressive_price", "brake", "tithe")
+            return all(proxied.counted("intervention_acts_total", policy, "would_apply") == 1 for policy in policies)
+
+        await proxied.until(counted)
         assert proxied.counted("intervention_acts_total", "floor", "would_apply") == 0
 
 
