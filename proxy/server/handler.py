@@ -255,10 +255,13 @@ class Proxy:
     async def _other_way(
         self, refusal: Refusal, visit: Visit, caller: domain.Caller, turn: Turn, endpoint: Endpoint, unit: str
     ) -> domain.Path | None:
-        """Who pays where the caller's budget does not: itself, once it was topped up; or the commons, where its plan scavenges."""
+        """Who pays where the caller's budget does not: itself, once it was topped up; or the commons, where its plan scavenges.
+
+        For an agent the commons never does: on its path nothing would count against the cap that its person has set.
+        """
         if self.interventions is not None and await self.interventions.top_up(caller, visit.treatment, refusal):
             return caller.path
-        if not caller.plan.scavenge or refusal.code != "insufficient_quota":
+        if not caller.plan.scavenge or caller.person or refusal.code != "insufficient_quota":
             return None
         return await self._spare_seat(turn, endpoint, unit)
 

@@ -360,6 +360,23 @@ async def test_a_spare_seat_is_paid_by_the_commons(upstream: ScriptedUpstream, s
         assert (await proxied.account(AccountId("commons"))).totals.spent == COST
 
 
+async def test_no_spare_seat_takes_an_agent_out_of_its_cap(upstream: ScriptedUpstream, start: Start) -> None:
+    """Neither where its cap is used up nor where its person's budget is: what it used would count nowhere."""
+    async with start(upstream=ONE_SEAT, **SCAVENGING) as proxied:
+        await commons(proxied, upstream)
+        upstream.automatic = lambda exchange: exchange.answer(ANSWER)
+        await people(proxied, "rich")
+        for person, answered in ((AccountId("rich"), [200, 402]), (ACCOUNT, [402, 402])):
+            agent, key = AccountId(f"{person}.bot"), f"cl-{person:x<43}".replace(":", "-")
+            await proxied.model.create_account(
+                agent, parent=person, plan="everyone", weight=None, limits=(Limit(40, "day"),), labels={}, operation_id=f"open-{agent}"
+            )
+            proxied.book.add(key, Caller(agent, (person, agent), Plan("everyone", (), scavenge=True), "key-bot", person=(person,)))
+            assert [(await ask(proxied, key))[0] for _ in range(2)] == answered
+        await proxied.until_settled()
+        assert (await proxied.account(AccountId("commons"))).totals.spent == 0
+
+
 @pytest.mark.parametrize("lack", ["the plan's leave", "the commons' budget", "a limit of seats"])
 async def test_no_spare_seat_without_leave_or_means(upstream: ScriptedUpstream, start: Start, lack: str) -> None:
     """Then a budget that is used up is used up."""
