@@ -11,7 +11,7 @@ from typing import Final
 
 from proxy.domain import AccountId, Path
 from proxy.ledger import keys
-from proxy.ledger.balances import packed_uses, read_uses
+from proxy.ledger.balances import packed_uses, read_balance, read_uses
 from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine
 from proxy.ledger.moves import Moves
@@ -44,11 +44,14 @@ class Standings:
         uses = read_uses(self._moves.latest.get(person, b""))
         return None if uses is None else present_uses(uses, self._engine.now_ms())
 
-    async def gave(self, person: Path) -> int:
-        """What an account has given or lent others today (UTC), as the ledger says now. Raises LedgerUnavailable."""
-        key = keys.account(person[0], person[-1])
-        day, amount = await self._engine.command("HMGET", key, "gave_on", "gave")
-        return int(amount) if day is not None and int(day) == self._engine.now_ms() // DAY_MS else 0
+    async def set_aside(self, person: Path) -> int:
+        """What an account has given or lent others today (UTC), and what its running requests hold. Raises LedgerUnavailable."""
+        root, account = person[0], person[-1]
+        packed, (day, gave) = await self._engine.commands(
+            ("GET", keys.balance(root, account)), ("HMGET", keys.account(root, account), "gave_on", "gave")
+        )
+        held = 0 if packed is None else read_balance(packed).held
+        return held + (int(gave) if day is not None and int(day) == self._engine.now_ms() // DAY_MS else 0)
 
     async def _look(self, root: str, person: AccountId) -> None:
         before = self._moves.latest.get(person)

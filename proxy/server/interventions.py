@@ -42,8 +42,8 @@ class PersonUses(Protocol):
         """Of the person that a path's use counts as; None where it never used anything. Raises LedgerUnavailable."""
         ...
 
-    async def gave(self, person: Path) -> int:
-        """What a person has given or lent others today. Raises LedgerUnavailable."""
+    async def set_aside(self, person: Path) -> int:
+        """What a person has given or lent others today, and what its running requests hold. Raises LedgerUnavailable."""
         ...
 
 
@@ -183,7 +183,7 @@ class Interventions:
     async def top_up(self, caller: Caller, treatment: Treatment, refusal: Refusal) -> bool:
         """Give a person who is refused what it has too little for the floor, from the commons, once a day; whether it may ask again.
 
-        What it gave away today it does not lack.
+        What it gave away today, or holds for other requests, it does not lack.
         """
         orders, person = self._orders, caller.person or caller.path
         amount = treatment.topup_nanocredits - (refusal.available_nanocredits or 0)  # what it has left it may still use
@@ -192,7 +192,7 @@ class Interventions:
         starts_at_ms = orders.window_starts_at_ms
         gift_id, ends_at_ms = f"floor:{starts_at_ms // DAY_MS}:{person[-1]}", starts_at_ms + DAY_MS
         try:
-            amount -= await self._uses.gave(person)
+            amount -= await self._uses.set_aside(person)
             commons = await self._commons()
             gift = _Gift(gift_id, "intervention floor: topped up", amount, ends_at_ms)
             given = amount > 0 and commons is not None and await self._give(gift, commons, person)

@@ -135,3 +135,15 @@ async def test_who_gives_away_what_it_has_is_not_topped_up(store: Store) -> None
     assert not await moving.interventions.top_up(ann, await moving.interventions.treatment(ann), refusal)
     assert (await store.directory.account(ANN)).totals.granted == 0
     await moving.balanced()
+
+
+async def test_who_holds_what_it_has_is_not_topped_up(store: Store) -> None:
+    """What running requests may still give back is not lacking: whoever asks for much at a time gets no more than others."""
+    moving = Moving(store, today(store, on=("floor",), floor_nanocredits=50.0, boost_quarters=16))
+    ann, _ = await moving.open(endowment=1_000, limit=40)
+    await store.ledger.hold((ANN,), "large", want_nanocredits=40, least_nanocredits=40)
+    refusal = Refusal("request_exceeds_budget", "too large", account=ANN, available_nanocredits=0)
+    assert await moving.interventions.top_up(ann, await moving.interventions.treatment(ann), refusal)
+    await store.ledger.void((ANN,), "large")
+    assert (await store.directory.account(ANN)).available_nanocredits == 50
+    await moving.balanced()

@@ -55,7 +55,7 @@ class KnownUses:
         use = self.of_person.get(path[-1])
         return None if use is None else Uses(1, {"day": use})
 
-    async def gave(self, person: Path) -> int:
+    async def set_aside(self, person: Path) -> int:
         return 0
 
 
