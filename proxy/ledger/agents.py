@@ -131,9 +131,12 @@ class Agents:
         return account
 
     async def revoke_keys(self, agent: AccountId, *, but: str, operation_id: str) -> None:
-        """End all keys of an agent but one (its id, or empty)."""
-        for key in await self._directory.keys(agent):
-            if key.revoked_at_ms is None and key.key_id != but:
+        """End all keys of an agent but one (its id, or empty) and those made after it, which a late repeat must leave alone."""
+        keys_of_agent = await self._directory.keys(agent)
+        made_at_ms = next((key.created_at_ms for key in keys_of_agent if key.key_id == but), None)
+        for key in keys_of_agent:
+            is_before = made_at_ms is None or key.created_at_ms <= made_at_ms
+            if key.revoked_at_ms is None and key.key_id != but and is_before:
                 await self._directory.revoke_key(key.key_id, operation_id=f"{operation_id}:{key.key_id}")
 
     # --- all of them -------------------------------------------------------------------------------------------------------------

@@ -269,6 +269,10 @@ async def test_a_new_key_of_an_agent_ends_the_one_before(ann: Pages) -> None:
     assert (await ann.done("POST", f"/agents/{agent['id']}/keys", key="n"))["key"] is None
     assert await ann.with_key(agent["key"]).refused("GET", "/account") == (401, "invalid_api_key")
     assert (await ann.with_key(renewed["key"]).done("GET", "/account"))["id"] == agent["id"]
+    latest = await ann.done("POST", f"/agents/{agent['id']}/keys", key="m")
+    assert (await ann.done("POST", f"/agents/{agent['id']}/keys", key="n"))["key"] is None
+    assert (await ann.with_key(latest["key"]).done("GET", "/account"))["id"] == agent["id"]
+    assert await ann.with_key(renewed["key"]).refused("GET", "/account") == (401, "invalid_api_key")
 
 
 async def test_a_person_has_no_more_agents_than_the_operator_lets(ann: Pages) -> None:
