@@ -212,17 +212,21 @@ class Dividends:
         )
 
     async def _transfer(self, dividend: Dividend, source: Path, target: Path, share: int) -> bool:
+        """Pay somebody, unless it was paid; where it cannot be it never is, also by whoever tries at the same time."""
+        operation_id = f"dividend:{dividend.dividend_id}:{target[-1]}"
         try:
             await self._ledger.transfer(
                 source,
                 target,
-                f"dividend:{dividend.dividend_id}:{target[-1]}",
+                operation_id,
                 credits_nanocredits=share,
                 reason=f"dividend {dividend.dividend_id}",
                 into="dividend",
                 expires_at_ms=dividend.expires_at_ms,
             )
         except Refusal as refusal:
+            if not await self._ledger.forgo(source, operation_id):
+                return True  # by a try that died, with the weight of then
             log.warning("dividend %s: an account gets nothing: %s", dividend.dividend_id, refusal.message)
             return False
         return True

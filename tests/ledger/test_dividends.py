@@ -164,3 +164,19 @@ async def test_whatever_dies_everybody_is_paid_once(store: Store, monkeypatch: p
     assert await available(store, *(f"p{n}" for n in range(10))) == [100] * 10
     assert ledger.transfers > 10
     assert (await store.directory.account(COMMONS)).totals.given == 1000
+
+
+async def test_who_was_paid_before_a_process_died_counts_as_paid(store: Store, handing: Dividends) -> None:
+    """Although its weight, and so its share, is another by the time that the next process comes to it."""
+    for name in ("ann", "bob"):
+        await opened(store, name, weight=2)
+    await declare(handing, 400, by="weight")
+    await handing.step()
+    await store.engine.command("DEL", keys.lease("dividends"))
+    with pytest.raises(LedgerUnavailable):
+        await handed_out_by(store, DyingLedger(store.ledger, "after")).step()
+    await store.engine.command("DEL", keys.lease("dividends"))
+    await store.directory.update_account(AccountId("ann"), weight=1, operation_id="lighter")
+    done = await all_of_it(handed_out_by(store, store.ledger))
+    assert (done.state, done.paid_accounts, done.unpaid_accounts) == ("done", 2, 0)
+    assert await available(store, "ann", "bob") == [200, 200]
