@@ -16,7 +16,7 @@ import msgspec
 from proxy.domain import Account, AccountId, AccountStatus, Limit, Path
 from proxy.errors import Conflict, Refusal
 from proxy.ledger import keys
-from proxy.ledger.changes import PAGE_MAX, REMEMBERED_MS, Page
+from proxy.ledger.changes import PAGE_MAX, REMEMBERED_MS, Page, digest
 from proxy.ledger.directory import Directory
 from proxy.ledger.documents import Documents
 from proxy.ledger.engine import Engine
@@ -91,13 +91,16 @@ class Agents:
         try:
             if is_new and await self._engine.command("ZCARD", index) > agents_max:
                 raise Conflict(f"account {person!r} has {agents_max} agents, as many as it may", hint="Close some.")
-            return await self._directory.create_account(
+            account = await self._directory.create_account(
                 agent, parent=parent, plan=settings.plan, limits=limits, labels=labels, kind="agent", operation_id=operation_id
             )
         except Refusal:
             if is_new:
                 await self._engine.command("ZREM", index, agent)
             raise
+        if account.status == "closed":  # meanwhile; this is a late repeat
+            await self._engine.command("ZREM", index, agent)
+        return account
 
     async def _check_new(self, agent: AccountId, root: str, operation_id: str) -> None:
         """Raises Conflict where another operation has opened an account by this name."""
@@ -176,8 +179,13 @@ class Agents:
         """Whether a person lets one of its agents open agents of its own."""
         return bool(await self._engine.command("SISMEMBER", keys.openers_of(person), agent))
 
-    async def let_open(self, person: AccountId, agent: AccountId, allowed: bool) -> None:
+    async def let_open(self, person: AccountId, agent: AccountId, allowed: bool, *, operation_id: str) -> None:
+        """Let an agent open agents, or no longer; a late repeat of the operation changes nothing. Raises Conflict."""
+        act, fingerprint = f"{operation_id}:opener", digest("let_open", agent, allowed)
+        if await self._directory.claim(act, fingerprint):
+            return
         await self._engine.command("SADD" if allowed else "SREM", keys.openers_of(person), agent)
+        await self._directory.done(act, fingerprint)
 
     # --- requests for a higher cap -----------------------------------------------------------------------------------------------
 

@@ -85,7 +85,7 @@ class OwnAgents:
             agents_max=self.agents_max(),
         )
         if body.may_open_agents:
-            await self.agents.let_open(chain[0], account.id, True)
+            await self.agents.let_open(chain[0], account.id, True, operation_id=author.operation_id)
         key, plain = await self._directory.create_key(account.id, operation_id=author.operation_id)
         await self._record(author, "agent.open", account, after=events.settings(account), reason=body.reason)
         return NewAgentView(**dict(await self._view(account.path)), key_id=key.key_id, key=plain)
@@ -108,7 +108,8 @@ class OwnAgents:
         if (limits := body.given_limits()) is not None:
             await self.desk.ledger.set_limits(path, f"{author.operation_id}:limits", limits=limits_of(limits))
         if body.may_open_agents is not None:
-            await self.agents.let_open((await self.agents.chain(path))[0], path[-1], body.may_open_agents)
+            person = (await self.agents.chain(path))[0]
+            await self.agents.let_open(person, path[-1], body.may_open_agents, operation_id=author.operation_id)
         after = await self._directory.account(path[-1])
         await self._record(author, "agent.change", after, before=events.settings(before), after=events.settings(after), reason=body.reason)
         return await self._view(path)

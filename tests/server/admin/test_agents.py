@@ -323,3 +323,15 @@ async def test_agents_cannot_give_credits_away(ann: Pages, store: Store, call: C
     gift = {"to": "user:ann", "credits": "5"}
     assert await ann.with_key(agent["key"]).refused("POST", "/transfers", gift) == (403, "transfers_not_allowed")
     assert (await call.done("GET", "/accounts/user:ann"))["available"] == "10"
+
+
+async def test_a_late_repeat_undoes_nothing(ann: Pages) -> None:
+    """Not what was forbidden since, and nothing of an agent that was closed since."""
+    asked = {"name": "coder", "cap": "1", "may_open_agents": True}
+    agent = await ann.done("POST", "/agents", asked, key="k")
+    place = f"/agents/{agent['id']}"
+    assert not (await ann.done("PATCH", place, {"may_open_agents": False}))["may_open_agents"]
+    assert not (await ann.done("POST", "/agents", asked, key="k"))["may_open_agents"]
+    await ann.done("DELETE", place)
+    await ann.done("POST", "/agents", asked, key="k")
+    assert (await ann.done("GET", "/agents"))["items"] == []
