@@ -175,7 +175,7 @@ async def test_organisations_share_first_then_their_accounts(town: Town, room: C
 @only_proxies
 async def test_whoever_returns_from_idle_gets_no_more_than_its_share(town: Town, room: Callable[..., Room]) -> None:
     """What a caller left to others while it asked for nothing is not made up for."""
-    here = room("idle", service_s=0.02)  # long enough that whoever asks 16 times at once always has somebody waiting, however busy the machine
+    here = room("idle", service_s=0.02)  # long enough that of 16 requests at once some always wait, however busy the machine
     steady, late = await town.person("steady"), await town.person("late")
     async with steady.pressing("idle", 16):
         await has(here, 60)
