@@ -179,8 +179,8 @@ class Loans:
             raise Conflict("the offer is over: the loan would be due already")
         if loan.state == "offered":
             await self._check_room(loan.borrower)
+        await self._engine.command("ZADD", keys.LOANS_DUE, "LT", self._engine.now_ms() + HEAL_MS, loan.loan_id)
         loan = await self._change(loan.loan_id, accepted)
-        await self._engine.command("ZADD", keys.LOANS_DUE, self._engine.now_ms() + HEAL_MS, loan.loan_id)
         await self._engine.command("ZADD", keys.unfinished_loans_of(loan.borrower), loan.created_at_ms, loan.loan_id)
         return await self._open(loan)
 
@@ -300,7 +300,8 @@ class Loans:
 
     async def _look_at(self, loan: Loan) -> None:
         if loan.state == "offered":
-            await self.decline(loan)
+            if loan.due_at_ms <= self._engine.now_ms():  # else whoever was about to open it died
+                await self.decline(loan)
         elif loan.state == "opening":
             await self._open(loan)
         elif loan.taking is not None:

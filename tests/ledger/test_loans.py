@@ -10,7 +10,7 @@ import pytest
 from proxy.config import LedgerSection
 from proxy.domain import AccountId, Ledger, Limit, Plan
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
-from proxy.ledger import Store, open_ledger
+from proxy.ledger import Store, keys, open_ledger
 from proxy.ledger.budget import GRANTS_MAX
 from proxy.ledger.loans import UNFINISHED_MAX, Loan, Loans
 from tests.support.dying_ledger import DyingLedger, When
@@ -325,4 +325,19 @@ async def test_small_gifts_keep_no_repayment_away(store: Store, loans: Loans, cl
         await loans.repay(await loans.find("l1"), amount, operation_id=f"r{amount}")
     assert len([grant for grant in (await store.directory.account(ANN)).grants if grant.grant_id.startswith("loan:")]) == 1
     await pass_to_due(loans, clock)
+    assert (await loans.find("l1")).state == "repaid"
+
+
+async def test_an_offer_stands_until_it_would_be_due_though_its_opener_died(store: Store, loans: Loans, clock: Clock) -> None:
+    """Before it had opened the loan, or right after it was refused: somebody looks at it soon, and leaves it as it is."""
+    offered = await lend(loans, clock, due_s=3 * DAY_S, accepted=False)
+    await store.engine.command("ZADD", keys.LOANS_DUE, clock.now_ms, offered.loan_id)
+    await loans.look()
+    assert (await loans.find("l1")).state == "offered"
+    dying = Loans(store.engine, store.directory, DyingLedger(store.ledger, "before"))  # type: ignore[arg-type]  # it passes all on
+    with pytest.raises(LedgerUnavailable):
+        await dying.accept(offered)
+    await pass_to_due(loans, clock, 40)
+    assert ((await loans.find("l1")).state, await available(store, BOB)) == ("open", 160)
+    await pass_to_due(loans, clock, 3 * DAY_S)
     assert (await loans.find("l1")).state == "repaid"
