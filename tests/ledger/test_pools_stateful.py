@@ -266,11 +266,9 @@ class Comparison(RuleBasedStateMachine):
 
     @rule(worker=workers, missing=st.sets(nth, max_size=3))
     def beat(self, worker: int, missing: set[int]) -> None:
-        """A worker says what it has, but for some that it forgets; what the server has lost is entered again."""
+        """A worker says what it has, but for some that it forgets; what is due is done, and what the server has lost is entered again."""
         mine = [known for i, known in enumerate(self.known) if known.worker == worker and not known.left and i not in missing]
         beats = self.run(self.pools[worker].beat({POOL: [known.claim.ticket for known in mine]}))
-        if not mine:
-            return
         fair = self.fair(creates=False)
         places = dict.fromkeys((known.claim.ticket for known in mine), Place.GONE)
         if fair is not None:
