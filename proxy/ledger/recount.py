@@ -8,6 +8,7 @@ drift; then readers go by the new one. One recount runs at a time; where it dies
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import secrets
 from collections.abc import AsyncIterator
@@ -95,8 +96,9 @@ class Recounter:
             try:
                 return await self._run()
             finally:
-                if await self._has_lease():
-                    await self._engine.command("DEL", keys.lease(_TASK))
+                with contextlib.suppress(LedgerUnavailable):  # the lease ends by itself, and whoever ends this hears of its own reason
+                    if await self._has_lease():
+                        await self._engine.command("DEL", keys.lease(_TASK))
 
     async def _has_lease(self) -> bool:
         held: bytes | None = await self._engine.command("GET", keys.lease(_TASK))

@@ -49,6 +49,8 @@ def running(*jobs: Job) -> contextlib.AbstractAsyncContextManager[None]:
 
 async def _repeat(job: Job) -> None:
     failing = False
+    own = asyncio.current_task()
+    assert own is not None
     while True:
         try:
             await job.act()
@@ -64,4 +66,6 @@ async def _repeat(job: Job) -> None:
             if failing:
                 log.info("%s: works again", job.name)
             failing = False
+        if own.cancelling():  # its act failed while it was being ended, and so the word to end was lost
+            return
         await asyncio.sleep(job.every_s)

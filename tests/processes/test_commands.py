@@ -138,7 +138,7 @@ async def test_a_folder_of_the_same_name_is_not_taken_for_the_program(
     (tmp_path / "proxy").mkdir()
     (tmp_path / "proxy" / "__init__.py").write_text("raise SystemExit('the wrong one')")
     file.write_text(configuration(upstream, data_dir))
-    program = Path(__file__).parents[1] / "proxy" / "__main__.py"
+    program = Path(__file__).parents[2] / "proxy" / "__main__.py"
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-P", str(program), "serve", "--config", str(file),
         cwd=tmp_path, stderr=asyncio.subprocess.PIPE, stdin=asyncio.subprocess.DEVNULL,

@@ -144,6 +144,22 @@ async def test_a_job_goes_on_after_failures_and_says_so_once(caplog: pytest.LogC
     assert lines == ["the job: the ledger does not answer", "the job: works again", "the job failed", "the job: works again"]
 
 
+async def test_a_job_ends_also_where_its_act_fails_while_it_is_ended() -> None:
+    """As one does that tidies up with the help of what has just gone."""
+    begun = asyncio.Event()
+
+    async def act() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            raise LedgerUnavailable
+
+    async with asyncio.timeout(10):
+        async with running(Job("tidy", 3600, act)):
+            await begun.wait()
+
+
 async def test_jobs_end_with_their_context() -> None:
     """Also one that is at work."""
     working = asyncio.Event()
