@@ -212,10 +212,9 @@ class Directory(Book, AuditLog):
         if reply[0] == "SUSPENDED":
             raise Refusal("account_suspended", f"the parent {path[reply[2]]!r} is closed", account=path[reply[2]])
         await self._engine.command("SET", keys.path_of(account_id), " ".join(path))  # before it is listed: who finds it there reads it
-        await self._engine.commands(
-            ("ZADD", keys.ACCOUNTS, 0, account_id),
-            *([("ZADD", keys.children_of(parent), 0, account_id)] if parent is not None else []),
-        )
+        if parent is not None:  # first, so that whoever is listed is found from above, too
+            await self._engine.command("ZADD", keys.children_of(parent), 0, account_id)
+        await self._engine.command("ZADD", keys.ACCOUNTS, 0, account_id)
         await self._announce("account", account_id)
         return await self.account(account_id)
 
@@ -277,6 +276,11 @@ class Directory(Book, AuditLog):
             plan = await self.known_plan(fields["plan"].decode())
             levels.append(records.read_account(path[: n + 1], fields, balance, grants, plan, self._engine.now_ms()))
         return tuple(levels)
+
+    async def left_in(self, reply: list[Any], root: Path) -> int:
+        """What an account without a parent has left to spend, as a raw snapshot tells it; 0 where it is not active, or has no limit."""
+        (account,) = await self.levels_in([*reply[:5]], root)
+        return account.available_nanocredits or 0 if account.status == "active" else 0
 
     async def raw_snapshot(self, path: Path) -> list[Any]:
         call = Call.on(keys.behind_operation(path), records.pack_levels(path))

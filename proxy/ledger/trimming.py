@@ -25,35 +25,28 @@ class Trimmer:
 
     async def trim(self, *, before_ms: int) -> int:
         """Cut from every journal what is older than an instant; how many entries went. Raises LedgerUnavailable."""
-        old = [root async for root in self._roots() if await self._has_older(root, before_ms)]
-        if not old:
-            return 0
-        broken = {line.partition(": ")[0] for line in (await self._journal.audit()).broken}
         gone = 0
-        for root in old:
-            paths = [path async for path in self._tree((AccountId(root),))]
-            if not any(account in broken for path in paths for account in path):
-                gone += await self._trim_root(root, paths, before_ms)
+        async for root in self._with_older(before_ms):
+            if not (await self._journal.audit_tree(root)).broken:
+                gone += await self._trim_root(root, [path async for path in self._journal.tree((root,))], before_ms)
         return gone
 
-    async def _roots(self) -> AsyncIterator[str]:
+    async def _with_older(self, before_ms: int) -> AsyncIterator[AccountId]:
+        """The roots whose journals begin before an instant; their beginnings are read many at a time."""
+        roots: list[AccountId] = []
         async for path in self._journal.paths():
             if len(path) == 1:
-                yield path[0]
+                roots.append(path[0])
+            if len(roots) == BATCH:
+                for root in await self._older(roots, before_ms):
+                    yield root
+                roots = []
+        for root in await self._older(roots, before_ms):
+            yield root
 
-    async def _tree(self, path: Path) -> AsyncIterator[Path]:
-        """An account and all below it."""
-        yield path
-        after = "-"
-        while ids := await self._engine.command("ZRANGEBYLEX", keys.children_of(path[-1]), after, "+", "LIMIT", 0, BATCH):
-            for raw in ids:
-                async for below in self._tree((*path, AccountId(raw.decode()))):
-                    yield below
-            after = f"({ids[-1].decode()}"
-
-    async def _has_older(self, root: str, before_ms: int) -> bool:
-        first = await self._engine.command("XRANGE", keys.of_root(root, keys.JOURNAL), "-", "+", "COUNT", 1)
-        return bool(first) and position(first[0][0].decode())[0] < before_ms
+    async def _older(self, roots: list[AccountId], before_ms: int) -> list[AccountId]:
+        rows = await self._engine.commands(*(("XRANGE", keys.of_root(root, keys.JOURNAL), "-", "+", "COUNT", 1) for root in roots))
+        return [root for root, first in zip(roots, rows, strict=True) if first and position(first[0][0].decode())[0] < before_ms]
 
     async def _trim_root(self, root: str, paths: list[Path], before_ms: int) -> int:
         before = await self._checkpoints.read(root)
