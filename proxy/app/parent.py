@@ -12,7 +12,6 @@ import dataclasses
 import logging
 import os
 import secrets
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Final
 
 from proxy import __version__
 from proxy.app import books
+from proxy.app.auditing import AuditWatch
 from proxy.app.controller import Controller
 from proxy.app.equality import EqualityWatch
 from proxy.app.settings import Settings, Source, needing_restart
@@ -54,7 +54,6 @@ WATCH_S: Final = 0.5
 TRIM_S: Final = 3600.0
 DAY_MS: Final = 86_400_000
 SCRAPE_DEADLINE_S: Final = 0.5
-BROKEN_LINES_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +155,7 @@ class Parent:
         self._ledger_url = ledger_url
         self._verbose = verbose
         self._fleet = Fleet(metrics)
-        self._audited_s: float | None = None
+        self._audit = AuditWatch(store, metrics, lambda: self._settings.config.ledger)
         self._reload_again = False
         self.giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.config.commons)
         self.pools = UpstreamPools(Pools(store.engine), lambda: self._settings.config.upstream)
@@ -207,7 +206,7 @@ class Parent:
             Job("looking after loans", LOANS_S, self.giving.loans.look),
             Job("handing out dividends", DIVIDENDS_S, self.giving.dividends.step),
             Job("collecting what expired", COLLECT_S, self.giving.collecting.visit),
-            Job("audit", self._settings.config.ledger.audit_interval_s, self._audit),
+            self._audit.job,
             Job("trimming journals", TRIM_S, self._trim),
             Job("asking the workers", REPORT_S, lambda: self.workers.report(deadline_s=REPORT_S)),
             Job("watching the configuration", WATCH_S, self._reload_if_asked),
@@ -224,18 +223,6 @@ class Parent:
             self._metrics.holds_expired(count)
             self._metrics.credits_moved("debited", self._store.ledger.take_expired_charges())
             log.warning("%d holds expired; they are charged as last recorded", count)
-
-    async def _audit(self) -> None:
-        report = await self._store.journal.audit()
-        self._audited_s = time.monotonic()
-        self._metrics.audited(
-            broken=len(report.broken),
-            open_holds=report.open_holds,
-            expired_nanocredits=report.expired_nanocredits,
-            left_nanocredits=report.left_nanocredits,
-        )
-        for line in report.broken[:BROKEN_LINES_MAX]:
-            log.error("the books do not balance: %s", line)
 
     async def _trim(self) -> None:
         if days := self._settings.config.ledger.journal_days:
@@ -287,7 +274,7 @@ class Parent:
         """The metrics of all processes, and their content type."""
         await asyncio.gather(self.workers.report(deadline_s=SCRAPE_DEADLINE_S), self._look_at_pools())
         self.equality.tell_age()
-        self._metrics.audit_age_is(-1.0 if self._audited_s is None else time.monotonic() - self._audited_s)
+        self._audit.tell_age()
         return await asyncio.to_thread(render, self._fleet.snapshots())  # thousands of series take a while to write
 
     async def _look_at_pools(self) -> None:

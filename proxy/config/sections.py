@@ -38,6 +38,11 @@ class LedgerSection(Section):
     allow_max: Amount = domain.NANOCREDITS_PER_CREDIT
     """With on_failure = "allow": credits that one worker lets through unpaid in one outage."""
     audit_interval_s: float = Field(default=60.0, ge=1, le=86_400)
+    """How long what has changed waits until it is audited."""
+    audit_walk_s: float = Field(default=86_400.0, ge=1, le=31_622_400)
+    """How long the audit may take to walk through all accounts, also those that nobody touches."""
+    audit_visits_per_s: int = Field(default=200, ge=2, le=100_000)
+    """How many accounts the background audit visits in a second at most; what changes faster is audited later, the oldest first."""
     journal_days: int = Field(default=400, ge=0, le=36_500)
     """How long the journal keeps an entry; what is older is folded into a checkpoint, and is in nobody's history any more. 0: for ever."""
 

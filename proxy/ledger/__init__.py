@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 
 from proxy import config
+from proxy.ledger.auditing import Auditor
 from proxy.ledger.budget import RedisLedger
 from proxy.ledger.changes import Page
 from proxy.ledger.connection import servers
@@ -33,6 +34,7 @@ class Store:
     ledger: RedisLedger
     directory: Directory
     journal: Journal
+    auditor: Auditor
     trimmer: Trimmer
     engine: Engine
     moves: Moves
@@ -81,6 +83,8 @@ async def open_ledger(
         await equality.learn()
         ledger = RedisLedger(engine, directory, moves, hold_ttl_ms=section.hold_ttl_s * 1000)
         journal = Journal(engine, directory)
-        yield Store(ledger, directory, journal, Trimmer(engine, journal), engine, moves, equality, Standings(engine, directory, moves))
+        auditor = Auditor(engine, directory, hold_ttl_ms=ledger.hold_ttl_ms)
+        standings = Standings(engine, directory, moves)
+        yield Store(ledger, directory, journal, auditor, Trimmer(engine, journal), engine, moves, equality, standings)
     finally:
         await engine.close()

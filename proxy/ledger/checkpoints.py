@@ -50,12 +50,12 @@ class Checkpoints:
 
     async def upto(self, root: str) -> str:
         """With which entry the root's checkpoint ends; 0-0 where it has none."""
-        return (await self._pointer(root))[0]
+        return (await self.pointer(root))[0]
 
     async def read(self, root: str) -> Folded:
         """The root's checkpoint, or the beginning of its journal; whoever folds on keeps what is given here."""
         while True:
-            upto, entries, mark = await self._pointer(root)
+            upto, entries, mark = await self.pointer(root)
             if not entries:
                 return Folded()
             folded = Folded(upto, entries, mark=mark)
@@ -63,10 +63,11 @@ class Checkpoints:
             for n in range(0, len(flat), 2):
                 for source, places in _decode(flat[n + 1]).items():
                     folded.fold.accounts[flat[n].decode()][source].update(places)
-            if await self._pointer(root) == (upto, entries, mark):  # else another followed meanwhile, and this one may have been half gone
+            if await self.pointer(root) == (upto, entries, mark):  # else another followed meanwhile, and this one may have been half gone
                 return folded
 
-    async def _pointer(self, root: str) -> tuple[str, int, str]:
+    async def pointer(self, root: str) -> tuple[str, int, str]:
+        """With which entry the root's checkpoint ends, for how many it stands, and its writer's mark; 0-0, 0 where it has none."""
         text = await self._engine.command("GET", keys.of_root(root, keys.CHECKPOINT))
         if text is None:
             return "0-0", 0, ""

@@ -210,7 +210,8 @@ class Engine:
     ) -> Any:
         """A command until it is answered; `name` where it is a script, which may have to be loaded."""
         if before and not self._servers.is_one:
-            await self.commands(*before)  # they go to other servers, so nothing else would keep the order
+            for other in before:  # they go to several servers, so nothing else would keep the order
+                await self.command(*other)
             before = ()
         wire = self._wire(self._servers.of(key), durable=durable)
         try:

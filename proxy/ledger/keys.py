@@ -12,6 +12,10 @@ DEADLINES = "d"
 OUTBOX = "t"
 JOURNAL = "j"
 CHECKPOINT = "k"
+PROOF = "p"
+"""What audits have folded of a tree, and how far."""
+UNPROVED = "u"
+"""Whose books an audit has still to compare with what is folded."""
 GONE = "n"
 """How many entries have gone from each account's index of the journal."""
 
@@ -20,6 +24,9 @@ CHANGES = "cl:changes"
 OPEN_ROOTS = "cl:open"
 ACTIVE_ROOTS = "cl:active"
 SWEPT_ROOTS = "cl:swept"
+TOUCHED_ROOTS = "cl:touched"
+AUDITED_ROOTS = "cl:auditing"
+AUDITS = "cl:audits"
 PLANS = "cl:plans"
 PRICES = "cl:prices"
 EVENTS = "cl:{events}"
@@ -42,6 +49,11 @@ def of_root(root: str, name: str) -> str:
 def checkpoint_at(root: str, upto: str, mark: str) -> str:
     """The checkpoint that stands for the root's journal up to and with an entry, by its writer's mark."""
     return f"cl:{{{root}}}:k:{upto}:{mark}"
+
+
+def beginning_proof(root: str, mark: str) -> str:
+    """What audits will have folded of a tree, while it is copied from a checkpoint."""
+    return f"cl:{{{root}}}:p:{mark}"
 
 
 def hold(root: str, hold_id: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +20,9 @@ STALE_TRIES = 4
 """How often a call is made again because an account or a window changed under it."""
 CACHED_PATHS_MAX = 50_000
 
-_OPENING = frozenset({"hold", "transfer", "collect"})
-"""Verbs that leave something open, which a sweeper must find if nobody else ends it."""
+_UNANNOUNCED = frozenset({"debit", "extend", "void", "expire", "deliver"})
+"""Verbs that go on with what is open, or end it: as long as it was, its root is looked at. All others are announced: what they leave open
+a sweeper must find if nobody else ends it, and what they change an audit; a settle may come long after its hold has expired."""
 
 Value = str | bytes | int
 
@@ -65,7 +67,12 @@ class Verbs:
     async def _run(self, verb: str, path: Path, first_key: str, values: tuple[Value, ...], *, is_operation: bool = False) -> list[Any]:
         """One verb, made again with fresh levels where an account or a window has changed since they were read."""
         now_ms = self._engine.now_ms()
-        announcement = self._announcement(path[0], now_ms) if verb in _OPENING else ()
+        announcement = () if verb in _UNANNOUNCED else self._announcement(path[0], now_ms)
+        if announcement and verb == "settle":  # which must land even where it cannot be announced, since a server has no memory left
+            with contextlib.suppress(LedgerUnavailable):
+                await self._engine.commands(*announcement)
+                self._note_announced(path[0], now_ms)
+            announcement = ()
         levels = self._known_levels(path, now_ms) or await self._read_levels(path)
         for attempt in range(STALE_TRIES):
             if attempt:
@@ -95,14 +102,19 @@ class Verbs:
     # --- what sweepers look at ---------------------------------------------------------------------------------------------------
 
     def _announcement(self, root: str, now_ms: int) -> tuple[Command, ...]:
-        """What tells sweepers, right in front of a call, that this root may have something open; nothing where they know.
+        """What tells sweepers and auditors, right in front of a call, that this root may have something open, and changes; nothing where
+        they know.
 
-        A sweeper takes the mark away before it looks, and puts it back while the root was announced within the last `hold_ttl_ms`. A
-        process announces a root again after half of that: so whatever is opened meanwhile stands under a mark.
+        Who looks takes the mark away before that, and puts it back while the root was announced within the last `hold_ttl_ms`. A process
+        announces a root again after half of that: so whatever happens meanwhile stands under a mark. That it was announced comes first.
         """
         if now_ms < self._announced_until_ms.get(root, 0):
             return ()
-        return ("ZADD", keys.ACTIVE_ROOTS, "GT", now_ms, root), ("ZADD", keys.OPEN_ROOTS, "NX", now_ms + self._hold_ttl_ms, root)
+        return (
+            ("ZADD", keys.ACTIVE_ROOTS, "GT", now_ms, root),
+            ("ZADD", keys.OPEN_ROOTS, "NX", now_ms + self._hold_ttl_ms, root),
+            ("ZADD", keys.TOUCHED_ROOTS, "NX", now_ms, root),
+        )
 
     def _note_announced(self, root: str, announced_ms: int) -> None:
         if len(self._announced_until_ms) >= CACHED_PATHS_MAX:

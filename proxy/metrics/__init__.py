@@ -42,7 +42,7 @@ OUTCOMES: Final = frozenset({"complete", "cut", "client_gone", "upstream_gone", 
 """How a request ends: an exchange's own ends, or the code of the refusal or failure that the caller got."""
 VERBS: Final = frozenset(
     {"hold", "debit", "extend", "settle", "void", "expire", "grant", "revoke", "adjust", "transfer", "collect", "forgo", "deliver"}
-    | {"set_limits", "audit", "open", "change", "enrol", "record", "cut_journal", "cut_index", "swap", "add_up"}
+    | {"set_limits", "audit", "open", "change", "enrol", "record", "cut_journal", "cut_index", "swap", "add_up", "prove", "begin_proof"}
     | {"pool_enter", "pool_charge", "pool_leave", "pool_beat", "pool_configure", "pool_adapt", "pool_state"}
 )
 """The ledger's scripts."""
@@ -83,10 +83,12 @@ DEFINITIONS: Final = (
     Definition("settle_backlog", "gauge", "Ends of holds that wait in the local journal for the ledger."),
     Definition("settle_backlog_records_total", "counter", "Ends of holds that went through the local journal.", ("event",)),
     Definition("expired_holds_total", "counter", "Holds that timed out and were charged as last recorded."),
-    Definition("conservation_errors", "gauge", "Accounts whose books did not balance at the last audit; must be 0."),
-    Definition("open_holds", "gauge", "Holds that were open at the last audit."),
-    credits("left_credits", "gauge", "Credits that accounts without a parent could spend at the last audit; the unlimited left out."),
-    Definition("audit_age_seconds", "gauge", "Time since an audit last finished; -1 before the first."),
+    Definition("conservation_errors", "gauge", "Accounts whose books did not balance when they were last audited; must be 0."),
+    Definition("open_holds", "gauge", "Holds that were open when their accounts were last audited."),
+    credits("left_credits", "gauge", "Credits that accounts without a parent could spend when last audited; the unlimited left out."),
+    Definition("audit_age_seconds", "gauge", "Age of the oldest change that may not have been audited; -1 before the first audit."),
+    Definition("audit_oldest_visit_seconds", "gauge", "Age of the oldest visit of an account by the audit; -1 before all were visited."),
+    Definition("audit_waiting_trees", "gauge", "Trees of accounts with changes that the audit has not looked at yet."),
     Definition("ledger_up", "gauge", "1 while the ledger answers every process.", across="min"),
     histogram("ledger_seconds", "Time a ledger call took, repeats included.", LEDGER_BUCKETS_S, ("verb",)),
     Definition("ledger_restarts_total", "counter", "Times the embedded ledger was started again after it died."),
@@ -234,9 +236,13 @@ class Metrics:
         if event is not None:
             self._counts["settle_backlog_records_total"][(event,)] += 1
 
-    def audited(self, *, broken: int, open_holds: int, expired_nanocredits: int, left_nanocredits: int) -> None:
-        """An audit has finished. What has expired is known from the balances alone: no process sees every window turn."""
+    def audited(self, *, broken: int, waiting: int) -> None:
+        """How the audit stands: accounts that did not balance when last visited, and trees that have changed since."""
         self._set("conservation_errors", broken)
+        self._set("audit_waiting_trees", waiting)
+
+    def audit_figures_are(self, *, open_holds: int, expired_nanocredits: int, left_nanocredits: int) -> None:
+        """What the audit found of all accounts. What has expired is known from the balances alone: no process sees every window turn."""
         self._set("open_holds", open_holds)
         self._set("left_credits", left_nanocredits)
         self._counts["credits_total"][("expired",)] = expired_nanocredits
@@ -263,8 +269,10 @@ class Metrics:
 
     # --- the process -----------------------------------------------------------------------------------------------------------
 
-    def audit_age_is(self, seconds: float) -> None:
+    def audit_age_is(self, seconds: float, *, oldest_visit_s: float) -> None:
+        """-1 where nothing, or not everything, was visited yet."""
         self._set("audit_age_seconds", seconds)
+        self._set("audit_oldest_visit_seconds", oldest_visit_s)
 
     def config_reloaded(self, *, successful: bool) -> None:
         self._set("config_last_reload_successful", float(successful))

@@ -53,6 +53,14 @@ class Fold:
             source[posting.origin] -= posting.amount_nanocredits
             source[posting.target] += posting.amount_nanocredits
 
+    def add_of(self, account: str, entry: JournalEntry) -> None:
+        """Add what an entry moves in one account alone."""
+        for posting in entry.postings:
+            if posting.account == account:
+                source = self.accounts[account][posting.source]
+                source[posting.origin] -= posting.amount_nanocredits
+                source[posting.target] += posting.amount_nanocredits
+
     def compact(self, account: str, sources: Collection[str]) -> None:
         """Fold an account's windows and grants that are over together: they are not among `sources`, and nothing is left or held in them.
 

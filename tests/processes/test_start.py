@@ -179,3 +179,29 @@ async def test_two_proxies_on_one_ledger_share_its_budgets(
         spent.append((await proxy.account())["spent"])
     assert spent == [COST_OF_EIGHT_TOKENS, "0.000082"]
     await assert_balanced(begin, file)
+
+
+async def test_two_proxies_on_one_ledger_show_what_one_of_them_audits(
+    begin: Begin, upstream: str, file: Path, tmp_path: Path, ledger_server: LedgerServer
+) -> None:
+    """A balance that was tampered with is counted as broken by both within seconds, and no longer once it is mended."""
+    ledger = f'url = "{ledger_server.url}"\naudit_interval_s = 1'
+    one, two = [await serve(begin, file, configuration(upstream, tmp_path / name, ledger=ledger)) for name in ("one", "two")]
+    await one.chat()
+
+    async def both_show(broken: int) -> None:
+        async with asyncio.timeout(20):
+            shown = None
+            while shown != [broken, broken]:
+                shown = [(await proxy.metrics()).get("conservation_errors") for proxy in (one, two)]
+
+    await both_show(0)
+    with ledger_server.client() as client:
+        (key,) = [key for key in client.keys("*{ann}*") if client.type(key) in ("hash", b"hash") and client.hexists(key, "status")]
+        client.hincrby(key, "overrun", 1)
+        await both_show(1)
+        client.hincrby(key, "overrun", -1)
+        await both_show(0)
+    metrics = await two.metrics()
+    assert 0 <= metrics["audit_age_seconds"] < 10
+    assert 0 <= metrics["audit_oldest_visit_seconds"] < 10
