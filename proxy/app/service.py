@@ -36,6 +36,7 @@ from proxy.server.listener import Listener
 from proxy.server.own_interventions import OwnInterventions
 from proxy.server.selfservice import SelfService
 from proxy.server.upstream import Endpoint
+from proxy.server.write_rate import WriteRate
 
 PULSE_S: Final = 0.25
 BACKLOG_S: Final = 1.0
@@ -122,6 +123,7 @@ class Service:
             now_ms=store.engine.now_ms,
             giving=giving,
             places=EqualityFigures(store.equality, lambda: self._settings.equality).places,
+            count_write=WriteRate(store.ledger, lambda: self._settings.self_service.writes_per_minute, metrics).count,
             calls=(*own_agents.calls, *OwnLoans(desk, giving).calls, *OwnInterventions(self._interventions).calls),
         ).handle
         self._listener = Listener(self._proxy.handle, settings.listen)

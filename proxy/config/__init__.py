@@ -32,7 +32,7 @@ from proxy.config.interventions import (
     TithePolicy,
 )
 from proxy.config.reading import read_secret, read_text
-from proxy.config.sections import Admin, AdminToken, Agents, Commons, Compat, Equality, LedgerSection, Listen
+from proxy.config.sections import Admin, AdminToken, Agents, Commons, Compat, Equality, LedgerSection, Listen, SelfService
 from proxy.config.upstreams import SEATS_AT_FIRST, Opaque, Upstream
 from proxy.config.values import (
     LEDGER_SCHEMES,
@@ -90,6 +90,7 @@ __all__ = [
     "PriceTier",
     "RequestCount",
     "Section",
+    "SelfService",
     "TithePolicy",
     "TokenRates",
     "Upstream",

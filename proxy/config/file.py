@@ -11,7 +11,7 @@ from pydantic import ValidationError, model_validator
 from proxy import domain
 from proxy.config.book import AccountRow, LevelRow, PlanRow, PriceRow
 from proxy.config.interventions import Interventions
-from proxy.config.sections import Admin, Agents, Commons, Compat, Equality, LedgerSection, Listen
+from proxy.config.sections import Admin, Agents, Commons, Compat, Equality, LedgerSection, Listen, SelfService
 from proxy.config.upstreams import Opaque, Upstream
 from proxy.config.values import Section, milliseconds
 from proxy.errors import SetupError
@@ -24,6 +24,7 @@ class Config(Section):
     ledger: LedgerSection = LedgerSection()
     admin: Admin = Admin()
     compat: Compat = Compat()
+    self_service: SelfService = SelfService()
     agents: Agents = Agents()
     commons: Commons = Commons()
     equality: Equality = Equality()

@@ -1,4 +1,4 @@
-"""The tables that are there once: who listens where, the ledger, admin tokens, agents, the commons, equality, compatibility."""
+"""The tables that are there once: who listens where, the ledger, admin tokens, self-service, agents, commons, equality, compatibility."""
 
 from __future__ import annotations
 
@@ -64,6 +64,13 @@ class AdminToken(Section):
     role: Literal["viewer", "operator", "owner"]
     token_env: str | None = None
     token_file: Path | None = None
+
+
+class SelfService(Section):
+    """What people do with their own key under `/ledger/`."""
+
+    writes_per_minute: int = Field(default=300, ge=1, le=1_000_000)
+    """Calls that change something, of each person and its agents together; as many at once after a quiet minute."""
 
 
 class Agents(Section):

@@ -45,7 +45,7 @@ UNCOLLECTED_MS = 40 * 86_400_000
 """For so long what has expired may wait to be collected; older is what a plan did not collect, and stays expired."""
 PRIORITY_MAX = 1_000_000
 
-_two, _three, _four = (Struct(f"<{count}d").pack for count in (2, 3, 4))
+_one, _two, _three, _four = (Struct(f"<{count}d").pack for count in (1, 2, 3, 4))
 """The numbers of a verb on a hold, as the scripts take them: exact, because they are whole and below 2^53."""
 
 
@@ -239,6 +239,24 @@ class RedisLedger:
     async def set_limits(self, path: Path, operation_id: str, *, limits: tuple[Limit, ...] | None) -> None:
         await self._verbs.operate("set_limits", path, operation_id, {"limits": records.encode_limits(limits)})
         await self._directory.announce_account(path[-1])
+
+    # --- self-service ----------------------------------------------------------------------------------------------------------
+
+    async def count_write(self, person: Path, *, per_minute: int) -> None:
+        """Count one change that a person, or one of its agents, is about to make by self-service.
+
+        So many may be made a minute, all of them at once after a quiet one. Raises Refusal: too_many_requests.
+        """
+        reply = await self._verbs.write(person, _one(per_minute))
+        if reply[0] == "TOO_MANY":
+            raise Refusal(
+                "too_many_requests",
+                f"Account {person[-1]!r} and its agents have changed as much by self-service as they may: {per_minute} times a minute.",
+                hint="Spread changes over the minute; reading is not limited.",
+                account=person[-1],
+                limit="writes_per_minute",
+                retry_after_s=reply[2] / 1000,
+            )
 
     # --- sweeping --------------------------------------------------------------------------------------------------------------
 

@@ -169,6 +169,11 @@ def keys_of(account_id: str) -> str:
     return f"cl:keysof:{account_id}"
 
 
+def writes_of(root: str, person: str) -> str:
+    """Until when a person's rate of changes by self-service is used up."""
+    return f"cl:{{{root}}}:writes:{person}"
+
+
 def files_of(root: str, account_id: str) -> str:
     return f"cl:{{{root}}}:files:{account_id}"
 

@@ -39,6 +39,7 @@ VERBS = (
     "open",
     "change",
     "enrol",
+    "write",
     "audit",
 )
 

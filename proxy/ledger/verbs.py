@@ -60,6 +60,10 @@ class Verbs:
         values = (operation_id, digest(verb, path, arguments), REMEMBERED_MS, records.pack(arguments))
         return self._run(verb, path, keys.operation(path[0], operation_id), values, is_operation=True)
 
+    def write(self, person: Path, per_minute: bytes) -> Coroutine[Any, Any, list[Any]]:
+        """Count one change that a person makes by self-service. Raises LedgerUnavailable."""
+        return self._run("write", person, keys.writes_of(person[0], person[-1]), (person[-1], per_minute))
+
     async def delivered(self, root: str, operation_id: str) -> None:
         """Take a transfer out of its root's outbox."""
         await self._run("deliver", (AccountId(root),), keys.operation(root, operation_id), (operation_id,), is_operation=True)

@@ -42,7 +42,8 @@ OUTCOMES: Final = frozenset({"complete", "cut", "client_gone", "upstream_gone", 
 """How a request ends: an exchange's own ends, or the code of the refusal or failure that the caller got."""
 VERBS: Final = frozenset(
     {"hold", "debit", "extend", "settle", "void", "expire", "grant", "revoke", "adjust", "transfer", "collect", "forgo", "deliver"}
-    | {"set_limits", "audit", "open", "change", "enrol", "record", "cut_journal", "cut_index", "swap", "add_up", "prove", "begin_proof"}
+    | {"set_limits", "audit", "open", "change", "enrol", "write", "record", "cut_journal", "cut_index", "swap", "add_up"}
+    | {"prove", "begin_proof"}
     | {"pool_enter", "pool_charge", "pool_leave", "pool_beat", "pool_configure", "pool_adapt", "pool_state"}
 )
 """The ledger's scripts."""
@@ -73,6 +74,7 @@ DEFINITIONS: Final = (
     credits("deficit_credits_total", "counter", "Work that was asked for and not served, as estimated.", ("pool", "reason")),
     Definition("failovers_total", "counter", "Requests that went on to another upstream, by the one that failed.", ("pool",)),
     histogram("time_to_first_byte_seconds", "Time from arrival to the answer's first byte.", FIRST_BYTE_BUCKETS_S, ("pool",)),
+    Definition("writes_refused_total", "counter", "Changes by self-service that were beyond a person's rate."),
     Definition("open_requests", "gauge", "Requests running now."),
     Definition("open_streams", "gauge", "Streamed answers running now."),
     Definition("cut_streams_total", "counter", "Streams ended by the proxy before the model ended them.", ("reason",)),
@@ -195,6 +197,10 @@ class Metrics:
     def stream_cut(self, reason: CutReason) -> None:
         """The proxy ended a stream: the budget was used up, the ledger was away for too long, or the proxy shuts down."""
         self._counts["cut_streams_total"][(reason,)] += 1
+
+    def write_refused(self) -> None:
+        """Somebody changed more by self-service than may be changed a minute."""
+        self._counts["writes_refused_total"][()] += 1
 
     # --- the ledger ------------------------------------------------------------------------------------------------------------
 

@@ -63,3 +63,10 @@ class OwnCall:
     """Below the prefix; `{name}` stands for one id."""
     act: Act
     status: int = 200
+    only_reads: bool = False
+    """For a call that changes nothing though it is no GET."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether it changes something, and so counts against its person's rate."""
+        return self.method != "GET" and not self.only_reads

@@ -7,7 +7,7 @@ a request is carried out; an estimate uses the same reading and pricing as admis
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 
 from aiohttp import web
@@ -79,6 +79,7 @@ class SelfService:
         now_ms: Callable[[], int],
         giving: Giving,
         places: ReadPlaces,
+        count_write: Callable[[Caller], Awaitable[None]],
         calls: Sequence[OwnCall] = (),
     ) -> None:
         self._directory = directory
@@ -87,11 +88,12 @@ class SelfService:
         self._slice_tokens = slice_tokens
         self._now_ms = now_ms
         self._places = places
+        self._count_write = count_write
         self._calls = (
             OwnCall("GET", "/account", self._account),
             OwnCall("GET", "/journal", self._journal),
             OwnCall("GET", "/prices", self._prices),
-            OwnCall("POST", "/estimate", self._estimate),
+            OwnCall("POST", "/estimate", self._estimate, only_reads=True),
             OwnCall("POST", "/transfers", self._transfer),
             *calls,
         )
@@ -102,6 +104,8 @@ class SelfService:
         try:
             path = request.raw_path.partition("?")[0]
             call, ids = find(self._calls, request.method, path, prefix=PREFIX, hint=f"GET {PREFIX}/account shows your budget")
+            if call.writes:
+                await self._count_write(caller)
             asking = Asking(request, caller, ids, path=f"{PREFIX}{call.path.format(**ids)}")
             response = await respond(request, await call.act(asking), status=call.status)
         except MethodNotAllowed as error:

@@ -67,13 +67,18 @@ end
 
 local MINUTE_US = 60000000
 
+-- What one request, of so many a minute, uses up of its rate.
+local function cost_us_of(per_minute)
+  return math.ceil(MINUTE_US / per_minute)
+end
+
 local function read_level(i, row)
   demand(type(row[1]) == 'string' and type(row[2]) == 'number' and type(row[3]) == 'table' and #row[3] <= 8, 'level')
   local per_minute, at_once = row[4] or 0, row[5] or 0
   demand(whole(per_minute) and whole(at_once), 'rates')
   local level = {
     number = i, id = row[1], version = row[2], limits = {}, names = {}, mark = ';' .. int(i - 1), per_minute = per_minute,
-    at_once = at_once, cost_us = per_minute > 0 and math.ceil(MINUTE_US / per_minute) or 0, person = row[6], generation = row[7],
+    at_once = at_once, cost_us = per_minute > 0 and cost_us_of(per_minute) or 0, person = row[6], generation = row[7],
     half_life = row[8], today = nil, code = nil, epoch_starts = nil, half_life_ms = nil,
   }
   demand(not level.person or type(level.person) == 'string' and whole(level.generation, 1) and level.generation < 1048576 and whole(level.half_life, 1) and level.half_life < 512, 'person')

@@ -1,14 +1,24 @@
--- Rates: how many requests of an account run, and how many begin a minute.
+-- Rates: how many requests of an account run, and how many begin a minute; the same for what a person changes (`write.lua`).
 -- How many run is counted at every level, limited or not: one for each open hold, from its making to its end. How many began is
 -- one time (GCRA): until when they have used up the rate. Each moves it by `cost_us`, and it never lies more than a whole minute's
 -- requests ahead; so that many may begin at once, and over time no more than that a minute. What has begun stays counted however it ends.
 
--- How far a level's rate is used up beyond now. What lies further ahead than any rate reaches is from before the clock was set back, as
--- a failover may do, and no longer counts.
-local function used_us(account)
-  local ahead = account[USED_UNTIL] - now * 1000
+-- How far a rate that is used up until then is so beyond now. What lies further ahead than any rate reaches is from before the clock was
+-- set back, as a failover may do, and no longer counts.
+local function beyond_now_us(until_us, per_minute, cost_us)
+  local ahead = until_us - now * 1000
   if ahead <= 0 or ahead > 2 * MINUTE_US then return 0 end
-  return math.min(ahead, account.level.per_minute * account.level.cost_us)
+  return math.min(ahead, per_minute * cost_us)
+end
+
+-- The same of a level's rate.
+local function used_us(account)
+  return beyond_now_us(account[USED_UNTIL], account.level.per_minute, account.level.cost_us)
+end
+
+-- How long the next one must wait where a rate is used up so far; 0 or less: it may begin now.
+local function wait_us(used, per_minute, cost_us)
+  return used - (per_minute - 1) * cost_us
 end
 
 -- How many of the root's holds are over, but still counted.
@@ -26,8 +36,8 @@ local function too_many()
       return {'TOO_MANY', now, i - 1, 'running', level.at_once, 0, overdue()}
     end
     if level.per_minute > 0 then
-      local wait_us = used_us(account) - (level.per_minute - 1) * level.cost_us
-      if wait_us > longest_us then longest_us, at = wait_us, level end
+      local wait = wait_us(used_us(account), level.per_minute, level.cost_us)
+      if wait > longest_us then longest_us, at = wait, level end
     end
   end
   return at and {'TOO_MANY', now, at.number - 1, 'begun', at.per_minute, math.ceil(longest_us / 1000), overdue()}

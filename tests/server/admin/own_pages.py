@@ -16,6 +16,7 @@ from proxy.config import Upstream
 from proxy.dialects import DIALECTS
 from proxy.errors import Expected
 from proxy.ledger import Store
+from proxy.metrics import Metrics
 from proxy.server.admin.routing import Desk
 from proxy.server.admission import Admission
 from proxy.server.agents import OwnAgents
@@ -26,6 +27,7 @@ from proxy.server.identity import identify
 from proxy.server.lending import OwnLoans
 from proxy.server.selfservice import SelfService
 from proxy.server.upstream import Endpoint
+from proxy.server.write_rate import WriteRate
 from tests.server.admin.bench import Reply, giving_of
 from tests.support.known_use import KnownUse
 
@@ -67,7 +69,9 @@ class Pages:
 
 
 @contextlib.asynccontextmanager
-async def serve(store: Store, use: KnownUse | None = None, *, agents_max: Callable[[], int] = lambda: 100) -> AsyncIterator[str]:
+async def serve(
+    store: Store, use: KnownUse | None = None, *, agents_max: Callable[[], int] = lambda: 100, writes_per_minute: int = 300
+) -> AsyncIterator[str]:
     """The pages of a ledger; gives their base URL."""
     endpoint = Endpoint(UPSTREAM, api_key=None)
     admission = Admission([endpoint], Prices(lambda: store.directory.price_book, store.engine.now_ms, lambda: store.directory.levels))
@@ -82,6 +86,7 @@ async def serve(store: Store, use: KnownUse | None = None, *, agents_max: Callab
         now_ms=store.engine.now_ms,
         places=EqualityFigures(use or KnownUse(), config.Equality).places,
         giving=giving,
+        count_write=WriteRate(store.ledger, lambda: writes_per_minute, Metrics()).count,
         calls=(*OwnAgents(desk, giving.agents, agents_max).calls, *OwnLoans(desk, giving).calls),
     )
 
