@@ -15,10 +15,11 @@ from typing import Final
 from proxy.domain import AccountId, Path
 from proxy.errors import Refusal
 from proxy.ledger import keys
-from proxy.ledger.additions import SHARDS, Additions
+from proxy.ledger.additions import Additions
 from proxy.ledger.balances import read_balance
 from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine
+from proxy.ledger.folding import Folding
 from proxy.ledger.tallying import day_of, gone_ms, index_on, name_of, present_uses
 from proxy.policy.tallies import WINDOWS, WindowName
 
@@ -54,10 +55,11 @@ class Totals:
 class Denials:
     """One process's count of what was not served, and what all of them have counted."""
 
-    def __init__(self, engine: Engine, directory: Directory, additions: Additions) -> None:
+    def __init__(self, engine: Engine, directory: Directory, additions: Additions, folding: Folding) -> None:
         self._engine = engine
         self._directory = directory
         self._additions = additions
+        self._folding = folding
         self._pending: dict[tuple[Path, str], int] = {}
         self._denied: dict[WindowName, Denied] = {}
         self._read_at_s = float("-inf")
@@ -97,9 +99,10 @@ class Denials:
         """The sums of a window as they stand; of the half-life, those of its present epoch and the one before, which counts half."""
         sums: dict[str, list[float]] = {}
         index = index_on(window, day_of(self._engine.now_ms()), half_life_days)
-        for ago in range(2 if window == "half_life" else 1):
-            name = name_of(0, window, index - ago, half_life_days, "totals")
-            for flat in await self._engine.commands(*(("HGETALL", keys.of_equality(shard, name)) for shard in range(SHARDS))):
+        epochs = range(2 if window == "half_life" else 1)
+        names = [name_of(0, window, index - ago, half_life_days, "totals") for ago in epochs]
+        for ago, flats in enumerate(await self._folding.read(*names)):
+            for flat in flats:
                 for n in range(0, len(flat), 2):
                     numbers = struct.unpack(f"<{len(flat[n + 1]) // 8}d", flat[n + 1])
                     there = sums.setdefault(flat[n].decode(), [0.0] * len(numbers))
@@ -118,9 +121,10 @@ class Denials:
     async def _look(self, half_life_days: int) -> None:
         """Read all who were denied anything, and what each of them used; costs by them, which is bounded."""
         amounts: dict[WindowName, dict[str, float]] = {}
-        for window, (name, _) in zip(WINDOWS, self._names("denied", half_life_days), strict=True):
+        names = [name for name, _ in self._names("denied", half_life_days)]
+        for window, flats in zip(WINDOWS, await self._folding.read(*names), strict=True):
             found = amounts.setdefault(window, {})
-            for flat in await self._engine.commands(*(("HGETALL", keys.of_equality(shard, name)) for shard in range(SHARDS))):
+            for flat in flats:
                 for n in range(0, len(flat), 2):
                     person = flat[n].decode()
                     found[person] = found.get(person, 0.0) + struct.unpack("<d", flat[n + 1])[0]

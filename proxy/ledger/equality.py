@@ -1,7 +1,8 @@
 """How equal use is, as the ledger knows it: one process's share in counting it, and the state of each window.
 
-Verbs tell moves (`moves`), a flush adds them to the tallies at least once a second (`tallying`, `additions`), and accounts that were opened
-or changed are enrolled where they are counted now. A recount (`recount`) corrects what was lost. Must not know how it is shown.
+Verbs tell moves (`moves`), a flush tells what they add to the tallies at least once a second (`tallying`, `additions`), whoever reads the
+tallies adds it, now and then for all (`folding`), and accounts that were opened or changed are enrolled where they are counted now. A
+recount (`recount`) corrects what was lost. Must not know how it is shown.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Final
 from proxy.domain import AccountId, Path
 from proxy.errors import LedgerUnavailable, Refusal
 from proxy.ledger import keys
-from proxy.ledger.additions import SHARDS, Additions
+from proxy.ledger.additions import Additions
 from proxy.ledger.balances import read_balance
 from proxy.ledger.denials import Denials
 from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine
 from proxy.ledger.enrolment import Enrolment
+from proxy.ledger.folding import FEW_PIECES, Folding
 from proxy.ledger.marks import Era
 from proxy.ledger.moves import Moves, Pending
 from proxy.ledger.tallying import (
@@ -103,11 +105,12 @@ class EqualityLedger:
         self._directory = directory
         self._moves = moves
         self._additions = Additions(engine)
+        self.folding = Folding(engine)
         self._changed: set[AccountId] = set()
         self._asks_recount = False
         self._flushing = asyncio.Lock()
         self._grouped_s = float("-inf")
-        self.denials = Denials(engine, directory, self._additions)
+        self.denials = Denials(engine, directory, self._additions, self.folding)
         self.enrolment = Enrolment(engine, directory, moves)
         directory.announced = self._note_change
 
@@ -146,6 +149,8 @@ class EqualityLedger:
                 self._grouped_s = time.monotonic()
             await self.denials.gather(counting.half_life_days)
             await self._additions.send()
+        if self._additions.is_much(FEW_PIECES):
+            await self.folding.fold((self._additions.shard,))
 
     async def _enrol_changed(self) -> None:
         while self._changed:
@@ -202,12 +207,10 @@ class EqualityLedger:
         names = [name_of(generation, window, index - ago, half_life_days, dimension) for ago in epochs]
         entitled: dict[str, Counted] = {}
         used: dict[str, Counted] = {}
-        shards = [(shard, name) for name in (entitled_name(generation, dimension), *names) for shard in range(SHARDS)]
-        rows = await self._engine.commands(*(("HGETALL", keys.of_equality(shard, name)) for shard, name in shards))
-        for n, flat in enumerate(rows):
-            ago = n // SHARDS - 1
-            read_hash(flat, entitled if ago < 0 else used, epochs_ago=max(0, ago))
-            await asyncio.sleep(0)  # so that nobody waits for all of it: with many groups it takes a while
+        for ago, flats in enumerate(await self.folding.read(entitled_name(generation, dimension), *names), start=-1):
+            for flat in flats:
+                read_hash(flat, entitled if ago < 0 else used, epochs_ago=max(0, ago))
+                await asyncio.sleep(0)  # so that nobody waits for all of it: with many groups it takes a while
         return groups(entitled, used)
 
     async def standing(self, path: Path) -> Uses | None:

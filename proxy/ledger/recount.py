@@ -153,6 +153,7 @@ class Recounter:
         found = ("counted_ms", now_ms, "drifts", json.dumps([asdict(drift) for drift in drifts]))
         await self._engine.command("HSET", keys.EQUALITY, *generations, *found)
         await self._equality.learn()
+        await self._equality.folding.fold()  # so that nothing told of the old generation brings it back
         await self._drop(counting)
         return Recount(accounts, now_ms - counting.began_ms, drifts)
 

@@ -42,7 +42,7 @@ OUTCOMES: Final = frozenset({"complete", "cut", "client_gone", "upstream_gone", 
 """How a request ends: an exchange's own ends, or the code of the refusal or failure that the caller got."""
 VERBS: Final = frozenset(
     {"hold", "debit", "extend", "settle", "void", "expire", "grant", "revoke", "adjust", "transfer", "collect", "forgo", "deliver"}
-    | {"set_limits", "audit", "open", "change", "enrol", "write", "record", "cut_journal", "cut_index", "swap", "add_up"}
+    | {"set_limits", "audit", "open", "change", "enrol", "write", "record", "cut_journal", "cut_index", "swap", "fold"}
     | {"prove", "begin_proof"}
     | {"pool_enter", "pool_charge", "pool_leave", "pool_beat", "pool_configure", "pool_adapt", "pool_state"}
 )

@@ -2,7 +2,7 @@
 
 A real ledger server holds full tallies of 1,000,000 people, in twenty plans, all buckets from a thousandth of a credit to a thousand, in
 every shard, four half-lives deep. Measured are reading and measuring a window as the parent does it every few seconds, the admin API's own
-figures, and a scrape, which only reads what was measured last.
+figures, and a scrape, which only reads what was measured last. Then what counting adds to each request (`counting`), which takes minutes.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ from proxy.app.equality import EqualityWatch
 from proxy.config import Equality, LedgerSection
 from proxy.ledger import Store, open_ledger
 from proxy.ledger.additions import SHARDS, Additions
+from proxy.ledger.folding import Folding
 from proxy.ledger.tallying import ALL, Counted, Hash, day_of, entitled_name, gone_ms, index_on, name_of
 from proxy.metrics import Fleet, Metrics, render
 from proxy.policy.tallies import WINDOWS, Bucket, Tally
 from proxy.server.equality import EqualityFigures
+from tests.bench import counting
 from tests.support.ledger_server import ledger_binaries, running
 
 PEOPLE = 1_000_000
@@ -37,7 +39,7 @@ async def fill(store: Store) -> None:
     each = PEOPLE // len(PLANS) // len(BUCKETS) // SHARDS
     for shard in range(SHARDS):
         writer = Additions(store.engine)
-        writer._shard = shard
+        writer.shard = shard
         for dimension, groups in ((ALL, ("",)), ("plan", PLANS)):
             crowd = each * len(PLANS) // len(groups)
             entitled = {group: Counted(people=crowd * len(BUCKETS), weight=crowd * len(BUCKETS)) for group in groups}
@@ -53,6 +55,7 @@ async def fill(store: Store) -> None:
                 for row in told.fields():
                     writer.add(name, *row, gone_ms=told.gone_ms)
         await writer.send()
+        await Folding(store.engine).fold((shard,))
 
 
 def crowd_of(each: int) -> Tally:
@@ -108,6 +111,7 @@ async def main() -> None:
             print(f"nobody else in the process waits longer than {await longest_wait_ms(watch.measure):4.1f} ms for it")
             print(f"the day and another, every 5 s: {await least_ms(watch.measure):6.1f} ms at least")
             print(f"a scrape:                       {await least_ms(scrape):6.1f} ms")
+    await counting.table(name)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from proxy.domain import AccountId, Plan
 from proxy.ledger import keys
 from proxy.ledger.additions import SHARDS, Additions
 from proxy.ledger.equality import read_counting
+from proxy.ledger.folding import FEW_PIECES, Folding
 from proxy.ledger.recount import Pace, Recounter
 from proxy.ledger.tallying import count
 from proxy.policy.tallies import WINDOWS
@@ -194,7 +195,7 @@ async def test_old_generations_go_and_present_ones_do_not_stay_for_ever(world: W
     await recounter(world).run()
     engine = world.stores[0].engine
     names = [raw.decode() for raw in await engine.command("KEYS", "cl:{equality:*")]
-    generations = {name.split("}:")[1].split(":")[0] for name in names if ":mark:" not in name}
+    generations = {name.split("}:")[1].split(":")[0] for name in names if not name.endswith((":folded", ":told"))}
     assert generations == {"2"}
     assert all([await engine.command("PTTL", name) > 0 for name in names])
 
@@ -224,9 +225,57 @@ async def test_what_is_sent_again_is_added_once(ledger_server: LedgerServer, tmp
             additions.add("0:day:1:totals", "queue_full", (amount,), gone_ms=world.clock.now_ms + 60_000)
             link.answers_to_lose = 2
             await additions.send()
-        stored = [await engine.command("HGET", keys.of_equality(shard, "0:day:1:totals"), "queue_full") for shard in range(SHARDS)]
+        folding, name = Folding(engine), "0:day:1:totals"
+
+        async def total() -> float:
+            (flats,) = await folding.read(name)
+            return sum(struct.unpack("<d", packed)[0] for flat in flats for packed in flat[1::2])
+
+        assert await total() == 12
+        link.answers_to_lose = 2
+        await folding.fold()
+        assert link.lost >= 5
+        assert await total() == 12
+        stored = [await engine.command("HGET", keys.of_equality(shard, name), "queue_full") for shard in range(SHARDS)]
         assert [struct.unpack("<d", packed) for packed in stored if packed is not None] == [(12.0,)]
-        assert link.lost == 4
+
+
+async def test_whoever_folds_and_reads_at_the_same_time_what_was_told_counts_once(world: World) -> None:
+    """Several processes tell, fold and read at once: every reading has all that was told before it, and nothing twice."""
+    name, tellers = "0:day:1:totals", [Additions(store.engine) for store in world.stores for _ in range(3)]
+    foldings = [Folding(store.engine) for store in world.stores]
+
+    async def total(folding: Folding) -> float:
+        (flats,) = await folding.read(name)
+        return sum(struct.unpack("<d", packed)[0] for flat in flats for packed in flat[1::2])
+
+    async def tell(teller: Additions) -> None:
+        for _ in range(60):
+            teller.add(name, "queue_full", (1,), gone_ms=world.clock.now_ms + 60_000)
+            await teller.send()
+
+    async def fold(folding: Folding) -> None:
+        while not told.done():
+            least = sent()
+            await folding.fold()
+            assert least <= await total(folding) <= 60 * len(tellers)
+
+    def sent() -> int:
+        return sum(teller._number - len(teller._pieces) for teller in tellers)
+
+    told = asyncio.gather(*(tell(teller) for teller in tellers))
+    await asyncio.gather(told, *(fold(folding) for folding in foldings * 3))
+    assert [await total(folding) for folding in foldings] == [60 * len(tellers)] * len(foldings)
+
+
+async def test_what_is_told_is_folded_now_and_then_where_nobody_reads(world: World) -> None:
+    """What waits stays bounded, however long nobody looks."""
+    for _ in range(FEW_PIECES + 3):
+        await world.spend("solo", 5)
+        await world.stores[0].equality.flush()
+    waiting = [await world.stores[0].engine.command("LLEN", keys.of_equality(shard, "told")) for shard in range(SHARDS)]
+    assert sum(waiting) <= FEW_PIECES
+    assert (await world.stores[1].equality.state("day")).total.tally.use_nanocredits == 5 * (FEW_PIECES + 3)
 
 
 async def test_a_verb_counts_whom_it_meets_in_the_new_generation(world: World) -> None:

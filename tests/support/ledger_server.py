@@ -6,7 +6,7 @@ import contextlib
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,11 +50,13 @@ class LedgerServer:
 
 
 @contextlib.contextmanager
-def running(name: str, binary: Path, directory: Path) -> Iterator[LedgerServer]:
-    """A server of our own in a directory of its own, reachable by its unix socket alone."""
+def running(
+    name: str, binary: Path, directory: Path, *, under: Sequence[str] = (), options: Mapping[str, str] | None = None
+) -> Iterator[LedgerServer]:
+    """A server of our own in a directory of its own, reachable by its unix socket alone; `under` a program that watches it."""
     server = LedgerServer(name, directory / "s")
-    options = {"port": "0", "unixsocket": str(server.socket), "appendonly": "no", "save": "", "maxmemory-policy": "noeviction"}
-    command = [str(binary), *(word for key, value in options.items() for word in (f"--{key}", value))]
+    ours = {"port": "0", "unixsocket": str(server.socket), "appendonly": "no", "save": "", "maxmemory-policy": "noeviction"}
+    command = [*under, str(binary), *(word for key, value in {**ours, **(options or {})}.items() for word in (f"--{key}", value))]
     with (directory / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=directory, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
     try:

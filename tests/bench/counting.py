@@ -1,0 +1,184 @@
+"""What it costs the ledger's server to count use, by the traffic: `python -m tests.bench.counting`.
+
+Everybody's requests, each a hold and a settle two levels deep, one after the other as they come; and each process tells what it has counted
+once a second. What the verbs and the telling cost is compared with the same verbs without counting (`uncounted`). Nothing waits for a
+clock: a second is what is asked for in one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import random
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from proxy.app.equality import MEASURE_S
+from proxy.config import LedgerSection
+from proxy.domain import AccountId, Limit, Plan
+from proxy.domain import Path as AccountPath
+from proxy.ledger import Store, open_ledger
+from proxy.ledger.equality import GROUPED_FEW, GROUPS_S
+from tests.bench.server_work import ServerWork, working
+from tests.bench.uncounted import uncounted
+from tests.support.ledger_server import ledger_binaries
+
+WARM_S = 10
+"""Seconds of traffic before anything is measured."""
+ORGANISATION = 20
+"""People of one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """Who asks how often, through how many processes."""
+
+    people: int
+    every_s: float
+    """Between two requests of one person."""
+    processes: int = 1
+    at_once: int = 1
+    """Requests that share a write."""
+    seconds: int = 20
+
+    def requests(self, second: int) -> range:
+        """The numbers of a second's requests; everybody has a turn before anybody has two."""
+        per_s = self.people / self.every_s
+        return range(int(second * per_s), int((second + 1) * per_s))
+
+    def __str__(self) -> str:
+        return f"{self.people:6} {self.every_s:5g} {self.processes:5} {self.at_once:5}"
+
+
+TRAFFIC = (
+    Traffic(1, 1, seconds=60),
+    Traffic(10, 1),
+    Traffic(100, 1),
+    Traffic(100, 1, processes=4),
+    Traffic(100, 1, processes=16),
+    Traffic(1000, 10),
+    Traffic(1000, 10, processes=16),
+    Traffic(3000, 60, processes=4),
+    Traffic(1000, 1, seconds=10),
+    Traffic(100, 0.5, at_once=12, seconds=5),
+)
+
+
+@dataclass(slots=True)
+class Work:
+    """The server's, for each request."""
+
+    verbs: float = 0.0
+    telling: float = 0.0
+
+
+class Town:
+    """People, and the processes that serve them in turns."""
+
+    def __init__(self, traffic: Traffic, stores: list[Store]) -> None:
+        self.traffic = traffic
+        self.stores = stores
+        self.paths: list[AccountPath] = []
+        chance = random.Random(1)
+        self.costs = [max(10, int(chance.lognormvariate(13, 1.5))) for _ in range(traffic.people)]
+
+    async def settle_down(self) -> None:
+        """Open all accounts."""
+        directory = self.stores[0].directory
+        await directory.put_plan(Plan("everyone", (Limit(10**15, "day"),)), operation_id="plan")
+        for store in self.stores:
+            await store.directory.refresh()
+        for n in range(self.traffic.people):
+            parent = AccountId(f"org:{n // ORGANISATION}")
+            if n % ORGANISATION == 0:
+                await directory.create_account(parent, plan="everyone", operation_id=parent)
+            account = await directory.create_account(AccountId(f"user:{n}"), parent=parent, plan="everyone", operation_id=f"user:{n}")
+            self.paths.append(account.path)
+        for store in self.stores:
+            await store.directory.refresh()
+
+    async def serve(self, second: int) -> None:
+        requests = self.traffic.requests(second)
+        for start in range(requests.start, requests.stop, self.traffic.at_once):
+            some = range(start, min(requests.stop, start + self.traffic.at_once))
+            await asyncio.gather(*(self._hold(number) for number in some))
+            await asyncio.gather(*(self._settle(number) for number in some))
+
+    def _of(self, number: int) -> tuple[Store, AccountPath, str, int]:
+        person = number % len(self.paths)
+        return self.stores[number % len(self.stores)], self.paths[person], f"request-{number}", self.costs[person]
+
+    async def _hold(self, number: int) -> None:
+        store, path, hold_id, cost = self._of(number)
+        await store.ledger.hold(path, hold_id, want_nanocredits=cost, least_nanocredits=1)
+
+    async def _settle(self, number: int) -> None:
+        store, path, hold_id, cost = self._of(number)
+        await store.ledger.settle(path, hold_id, spent_nanocredits=cost)
+
+    async def tell(self, second: int) -> None:
+        """As `EqualityLedger.tell`, but by this town's seconds."""
+        for store in self.stores:
+            is_late = second % int(GROUPS_S) == 0
+            await store.equality.flush(grouped=is_late or len(store.moves.grouped) <= GROUPED_FEW)
+        if second % int(MEASURE_S) == 0:  # a reader folds, where there is much
+            await self.stores[0].equality.folding.read()
+
+
+async def measure(work: ServerWork, traffic: Traffic, *, is_counted: bool) -> Work:
+    """The server's work for each request."""
+    work.server.flush()
+    section = LedgerSection(url=work.server.url, deadline_ms=60_000)
+    done = Work()
+    async with contextlib.AsyncExitStack() as stack:
+        stores = [await stack.enter_async_context(open_ledger(section)) for _ in range(traffic.processes)]
+        town = Town(traffic, stores)
+        await town.settle_down()
+        for second in range(WARM_S):
+            await town.serve(second)
+            if is_counted:
+                await town.tell(second)
+        work.taken()
+        requests = 0
+        for second in range(WARM_S, WARM_S + traffic.seconds):
+            await town.serve(second)
+            requests += len(traffic.requests(second))
+            done.verbs += work.taken()
+            if is_counted:
+                await town.tell(second)
+                done.telling += work.taken()
+    return Work(done.verbs / requests, done.telling / requests)
+
+
+async def compare(work: ServerWork, traffic: Traffic) -> str:
+    """One row of the table."""
+    with uncounted():
+        off = await measure(work, traffic, is_counted=False)
+    on = await measure(work, traffic, is_counted=True)
+    verbs, telling = (on.verbs - off.verbs) / off.verbs, on.telling / off.verbs
+    return f"{traffic} {off.verbs:10.0f} {on.verbs:10.0f} {on.telling:10.0f} {verbs:8.1%} {telling:8.1%} {verbs + telling:8.1%}"
+
+
+async def table(name: str, only: Collection[int] | None = None) -> None:
+    """Print what is added, row by row."""
+    with working(name, ledger_binaries()[name]) as work:
+        if work.unit == "us":
+            print("valgrind is not here: CPU time of the server instead of instructions, which differs with what else the machine does")
+        print(f"{name}, in {work.unit} a request")
+        print(" people every procs write        off      verbs    telling    verbs  telling     both")
+        for n, traffic in enumerate(TRAFFIC):
+            if only is None or n in only:
+                print(await compare(work, traffic), flush=True)
+
+
+async def main() -> None:
+    arguments = argparse.ArgumentParser(prog="python -m tests.bench.counting", description=__doc__)
+    arguments.add_argument("--server", choices=[*ledger_binaries()], help="the ledger server to measure")
+    arguments.add_argument("--only", type=int, nargs="*", help="rows of the table")
+    given = arguments.parse_args()
+    await table(given.server or next(iter(ledger_binaries())), given.only)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
