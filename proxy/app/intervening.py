@@ -19,13 +19,13 @@ def bounds_of(section: config.Interventions) -> Bounds:
         cap=CapBounds(**_own(section.cap)),
         progressive_price=PriceBounds(**_own(section.progressive_price)),
         brake=BrakeBounds(**_own(section.brake)),
-        tithe=TitheBounds(**_own(section.tithe)),
+        tithe=TitheBounds(**_own(section.tithe, "interval_s")),
         dividend=DividendBounds(**_own(section.dividend)),
     )
 
 
-def _own(section: config.Intervention) -> dict[str, Any]:
-    return section.model_dump(exclude={"mode"})
+def _own(section: config.Intervention, *but: str) -> dict[str, Any]:
+    return section.model_dump(exclude={"mode", *but})
 
 
 def modes_of(section: config.Interventions) -> Mapping[PolicyName, Mode]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -43,7 +44,8 @@ BACKLOG_S: Final = 1.0
 BATCHES_S: Final = 0.7
 """Well below the shortest time after which a hold expires."""
 ORDERS_S: Final = 1.0
-TITHES_S: Final = 60.0
+TITHES_S: Final = 1.0
+"""How often it is looked whether tithes are to be given; how often they are the configuration says."""
 CLOSE_DEADLINE_S: Final = 1.0
 
 
@@ -128,6 +130,7 @@ class Service:
         ).handle
         self._listener = Listener(self._proxy.handle, settings.listen)
         self._server: asyncio.Server | None = None
+        self._tithes_given_s = time.monotonic()
 
     async def _commons(self) -> Path | None:
         account = self._settings.commons.account
@@ -159,8 +162,13 @@ class Service:
             Job("settling batches", BATCHES_S, settler.look),
             flushing(self._store),
             Job("following interventions", ORDERS_S, self._interventions.refresh),
-            Job("giving tithes", TITHES_S, self._interventions.give_tithes),
+            Job("giving tithes", TITHES_S, self._give_tithes),
         )
+
+    async def _give_tithes(self) -> None:
+        if time.monotonic() - self._tithes_given_s >= self._settings.intervention.tithe.interval_s:
+            self._tithes_given_s = time.monotonic()
+            await self._interventions.give_tithes()
 
     async def drain(self, *, timeout_s: float) -> None:
         """Accept no more, refuse what is new on open connections, let what runs finish in time, else cut it; settle everything."""

@@ -52,6 +52,8 @@ class TithePolicy(Intervention):
 
     of_average: float = Field(default=2, ge=1, le=100)
     share: float = Field(default=0.1, gt=0, le=0.5)
+    interval_s: float = Field(default=60, ge=1, le=3600)
+    """What is due of a person is given so often, all of it in one transfer of each worker."""
 
 
 class DividendPolicy(Intervention):

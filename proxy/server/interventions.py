@@ -216,7 +216,7 @@ class Interventions:
             self._owed[person] = self._owed.get(person, 0) + due
 
     async def give_tithes(self) -> None:
-        """Give what is due to the commons, one transfer for each person. Every minute or so, and at the end."""
+        """Give what is due to the commons, one transfer for each person. Once in an interval, and at the end."""
         owed, self._owed = self._owed, {}
         gifts, self._gifts = self._gifts, []
         gifts += [(person, _Gift(f"tithe:{self._name}:{next(self._numbers)}", "intervention tithe", due)) for person, due in owed.items()]

@@ -8,11 +8,11 @@ import pytest
 
 from proxy.policy.orders import POLICIES
 from tests.server.conftest import Start
-from tests.server.test_batching import ASK_MS, BOUND, COST, DONE, KEY, ROW, balance, begin, begun, creation, look, upload
+from tests.server.test_batching import BOUND, COST, DONE, ROW, balance, begin, begun, creation, look, upload
 from tests.server.test_treatment import COMMONS, Intervened, open_commons
 from tests.support import openai_answers as answers
 from tests.support.batching_upstream import BatchingUpstream, output
-from tests.support.proxied import ACCOUNT, Proxied
+from tests.support.proxied import ACCOUNT, KEY, Proxied
 from tests.support.scripted_upstream import ScriptedUpstream
 
 TITHE = COST // 4
@@ -114,7 +114,7 @@ async def test_a_batch_owes_its_tithe_once_when_it_is_settled(proxied: Proxied, 
     assert (await proxied.account()).totals.given == 0
     batching.end("batch_1", DONE, ran=2)
     for _ in range(2):
-        await look(proxied, ASK_MS)
+        await look(proxied)
         await intervened.interventions.give_tithes()
     totals = (await proxied.account()).totals
     assert (totals.spent, totals.given) == (COST, TITHE)
