@@ -13,7 +13,7 @@ from proxy.ledger.interventions import InterventionRecord
 from proxy.ledger.pools import Pools
 from proxy.metrics import Metrics
 from proxy.policy.interventions import State
-from proxy.policy.orders import POLICIES
+from proxy.policy.orders import POLICIES, PolicyName
 from proxy.server.pools import UpstreamPools
 from tests.server.admin.bench import COMMONS, giving_of
 from tests.support.known_use import KnownUse, Person
@@ -51,9 +51,9 @@ class Town:
         return dict(self.metrics.snapshot()[name])[(policy,)][0]
 
 
-async def until(town: Town, strength: int, policy: str = "cap", *, lacking: int = 1_000_000) -> None:
+async def until(town: Town, strength: int, policy: PolicyName = "cap", *, lacking: int = 1_000_000) -> None:
     """Look until a policy is at a strength; the test's own timeout is the limit."""
-    while (await town.record.read()).state.policies[policy].strength != strength:  # type: ignore[index]
+    while (await town.record.read()).state.policies[policy].strength != strength:
         await town.look(lacking=lacking)
 
 
@@ -62,7 +62,9 @@ async def test_it_begins_grows_and_ends_and_every_step_is_written_down(store: St
     town = Town(store, cap={"mode": "on", "steps_max": 2})
     await town.look()
     await until(town, 2)
-    assert (await town.record.orders()).on == ("cap",)  # type: ignore[union-attr]
+    orders = await town.record.orders()
+    assert orders is not None
+    assert orders.on == ("cap",)
     assert town.gauge("intervention_active", "cap") == 1
     assert town.gauge("intervention_proposed", "floor") == 1
     assert town.gauge("intervention_strength", "cap") == 1
@@ -97,7 +99,7 @@ async def test_one_look_is_taken_in_each_tick_whoever_takes_it(store: Store) -> 
 
 async def test_with_all_policies_off_nothing_is_looked_at(store: Store) -> None:
     """Nor is anything written."""
-    town = Town(store, **{name: {"mode": "off"} for name in POLICIES})
+    town = Town(store, None, **{name: {"mode": "off"} for name in POLICIES})
     await town.look()
     assert town.use.asked == []
     assert await store.engine.command("EXISTS", keys.INTERVENTIONS) == 0
@@ -143,7 +145,7 @@ async def test_a_record_of_another_version_counts_as_none(store: Store) -> None:
 
 async def test_what_is_published_reads_back_as_it_was(store: Store) -> None:
     """Every field of a decision survives the way through the ledger."""
-    town = Town(store, **{name: {"mode": "on"} for name in POLICIES})
+    town = Town(store, None, **{name: {"mode": "on"} for name in POLICIES})
     await town.look()
     await until(town, 1)
     published = await town.record.read()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from proxy.domain import AccountId, Caller, Limit, Path, Plan
+from proxy.domain import AccountId, AccountKind, Caller, Limit, Path, Plan
 from proxy.errors import LedgerUnavailable, Refusal
 from proxy.ledger import Store
 from proxy.metrics import Metrics
@@ -46,11 +46,12 @@ class Moving:
 
     async def open(self, *, endowment: int, limit: int) -> tuple[Caller, Caller]:
         directory = self.store.directory
-        for account, parent, limits, kind in (
+        accounts: tuple[tuple[AccountId, AccountId | None, tuple[Limit, ...], AccountKind], ...] = (
             (COMMONS, None, (), "account"),
             (ANN, None, (Limit(limit, "day"),), "account"),
             (BOT, ANN, (), "agent"),
-        ):
+        )
+        for account, parent, limits, kind in accounts:
             await directory.create_account(
                 *(account,),
                 parent=parent,
@@ -77,14 +78,19 @@ class Moving:
         assert report.open_holds == 0
 
 
-def today(store: Store, **lines: object) -> Orders:
+TITHE = Orders(0, 0, on=("tithe",), average_nanocredits=100, tithe_nanocredits=100, tithe_share=0.25)
+FLOOR = Orders(0, 0, on=("floor",), average_nanocredits=100, floor_nanocredits=50, boost_quarters=16)
+
+
+def today(store: Store, orders: Orders) -> Orders:
+    """The same, made now for this day."""
     now_ms = store.engine.now_ms()
-    return Orders(now_ms, now_ms - now_ms % DAY_MS, average_nanocredits=100, **lines)  # type: ignore[arg-type]
+    return replace(orders, at_ms=now_ms, window_starts_at_ms=now_ms - now_ms % DAY_MS)
 
 
 async def test_a_tithe_is_given_once_whenever_the_ledger_can_be_told(store: Store) -> None:
     """Of what the person and her agent have spent together; what is not there any more is not given."""
-    moving = Moving(store, today(store, on=("tithe",), tithe_nanocredits=100.0, tithe_share=0.25))
+    moving = Moving(store, today(store, TITHE))
     ann, bot = await moving.open(endowment=0, limit=1_000)
     await moving.spend((ANN, BOT), 400, "h1")
     treatment = await moving.interventions.treatment(bot)
@@ -107,7 +113,7 @@ async def test_a_tithe_is_given_once_whenever_the_ledger_can_be_told(store: Stor
 
 async def test_a_top_up_is_given_once_a_day_however_often_it_is_asked_for(store: Store) -> None:
     """By the same refusal again and again, and by another worker that knows of other uses."""
-    moving = Moving(store, today(store, on=("floor",), floor_nanocredits=50.0, boost_quarters=16))
+    moving = Moving(store, today(store, FLOOR))
     ann, bot = await moving.open(endowment=1_000, limit=0)
     other = Moving(store, moving.orders)
     await other.interventions.refresh()
@@ -127,7 +133,7 @@ async def test_a_top_up_is_given_once_a_day_however_often_it_is_asked_for(store:
 
 async def test_who_gives_away_what_it_has_is_not_topped_up(store: Store) -> None:
     """What went to a friend today counts as if it were used: nobody fills another's purse from the commons."""
-    moving = Moving(store, today(store, on=("floor",), floor_nanocredits=50.0, boost_quarters=16))
+    moving = Moving(store, today(store, FLOOR))
     ann, _ = await moving.open(endowment=1_000, limit=80)
     await store.directory.create_account(AccountId("bob"), plan="everyone", limits=(), operation_id="open-bob")
     await store.ledger.transfer((ANN,), (AccountId("bob"),), "gift", credits_nanocredits=80)
@@ -139,7 +145,7 @@ async def test_who_gives_away_what_it_has_is_not_topped_up(store: Store) -> None
 
 async def test_who_holds_what_it_has_is_not_topped_up(store: Store) -> None:
     """What running requests may still give back is not lacking: whoever asks for much at a time gets no more than others."""
-    moving = Moving(store, today(store, on=("floor",), floor_nanocredits=50.0, boost_quarters=16))
+    moving = Moving(store, today(store, FLOOR))
     ann, _ = await moving.open(endowment=1_000, limit=40)
     await store.ledger.hold((ANN,), "large", want_nanocredits=40, least_nanocredits=40)
     refusal = Refusal("request_exceeds_budget", "too large", account=ANN, available_nanocredits=0)

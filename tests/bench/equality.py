@@ -11,6 +11,7 @@ import asyncio
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 from proxy.app.equality import EqualityWatch
@@ -104,8 +105,8 @@ async def main() -> None:
 
             print(f"{(await figures.of('day')).people} people, {len(PLANS)} plans, {len(BUCKETS)} buckets, {SHARDS} shards, {name}")
             for window in WINDOWS:
-                alone = await least_ms(lambda window=window: figures.of(window))  # type: ignore[misc]
-                by_plan = await least_ms(lambda window=window: figures.of(window, "plan"))  # type: ignore[misc]
+                alone = await least_ms(partial(figures.of, window))
+                by_plan = await least_ms(partial(figures.of, window, "plan"))
                 print(f"{window:10} read and measured in {alone:6.1f} ms, by plan in {by_plan:6.1f} ms")
             await watch.measure()
             print(f"nobody else in the process waits longer than {await longest_wait_ms(watch.measure):4.1f} ms for it")
