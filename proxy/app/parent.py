@@ -227,7 +227,7 @@ class Parent:
     async def _trim(self) -> None:
         if days := self._settings.config.ledger.journal_days:
             before_ms = self._store.engine.now_ms() - days * DAY_MS
-            if count := await self._store.trimmer.trim(before_ms=before_ms):
+            if count := await self._store.trimmer.trim(before_ms=before_ms, slack_ms=DAY_MS):
                 log.info("%d journal entries of more than %d days ago were folded into checkpoints", count, days)
 
     async def _reload_if_asked(self) -> None:

@@ -44,7 +44,8 @@ class LedgerSection(Section):
     audit_visits_per_s: int = Field(default=200, ge=2, le=100_000)
     """How many accounts the background audit visits in a second at most; what changes faster is audited later, the oldest first."""
     journal_days: int = Field(default=400, ge=0, le=36_500)
-    """How long the journal keeps an entry; what is older is folded into a checkpoint, and is in nobody's history any more. 0: for ever."""
+    """How long the journal keeps an entry; what is older is folded into a checkpoint, a day later at most, and is in nobody's history any
+    more. 0: for ever."""
 
     @model_validator(mode="after")
     def _check_url(self) -> Self:

@@ -55,6 +55,15 @@ async def cut(store: Store) -> int:
     return await store.trimmer.trim(before_ms=store.engine.now_ms() + 1000)
 
 
+async def test_a_journal_is_not_cut_for_a_little(store: Store) -> None:
+    """What is old enough waits until something is older by the slack; then all goes that is old enough."""
+    first, *_, last = await store.engine.command("XRANGE", keys.of_root(ORG, keys.JOURNAL), "-", "+")
+    begins_ms, before_ms = int(first[0].split(b"-")[0]), int(last[0].split(b"-")[0]) + 1000
+    assert await store.trimmer.trim(before_ms=before_ms, slack_ms=before_ms - begins_ms) == 0
+    assert await store.trimmer.trim(before_ms=before_ms, slack_ms=before_ms - begins_ms - 1) > 0
+    assert await left_in(store) == 1
+
+
 async def left_in(store: Store) -> int:
     return int(await store.engine.command("XLEN", keys.of_root(ORG, keys.JOURNAL)))
 
