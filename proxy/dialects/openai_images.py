@@ -86,6 +86,7 @@ def parse_request(request: Request, media: MediaRule) -> Call:
         units=Usage(image=images),
         needs=_NEEDS,
         divisible=False,
+        shows_writing=False,
     )
 
 

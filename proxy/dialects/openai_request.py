@@ -93,6 +93,7 @@ def parse_request(request: Request, media: MediaRule) -> Call:
         wants_continuous_usage=_asks_for(document, "continuous_usage_stats") and wants_usage and stream,
         units=Usage(tool_use=tool_uses) if tool_uses else NO_USAGE,
         needs=(_NEEDS_TOOL_USE if tool_uses else _NEEDS) if operation.output == "tokens" else _NEEDS_INPUT,
+        shows_writing=not document.get("echo"),
     )
 
 

@@ -55,6 +55,7 @@ class TGI(Native):
             return free_call(request)
         document = read_object(request.body)
         parameters = settings(document, "parameters")
+        attempts = whole(parameters, "best_of", CHOICES_MAX) or 1
         count = InputCount(media)
         _add_inputs(count, document.get("inputs"), media)
         add_others(count, document, but=_NOT_PROMPT)
@@ -62,10 +63,11 @@ class TGI(Native):
             operation=operation.name,
             model="",
             stream=operation.name == "generate_stream" or (operation.name == "compat_generate" and flag(document, "stream")),
-            choices=whole(parameters, "best_of", CHOICES_MAX) or 1,
+            choices=attempts,
             output_tokens_max=whole(parameters, "max_new_tokens", OUTPUT_TOKENS_MAX),
             input_tokens_bound=count.bound,
             input_tokens_counted=count.counted,
+            shows_writing=attempts == 1 and not parameters.get("return_full_text"),
         )
 
     def lowered(self, members: Mapping[str, msgspec.Raw], most: int) -> Mapping[str, bytes]:

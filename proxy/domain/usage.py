@@ -161,5 +161,7 @@ class Call:
     """Whether the API reports usage at all; where it never does, counting is the rule and nothing to be flagged."""
     timed: bool = False
     """Whether the upstream's time is paid for as well."""
+    shows_writing: bool = True
+    """Whether an answer shows what was written and no more, so that its length is a floor under what may be reported of it."""
     count_text: Callable[[str], int] | None = None
     """Tokens in a text, by the model's own tokenizer, where the operator has given it: what was written counts so if usage never comes."""

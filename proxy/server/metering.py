@@ -59,6 +59,8 @@ SLICE_MS = 5_000
 """The slice of the upstream's time, where that is paid for."""
 TOKENS_COUNTED_IN_ONE_MAX = 4
 """As how many a long token of 16 bytes is counted."""
+TOKENS_COUNTED_IN_LONGEST = 32
+"""As how many the longest is counted that a common vocabulary has: 128 bytes, a run of blanks (cl100k, o200k, Llama 3, Qwen)."""
 
 
 def slice_size(call: Call, slice_tokens: int) -> int:
@@ -302,11 +304,11 @@ class Meter:
         """What a streamed answer costs, as far as it came; `complete` when the upstream itself ended it."""
         if not self._begun:
             return NO_CHARGE
-        deltas = min(self.deltas, self.forwarded_tokens) if self._call.measure == "output" else 0
+        least = max(min(self.deltas, self.forwarded_tokens), self._least_in(self.forwarded_tokens)) if self._call.measure == "output" else 0
         usage = self._usage
         if usage is not None and not complete:
             usage = replace(usage, output=usage.output + self._tokens_since_usage)
-        charge = self._charged(usage, delivered_tokens=self.forwarded_tokens, deltas=deltas, reportable=complete)
+        charge = self._charged(usage, delivered_tokens=self.forwarded_tokens, least=least, reportable=complete)
         if refused_tokens := sum(piece.output_tokens for piece in self.refused):
             counted, refused = self._counted(self.forwarded_tokens), self._counted(self.forwarded_tokens + refused_tokens)
             overrun = cost_nanocredits(self._price, refused) - cost_nanocredits(self._price, counted)
@@ -317,9 +319,14 @@ class Meter:
         """What an answer costs that came as a whole."""
         self.usage_rejected = answer.usage_rejected
         delivered_tokens = answer.output_tokens_counted
-        # No output cannot be believed of an answer that has some; how much less than its bytes it really was, nobody here knows.
-        floor = delivered_tokens if answer.usage is not None and answer.usage.output_tokens == 0 else 0
-        return self._charged(answer.usage, delivered_tokens=delivered_tokens, deltas=floor, reportable=True)
+        # No output cannot be believed of an answer that has some; of how many tokens it was, its bytes are then the best that is known.
+        is_denied = answer.usage is not None and answer.usage.output_tokens == 0
+        least = delivered_tokens if is_denied else self._least_in(delivered_tokens)
+        return self._charged(answer.usage, delivered_tokens=delivered_tokens, least=least, reportable=True)
+
+    def _least_in(self, counted_tokens: int) -> int:
+        """How many tokens there are at least in what was counted as so many."""
+        return -(-counted_tokens // TOKENS_COUNTED_IN_LONGEST) if self._call.measure == "output" and self._call.shows_writing else 0
 
     def _counted(self, output: int) -> Usage:
         """What is charged where no usage comes, for so much output in the call's measure."""
@@ -329,7 +336,7 @@ class Meter:
         units = _units_for(call, self.elapsed_ms)
         return replace(units, input=call.input_tokens_counted, bytes=units.bytes + output)
 
-    def _charged(self, usage: Usage | None, *, delivered_tokens: int, deltas: int, reportable: bool) -> Charge:
+    def _charged(self, usage: Usage | None, *, delivered_tokens: int, least: int, reportable: bool) -> Charge:
         flags: list[Flag] = []
         is_reported = usage is not None
         if usage is None:
@@ -340,14 +347,14 @@ class Meter:
             usage = self._counted(delivered_tokens)
         elif reportable and self.usage_rejected:
             flags.append("absurd")
-        if usage.output_tokens < deltas:
+        if usage.output_tokens < least:
             flags.append("below_deltas")
-            usage = replace(usage, output=usage.output + deltas - usage.output_tokens)
+            usage = replace(usage, output=usage.output + least - usage.output_tokens)
         allowed = usage
         if self.output_tokens_max is not None:
             # What was delivered is paid, even beyond the maximum: else a maximum that an upstream ignores would make its answers free.
             # Where nobody but us has counted, long tokens may keep a text within a maximum that its bytes exceed.
-            surely_tokens = delivered_tokens if is_reported else max(deltas, -(-delivered_tokens // TOKENS_COUNTED_IN_ONE_MAX))
+            surely_tokens = delivered_tokens if is_reported else max(least, -(-delivered_tokens // TOKENS_COUNTED_IN_ONE_MAX))
             most = max(self.output_tokens_max * self._call.choices, surely_tokens)
             if usage.output_tokens > most:
                 flags.append("above_maximum")

@@ -43,6 +43,12 @@ def test_what_is_asked_for() -> None:
     assert (call.output_tokens_max, call.choices, call.input_tokens_counted) == (7, 3, 2)
 
 
+@pytest.mark.parametrize(("parameters", "shows"), [({}, True), ({"best_of": 2}, False), ({"return_full_text": True}, False)])
+def test_an_answer_that_repeats_its_input_or_hides_attempts_is_no_floor(parameters: dict[str, Any], shows: bool) -> None:
+    """What is written is then not what is shown."""
+    assert WIRE.parse("/generate", {"inputs": "hello", "parameters": parameters}).shows_writing is shows
+
+
 @pytest.mark.parametrize(
     "document",
     [

@@ -117,6 +117,12 @@ def test_every_answer_that_is_generated_counts(operation: str, members: dict[str
     assert parse(operation, **members).choices == choices
 
 
+def test_an_echo_is_no_floor_under_the_output() -> None:
+    """The answer then begins with the prompt, which nobody wrote."""
+    assert parse("completions", n=2).shows_writing
+    assert not parse("completions", echo=True).shows_writing
+
+
 @pytest.mark.parametrize(
     ("options", "stream", "wants_usage"),
     [

@@ -378,6 +378,23 @@ async def test_under_reported_output_is_raised_to_the_deltas(upstream: ScriptedU
         assert proxied.counted("usage_flagged_total", "below_deltas") == 1
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_under_reported_length_is_raised_to_what_it_must_be(upstream: ScriptedUpstream, start: Start, stream: bool) -> None:
+    """12,800 bytes cannot be one token, whoever says so, in a whole answer or in one delta."""
+    async with start() as proxied:
+        asked = Asked(proxied, chat(stream=stream))
+        exchange = await upstream.next_request()
+        if stream:
+            for data in chat_events(["word " * 2_560], usage=openai_answers.usage(10, 1)):
+                await exchange.send(data)
+            await exchange.finish()
+        else:
+            await exchange.answer(openai_answers.chat("word " * 2_560, usage=openai_answers.usage(10, 1)))
+        await asked.whole()
+        assert await proxied.spent() == 10 + 4 * 100
+        assert proxied.counted("usage_flagged_total", "below_deltas") == 1
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 async def test_total_does_not_depend_on_chunks(upstream: ScriptedUpstream, start: Start, chunk: int) -> None:
     """However the stream is cut into pieces on the way, the client gets the same bytes and pays the same."""
@@ -482,11 +499,11 @@ async def test_slow_client_slows_the_upstream_down(upstream: ScriptedUpstream, s
 
 async def test_large_answer_that_is_not_read_is_not_kept(upstream: ScriptedUpstream, start: Start) -> None:
     """It is paid for, and its connection is closed in the end."""
-    body = openai_answers.chat("x" * 8_000_000, usage=USAGE)
+    body = openai_answers.chat("x" * 8_000_000, usage=openai_answers.usage(10, 62_500))
     async with start(settings={"listen": {"body_timeout_s": 0.2}}) as proxied:
         reader, writer = await _ask_without_reading(proxied, chat())
         await (await upstream.next_request()).answer(body)
-        assert (await proxied.until_settled()).spent == COST
+        assert (await proxied.until_settled()).spent == 10 + 4 * 62_500
         await proxied.until(lambda: _hung_up(proxied))
         assert await _received_in_the_end(reader) < len(body)
         writer.close()

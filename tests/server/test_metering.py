@@ -204,6 +204,30 @@ def test_maximum_that_an_upstream_ignores_makes_no_answer_free(
     assert (charge.spent_nanocredits, charge.overrun_nanocredits) == (30 + 4 * charged, 4 * overrun)
 
 
+@pytest.mark.parametrize(
+    ("reported", "counted", "charged"),
+    [(1, 3200, 100), (99, 3201, 101), (100, 3200, 100), (800, 3200, 800), (0, 3200, 3200), (1, 32, 1), (1, 33, 2)],
+)
+def test_no_report_is_believed_below_what_the_longest_tokens_would_make(reported: int, counted: int, charged: int) -> None:
+    """Of a whole answer and of a few long deltas alike: no common vocabulary has a token of more than 128 bytes, counted as 32."""
+    usage = Usage(input=30, output=reported)
+    charge = meter(stream=False).charge_whole(Answer(usage, counted))
+    assert charge.usage.output_tokens == charged
+    assert charge.flags == (("below_deltas",) if reported < charged else ())
+    if reported:
+        streamed = meter(20_000)
+        streamed.take([word(counted), Piece(b"", 0, usage)])
+        streamed.deltas = 1
+        assert (streamed.charge(complete=True).usage, streamed.charge(complete=True).flags) == (charge.usage, charge.flags)
+
+
+def test_what_an_answer_repeats_is_no_floor_under_its_output() -> None:
+    """Its length says nothing of what was written, so the report is believed as long as there is one."""
+    whole = meter(stream=False, shows_writing=False)
+    assert whole.charge_whole(Answer(Usage(input=30, output=1), 3200)).usage.output_tokens == 1
+    assert whole.charge_whole(Answer(Usage(input=30), 3200)).usage.output_tokens == 3200
+
+
 def test_kinds_are_cut_from_what_nobody_saw() -> None:
     """Above the maximum, reasoning goes first, then audio, then text."""
     made = meter(output_tokens_max=5)
