@@ -18,7 +18,7 @@ from proxy.domain.amounts import (
 )
 from proxy.domain.holds import AuditReport, Event, Hold, JournalEntry, OpenHold, Posting, RequestRate, Settlement, Tightest
 from proxy.domain.seams import Answer, Ledger, Piece, StreamReader
-from proxy.domain.seats import Beats, Place, PoolState
+from proxy.domain.seats import Adapted, Beats, Place, PoolState
 from proxy.domain.usage import NO_USAGE, USAGE_KINDS, Call, Level, Measure, Price, Tier, Usage, counts_of
 
 __all__ = [
@@ -33,6 +33,7 @@ __all__ = [
     "AccountId",
     "AccountKind",
     "AccountStatus",
+    "Adapted",
     "Answer",
     "ApiKey",
     "AuditReport",

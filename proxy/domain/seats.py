@@ -30,6 +30,15 @@ class Beats:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapted:
+    """What became of a move of a pool's seats."""
+
+    seats: int
+    cut_s: float
+    """When they were last cut, by the asking process's clock; long ago where they never were."""
+
+
+@dataclass(frozen=True, slots=True)
 class PoolState:
     """How a pool stands at one instant."""
 

@@ -8,13 +8,15 @@ nothing of holds, nor of what a seat is for.
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from proxy.domain import Beats, Path, Place, PoolState
+from proxy.domain import Adapted, Beats, Path, Place, PoolState
 from proxy.errors import Conflict, Refusal
 from proxy.ledger import keys
 from proxy.ledger.engine import Call, Engine
@@ -28,8 +30,6 @@ BEAT_MS: Final = 1_000
 LEARNING_MS: Final = BEAT_MS * 5 // 4
 """How long a pool that the server may have lost gives no seat: until every worker has beaten, and was answered."""
 TICKETS_PER_CALL: Final = 500
-CUT_AGAIN_MS: Final = 1_000
-"""How long a cut of the seats counts: what is heard meanwhile was sent before it."""
 PRIORITY_MAX: Final = 499
 
 
@@ -186,13 +186,19 @@ class Pools:
             self._seen.add(pool)
         return is_known
 
-    async def adapt(self, pool: str, move: Move, *, least: int, most: int) -> int | None:
+    async def adapt(self, pool: str, move: Move, *, least: int, most: int) -> Adapted | None:
         """Move the number of seats between two bounds; what it is then. None for a pool that the server does not know.
 
-        Several workers that hear the same no cut it once.
+        Several workers that hear the same no cut it once. The move's times are this process's `time.monotonic`.
         """
-        reply = await self._run(pool, "pool_adapt", move.more, move.percent, least, most, CUT_AGAIN_MS)
-        return reply[2] if reply[0] == "OK" else None
+        age_ms = math.ceil((time.monotonic() - move.sent_s) * 1000)
+        sent_ms = max(0, self._engine.now_ms() - age_ms)
+        values = (move.answers, move.percent, int(move.is_no), move.back_to, least, most, sent_ms)
+        status, now_ms, *found = await self._run(pool, "pool_adapt", *values)
+        if status != "OK":
+            return None
+        seats, cut_ms = found
+        return Adapted(seats, time.monotonic() - (now_ms - cut_ms) / 1000)
 
     def listen(self, on_seated: Callable[[str, str], None]) -> AbstractAsyncContextManager[None]:
         """Hear at once of this worker's tickets that were seated, by pool and ticket, for as long as the context lasts.

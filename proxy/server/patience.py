@@ -31,6 +31,10 @@ class Patience:
         if spent_nanocredits and seconds > 0:
             _follow(self._pace, pool, spent_nanocredits / seconds)
 
+    def taken_s(self, pool: str) -> float:
+        """For how long a seat is taken, in the mean."""
+        return self._taken_s.get(pool, SEAT_S)
+
     def full(self, refusal: Refusal, section: config.Upstream) -> Refusal:
         """The refusal of one request too many in a caller's own queue."""
         lag = refusal.lag_nanocredits if isinstance(refusal, QueueFull) else 0
@@ -45,7 +49,7 @@ class Patience:
     def _later(self, section: config.Upstream, code: str, message: str, *, own: int, lag_nanocredits: int) -> Refusal:
         """What others are to be served first, and the caller's own queue, at the pool's pace."""
         assert section.first_seats is not None, "who has no limit has no seats"
-        taken_s, pace = self._taken_s.get(section.name, SEAT_S), self._pace.get(section.name)
+        taken_s, pace = self.taken_s(section.name), self._pace.get(section.name)
         wait_s = (own * taken_s + (lag_nanocredits / pace if pace else 0.0)) / section.first_seats
         hint = "Try again later, or send fewer requests at a time."
         return Refusal(code, message, hint=hint, retry_after_s=min(PATIENCE_MAX_S, max(1.0, wait_s)))

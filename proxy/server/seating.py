@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from proxy import config
-from proxy.domain import Beats, Caller, Path, Place
+from proxy.domain import Adapted, Beats, Caller, Path, Place
 from proxy.errors import LedgerUnavailable
 from proxy.metrics import DeficitReason, Metrics
 from proxy.policy.adaptive_seats import AdaptiveSeats, Move
@@ -67,7 +68,7 @@ class Pools(Protocol):
 
     async def configure(self, pool: str, *, seats: int | None = None, memory_nanocredits: int | None = None) -> bool: ...
 
-    async def adapt(self, pool: str, move: Move, *, least: int, most: int) -> int | None: ...
+    async def adapt(self, pool: str, move: Move, *, least: int, most: int) -> Adapted | None: ...
 
 
 class Seating:
@@ -205,20 +206,25 @@ class Seating:
             self.denied(caller, outcome, amount)
             self.metrics.not_served(pool=pool, reason=_REASONS.get(outcome, "other"), amount_nanocredits=amount)
 
-    def heard(self, section: config.Upstream, status: int | None, seconds: float) -> None:
-        """An upstream answered, or (None) did not, after so long; one whose seats are "auto" gets more or fewer by it."""
+    def heard(self, section: config.Upstream, status: int | None, asked_s: float) -> None:
+        """An upstream that was asked then answered now, or (None) did not; one whose seats are "auto" gets more or fewer by it."""
         if section.seats != "auto" or section.first_seats is None:
             return
         adaptive = self._adaptive.setdefault(section.name, AdaptiveSeats(section.first_seats))
-        is_wanted = any(seat.is_waiting for seat in self.mine[section.name].values())
-        move = adaptive.observe(status, seconds, is_wanted=is_wanted)
+        move = adaptive.observe(
+            status,
+            time.monotonic() - asked_s,
+            sent_s=asked_s,
+            taken_s=self.patience.taken_s(section.name),
+            is_wanted=any(seat.is_waiting for seat in self.mine[section.name].values()),
+        )
         if move is not None:
             self.in_background(self._adapt(section, adaptive, move))
 
     async def _adapt(self, section: config.Upstream, adaptive: AdaptiveSeats, move: Move) -> None:
         try:
-            seats = await self.pools.adapt(section.name, move, least=section.seats_min, most=section.seats_max)
+            adapted = await self.pools.adapt(section.name, move, least=section.seats_min, most=section.seats_max)
         except LedgerUnavailable:
             return
-        if seats is not None:
-            adaptive.seats = seats
+        if adapted is not None:
+            adaptive.told(adapted.seats, cut_s=adapted.cut_s)

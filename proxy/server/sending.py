@@ -99,6 +99,7 @@ class Sender:
         for endpoint in endpoints:
             is_last = endpoint is endpoints[-1]
             errand.turn_to(endpoint)
+            asked_s = None
             try:
                 with errand.exchange:
                     await errand.take_seat()
@@ -106,12 +107,13 @@ class Sender:
                     reply = await letter.send_to(endpoint, output_tokens_max=output_tokens_max, sent=errand.hold.meter.begin)
             except (Failure, Refusal) as reason:
                 errand.hold.meter.call_off()
-                if reason.code in ("upstream_error", "upstream_timeout"):
-                    self._seating.heard(endpoint.section, None, 0.0)
+                # Whatever ended a request that still waited for its seat, the upstream knows nothing of it.
+                if asked_s is not None and reason.code in ("upstream_error", "upstream_timeout"):
+                    self._seating.heard(endpoint.section, None, asked_s)
                 if is_last or reason.code not in FAIL_OVER_CODES:
                     raise
             else:
-                self._seating.heard(endpoint.section, reply.status, time.monotonic() - asked_s)
+                self._seating.heard(endpoint.section, reply.status, asked_s)
                 if is_last or reply.status not in FAIL_OVER_STATUSES:
                     return reply
                 errand.hold.meter.call_off()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 
@@ -14,8 +16,8 @@ from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import keys
 from proxy.ledger.connection import servers
 from proxy.ledger.engine import Engine
-from proxy.ledger.pools import BEAT_MS, CUT_AGAIN_MS, LEARNING_MS, LEASE_MS, Pools, QueueFull
-from proxy.policy.adaptive_seats import Move
+from proxy.ledger.pools import BEAT_MS, LEARNING_MS, LEASE_MS, Pools, QueueFull
+from proxy.policy.adaptive_seats import Found, Move, moved
 from tests.support.ledger_bench import Clock
 from tests.support.ledger_server import LedgerServer
 from tests.support.pool_records import read_pool
@@ -351,20 +353,46 @@ async def test_seats_can_be_added_and_taken_away(two: tuple[Worker, Worker]) -> 
     assert await one.beat("b", "c") == ("b",)
 
 
-async def test_seats_adapt_between_bounds_and_are_cut_once_for_one_no(two: tuple[Worker, Worker]) -> None:
-    """Two workers that hear the same no cut the seats once; a second later they may be cut again; seats that are added are given away."""
+async def test_seats_that_adapt_are_cut_once_for_one_no_and_those_added_are_given_away(two: tuple[Worker, Worker]) -> None:
+    """Two workers that hear the same no cut the seats once."""
     one, other = two
-    assert await one.pools.adapt("nowhere", Move(percent=50), least=1, most=100) is None
+    assert await one.pools.adapt("nowhere", Move(time.monotonic(), is_no=True), least=1, most=100) is None
     await one.pools.configure(POOL, seats=40)
-    cut = Move(percent=50)
-    assert [await mine.pools.adapt(POOL, cut, least=4, most=100) for mine in (one, other)] == [20, 20]
-    one.clock.pass_s(CUT_AGAIN_MS / 1000)
-    assert await other.pools.adapt(POOL, Move(percent=1), least=1, most=100) == 1
+    one.clock.pass_s(3600)
+    sent_s = time.monotonic()
+    both = [await mine.pools.adapt(POOL, Move(sent_s, is_no=True), least=4, most=100) for mine in (one, other)]
+    assert [adapted and adapted.seats for adapted in both] == [39, 39]
+    await one.pools.configure(POOL, seats=1)
     await one.enter("a")
     await other.enter("b")
+    one.clock.pass_s(3600)
 
-    assert await one.pools.adapt(POOL, Move(more=5), least=1, most=2) == 2
+    adapted = await one.pools.adapt(POOL, Move(time.monotonic(), back_to=2), least=1, most=2)
+    assert adapted is not None
+    assert adapted.seats == 2
+    assert adapted.cut_s <= sent_s - 3599
     assert await other.beat("b") == ("b",)
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_seats_adapt_as_the_rule_says(two: tuple[Worker, Worker], seed: int) -> None:
+    """Whatever moves come, in whatever order, the server makes of them what `moved` does."""
+    one, _ = two
+    rng, seats = random.Random(seed), 16
+    await one.pools.configure(POOL, seats=seats)
+    found = Found(seats)
+    for _ in range(400):
+        one.clock.pass_s(rng.randint(1, 4))
+        age_s = rng.choice((0.5, 1.5, 2.5, 6.5))  # and seconds between moves: halves stay apart from them
+        kind = rng.choice(({"answers": 8}, {"answers": 60}, {"answers": 900}, {"is_no": True}, {"is_no": True, "answers": 6}))
+        kind = rng.choice((kind, kind, {"percent": rng.randint(35, 99)}, {"back_to": rng.randint(1, 60)}))
+        move = Move(time.monotonic() - age_s, **kind)
+        now_ms = one.clock.now_ms
+        adapted = await one.pools.adapt(POOL, move, least=2, most=50)
+        # Milliseconds pass in this process, too, so a move may be a little older than it says; no cut is as near as that.
+        found = moved(found, move, least=2, most=50, now_ms=now_ms, sent_ms=now_ms - round(age_s * 1000))
+        assert adapted is not None
+        assert adapted.seats == found.seats
 
 
 async def test_a_pool_that_nobody_knows_stands_at_zero(two: tuple[Worker, Worker]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
-from proxy.domain import Beats, Path, Place
+from proxy.domain import Adapted, Beats, Path, Place
 from proxy.errors import LedgerUnavailable, Refusal
 from proxy.ledger.pools import QueueFull
-from proxy.policy.adaptive_seats import Move
+from proxy.policy.adaptive_seats import Found, Move, moved
 from proxy.policy.fair_share import Claim, FairPool, Step
 from proxy.policy.fair_share import Place as Stand
 
@@ -20,6 +22,7 @@ class ModelPools:
     def __init__(self, now_ms: Callable[[], int]) -> None:
         self._now_ms = now_ms
         self._pools: dict[str, FairPool] = {}
+        self._found: dict[str, Found] = {}
         self.on_seated: Callable[[str, str], None] = lambda pool, ticket: None
         self.loses_messages = False
         self.is_down = False
@@ -94,13 +97,15 @@ class ModelPools:
             self._told(pool, state.set_seats(seats, now_ms=self._now_ms()))
         return True
 
-    async def adapt(self, pool: str, move: Move, *, least: int, most: int) -> int | None:
+    async def adapt(self, pool: str, move: Move, *, least: int, most: int) -> Adapted | None:
         state = self._pools.get(pool)
         if state is None:
             return None
-        seats = max(least, min(most, state.seats * move.percent // 100 + move.more))
-        self._told(pool, state.set_seats(seats, now_ms=self._now_ms()))
-        return seats
+        found = replace(self._found.get(pool, Found(0)), seats=state.seats)
+        times = {"now_ms": time.monotonic_ns() // 1_000_000, "sent_ms": int(move.sent_s * 1000)}
+        found = self._found[pool] = moved(found, move, least=least, most=most, **times)
+        self._told(pool, state.set_seats(found.seats, now_ms=self._now_ms()))
+        return Adapted(found.seats, found.cut_ms / 1000)
 
     def _check_up(self) -> None:
         if self.is_down:
