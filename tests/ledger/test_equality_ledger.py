@@ -9,10 +9,11 @@ from collections import defaultdict
 from collections.abc import AsyncIterator, Callable
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from proxy.domain import AccountId
+from proxy.errors import Refusal
 from proxy.policy.tallies import WINDOWS
 from tests.support.ledger_bench import NOON_MS, Clock
 from tests.support.ledger_server import LedgerServer, ledger_binaries
@@ -219,7 +220,12 @@ class History:
         name = self.chance.choice(list(PERSONS))
         amount = self.chance.choice((40, -1, -min(30, self.spent[name])))
         if amount and self.spent[name] + amount >= 0:
-            await self.ledger().adjust(self.world.paths[name], self.world.operation_id(), credits_nanocredits=amount)
+            try:
+                await self.ledger().adjust(self.world.paths[name], self.world.operation_id(), credits_nanocredits=amount)
+            except Refusal as refusal:  # who is above was given back so much that this would be more than it has spent
+                if refusal.code != "adjustment_exceeds_spent":
+                    raise
+                return
             self.book(name, amount)
 
     async def change(self) -> None:
@@ -250,6 +256,7 @@ class History:
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])  # every world begins by emptying it
 @given(seed=st.integers(0, 2**32))
+@example(seed=9_039_902)  # the one above was given back before the one below
 def test_whatever_happens_the_tallies_are_what_the_balances_say(seed: int, ledger_server: LedgerServer) -> None:
     """Three processes, over turns of every window, changes of weight and plan, corrections, repeats: counted in steps, or all anew."""
 
