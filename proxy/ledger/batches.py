@@ -7,6 +7,7 @@ after them. Everything is bounded and ages out, and every call may be repeated. 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Protocol
 
 import msgspec
@@ -15,6 +16,7 @@ from proxy.domain import AccountId, Path, Price
 from proxy.errors import Refusal
 from proxy.ledger import keys
 from proxy.ledger.engine import Engine
+from proxy.policy.raised_price import raised_amount
 
 KEPT_MS = 30 * 86_400_000
 """How long it is known whose a file or a batch is."""
@@ -55,6 +57,22 @@ class KeptBatch(msgspec.Struct, frozen=True):
     input: BatchInput
     batch_id: str = ""
     """Empty as long as the upstream's answer is not known."""
+    person: tuple[AccountId, ...] = ()
+    """The path of whom its use is attributed to."""
+    price_percent: int = 100
+    """Of the input's price, what its budget is debited; this and the next as they were when its hold began."""
+    tithe_share: float = 0.0
+    """Of what it costs, what its person gives to the commons on top."""
+
+    @property
+    def bound_nanocredits(self) -> int:
+        """What is held for it."""
+        return raised_amount(self.input.bound_nanocredits, self.price_percent)
+
+    @property
+    def price(self) -> Price:
+        """What its amounts say of themselves. The rates are the input's own: they are raised all together, in the sum."""
+        return replace(self.input.price, raised_percent=self.price_percent)
 
 
 class BatchRecords(Protocol):

@@ -6,11 +6,13 @@ bound, and none falls on somebody who is on the right side of its line. x is use
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal
 
 PolicyName = Literal["floor", "cap", "progressive_price", "brake", "tithe", "dividend"]
 POLICIES: Final[tuple[PolicyName, ...]] = ("floor", "cap", "progressive_price", "brake", "tithe", "dividend")
+ON_SEATS: Final[frozenset[PolicyName]] = frozenset({"cap", "brake"})
+"""Those that act on who is seated next, and on nothing else."""
 
 WEIGHT_UNIT: Final = 4
 """A weight counts in quarters while orders are in force: down to one of them, up to sixteen."""
@@ -93,6 +95,15 @@ def treat(orders: Orders, *, use_nanocredits: float, weight: int) -> Treatment:
         applied=applied,
         proposed=proposed,
     )
+
+
+def without_seat(treatment: Treatment) -> Treatment:
+    """The same for what takes no seat, as a batch: it neither waits nor makes anybody wait, so cap, brake and weights are nothing to it.
+    It is charged, tithed and topped up like everything else."""
+    if not (treatment.applied or treatment.proposed):
+        return treatment
+    applied, proposed = (tuple(name for name in names if name not in ON_SEATS) for names in (treatment.applied, treatment.proposed))
+    return replace(treatment, weight_quarters=WEIGHT_UNIT, is_spare=False, applied=applied, proposed=proposed)
 
 
 def price_percent(orders: Orders, x: float) -> int:

@@ -16,6 +16,11 @@ def raised(row: Price, percent: int) -> Price:
     return replace(row, **_times(row, (*KINDS, "request"), percent), tiers=tiers, raised_percent=percent)
 
 
+def raised_amount(amount: int, percent: int) -> int:
+    """What was counted at a row's own rates, at so many percent of them: rounded up."""
+    return -(-amount * percent // 100)
+
+
 def _times(row: Price | Tier, kinds: Iterable[str], percent: int) -> dict[str, Any]:
     known = ((kind, getattr(row, kind)) for kind in kinds)
-    return {kind: -(-amount * percent // 100) for kind, amount in known if amount is not None}
+    return {kind: raised_amount(amount, percent) for kind, amount in known if amount is not None}

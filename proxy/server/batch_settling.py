@@ -17,10 +17,11 @@ import msgspec
 
 from proxy.dialects import DIALECTS, openai_batches
 from proxy.dialects.ndjson import LineSplitter
-from proxy.domain import NO_USAGE, USAGE_KINDS, Answer, Call, Usage
+from proxy.domain import NO_USAGE, USAGE_KINDS, Answer, Call, Path, Usage
 from proxy.errors import Failure, Refusal, UpstreamError
 from proxy.ledger.batches import BatchInput, BatchRecords, KeptBatch
 from proxy.policy.pricing import BatchBill
+from proxy.policy.raised_price import raised_amount
 from proxy.policy.units import nominal_nanocredits, note_of
 from proxy.server import fetching
 from proxy.server.admission import Admission
@@ -100,7 +101,17 @@ class _Gone(Exception):
 class BatchSettler:
     """Looks after the open batches: `keep_alive` and `look` are to be called again and again."""
 
-    def __init__(self, records: BatchRecords, holds: Holds, *, admission: Callable[[], Admission], now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        records: BatchRecords,
+        holds: Holds,
+        *,
+        admission: Callable[[], Admission],
+        owe: Callable[[Path, float, int], None],
+        now_ms: Callable[[], int],
+    ) -> None:
+        """`owe` hears of whom a batch was, which share of its cost is due to the commons, and what it has cost."""
+        self._owe = owe
         self._records = records
         self._holds = holds
         self._admission = admission
@@ -226,18 +237,19 @@ class BatchSettler:
             return
         cost, bound = tally.cost_nanocredits, batch.input.bound_nanocredits
         flags: tuple[Flag, ...] = ("above_maximum",) if cost > bound else ()
-        charge = Charge(min(cost, bound), max(0, cost - bound), tally.usage, (*sorted(tally.flags), *flags))
+        spent, overrun = (raised_amount(amount, batch.price_percent) for amount in (min(cost, bound), max(0, cost - bound)))
+        charge = Charge(spent, overrun, tally.usage, (*sorted(tally.flags), *flags))
         await self._end(batch, charge, state.result_file_ids)
 
     async def _settle_at_bound(self, batch: KeptBatch, why: str, state: openai_batches.Batch | None = None) -> None:
         log.warning("batch %s at %s is settled at its bound: %s", batch.batch_id or "(unnamed)", batch.upstream, why)
-        charge = Charge(batch.input.bound_nanocredits, 0, NO_USAGE, ("missing",))
+        charge = Charge(batch.bound_nanocredits, 0, NO_USAGE, ("missing",))
         await self._end(batch, charge, state.result_file_ids if state is not None else ())
 
     async def _end(self, batch: KeptBatch, charge: Charge, result_file_ids: tuple[str, ...]) -> None:
         """Settle, then give the results to the owner. Of several that do so at once, one counts it."""
         spent, overrun = charge.spent_nanocredits, charge.overrun_nanocredits
-        price = batch.input.price
+        price = batch.price
         counted = f"{batch.input.model} batch={batch.batch_id} lines={batch.input.lines}"
         memo = " ".join(filter(None, (counted, charge.counts, note_of(price))))
         settle = self._holds.ledger.settle(batch.path, batch.hold_id, spent_nanocredits=spent, overrun_nanocredits=overrun, memo=memo)
@@ -249,6 +261,8 @@ class BatchSettler:
                 metrics.usage_flagged(flag)
             metrics.credits_moved("debited", nominal_nanocredits(price, settlement.spent_nanocredits))
             metrics.credits_moved("overrun", nominal_nanocredits(price, settlement.overrun_nanocredits))
+            if batch.tithe_share:
+                self._owe(batch.person, batch.tithe_share, settlement.spent_nanocredits)
 
 
 async def _count(endpoint: Endpoint, file_id: str, tally: Tally) -> None:

@@ -1,7 +1,8 @@
 """Files and batches for their owners: an upload is priced and remembered, a batch is held for and begun, and both are shown to no one else.
 
 Everything is forwarded as it came, and what it leads to is recorded (`ledger.batches`); `batch_settling` looks after it from then on. The
-price of a file is fixed when it is uploaded, so a batch of it is held at that price or refused.
+price of a file is fixed when it is uploaded, so a batch of it is held at that price or refused; what interventions make of it is decided
+when its hold begins.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from aiohttp import HttpVersion11, web
 
 from proxy.dialects import Request, openai_batches
 from proxy.domain import AMOUNT_MAX_NANOCREDITS, Caller, Hold
-from proxy.errors import Conflict, Expected, Failure, LedgerUnavailable, Refusal, UpstreamError, UpstreamTimeout
+from proxy.errors import BUDGET_CODES, Conflict, Expected, Failure, LedgerUnavailable, Refusal, UpstreamError, UpstreamTimeout
 from proxy.ledger.batches import BatchInput, BatchRecords, KeptBatch, KeptFile
+from proxy.policy.orders import NEUTRAL, Treatment
 from proxy.policy.pricing import BatchBill
 from proxy.server import answers, fetching
 from proxy.server.admission import Admission, Asked
@@ -26,6 +28,7 @@ from proxy.server.catalogue import check_allowed
 from proxy.server.errand import Visit, broken_off
 from proxy.server.fetching import Fetched
 from proxy.server.holds import Holds
+from proxy.server.interventions import Interventions
 from proxy.server.upstream import JSON, Endpoint
 
 CREATION_TIMEOUT_S = 60.0
@@ -63,6 +66,7 @@ class Batching:
         settler: BatchSettler,
         *,
         admission: Callable[[], Admission],
+        interventions: Callable[[], Interventions | None],
         write_timeout_s: Callable[[], float],
         now_ms: Callable[[], int],
     ) -> None:
@@ -70,6 +74,7 @@ class Batching:
         self._holds = holds
         self._settler = settler
         self._admission = admission
+        self._interventions = interventions
         self._write_timeout_s = write_timeout_s
         self._now_ms = now_ms
         self._acts: Mapping[str, Callable[[Concern], Awaitable[web.StreamResponse]]] = {
@@ -186,12 +191,20 @@ class Batching:
         endpoint = self._endpoint(concern, file.upstream)
         visit.model = file.input.model
         await self._records.check_room(caller.path)
-        batch = KeptBatch(visit.request_id, caller.path, file.upstream, creation.input_file_id, self._now_ms(), file.input)
-        hold = await self._hold(batch)
+        treatment = await self._treatment(caller)
+        batch = KeptBatch(
+            *(visit.request_id, caller.path, file.upstream, creation.input_file_id, self._now_ms(), file.input),
+            person=caller.person or caller.path,
+            price_percent=treatment.price_percent,
+            tithe_share=treatment.tithe_share,
+        )
+        hold = await self._hold_for(batch, caller, treatment)
         began = await asyncio.shield(self._holds.in_background(self._begin(concern, batch, endpoint)))
         if isinstance(began, Expected):
             raise began
         response = self._shown(concern, began)
+        answers.add_price(response.headers, batch.price)
+        answers.add_interventions(response.headers, treatment.applied)
         answers.add_budget(response.headers, hold.tightest, request_id=visit.request_id, now_ms=self._now_ms(), rate=hold.rate)
         return response
 
@@ -203,9 +216,31 @@ class Batching:
         if not self._admission().is_price_of(asked.price, asked.model):
             raise Conflict(f"The price of {asked.model} has changed since the file was uploaded.", hint="Upload it again.")
 
+    async def _treatment(self, caller: Caller) -> Treatment:
+        """What interventions make of a batch that begins now."""
+        interventions = self._interventions()
+        if interventions is None or not interventions.in_force:
+            return NEUTRAL
+        return await interventions.treatment(caller, takes_seat=False)
+
+    async def _hold_for(self, batch: KeptBatch, caller: Caller, treatment: Treatment) -> Hold:
+        """Hold for a batch, once more where its person was topped up for it. Raises what `Ledger.hold` does; LedgerUnavailable."""
+        try:
+            return await self._hold(batch)
+        except Refusal as refusal:
+            interventions = self._interventions()
+            if interventions is None or not treatment.topup_nanocredits or refusal.code not in BUDGET_CODES:
+                raise
+            if not await interventions.top_up(caller, treatment, refusal):
+                raise
+            try:
+                return await self._hold(batch)
+            except Refusal:  # what was given does not suffice, which is not the caller's to mend
+                raise refusal from None
+
     async def _hold(self, batch: KeptBatch) -> Hold:
         """Raises what `Ledger.hold` does; LedgerUnavailable."""
-        bound = batch.input.bound_nanocredits
+        bound = batch.bound_nanocredits
         try:
             return await self._holds.ledger.hold(batch.path, batch.hold_id, want_nanocredits=bound, least_nanocredits=bound)
         except (LedgerUnavailable, asyncio.CancelledError):

@@ -106,11 +106,12 @@ class Proxy:
         self._sender = Sender(metrics, self.seating)
         self._forwarder = Forwarder(metrics, now_ms)
         self._prices = Prices(lambda: directory.price_book, now_ms, lambda: directory.levels)
-        self.settler = BatchSettler(batches, self._holds, admission=lambda: self.admission, now_ms=now_ms)
+        self.settler = BatchSettler(batches, self._holds, admission=lambda: self.admission, owe=self._owe, now_ms=now_ms)
         """Its jobs are to be called again and again, too."""
         self._batching = Batching(
             *(batches, self._holds, self.settler),
             admission=lambda: self.admission,
+            interventions=lambda: self.interventions,
             write_timeout_s=lambda: self._listen.body_timeout_s,
             now_ms=now_ms,
         )
@@ -130,6 +131,10 @@ class Proxy:
         self.seating.configure(settings.upstream, on_failure=settings.ledger.on_failure)
         self.admission = Admission(tuple(endpoints), self._prices, settings.opaque)
         self._catalogue = Catalogue(self.admission.routes, self._prices)
+
+    def _owe(self, person: domain.Path, share: float, debited: int) -> None:
+        if self.interventions is not None:
+            self.interventions.owe(person, share, debited)
 
     # --- the outermost edge ------------------------------------------------------------------------------------------------------
 
@@ -162,7 +167,7 @@ class Proxy:
             if visit.caller is not None:
                 self.seating.count(visit.caller, visit.pool, visit.outcome, visit.most_nanocredits, visit.spent_nanocredits)
                 if self.interventions is not None and visit.treatment.tithe_share:
-                    self.interventions.owe(visit.caller, visit.treatment, visit.debited)
+                    self.interventions.owe(visit.caller.person or visit.caller.path, visit.treatment.tithe_share, visit.debited)
             dialect = "" if visit.dialect is None else visit.dialect.name
             self._metrics.request_finished(pool=visit.pool, dialect=dialect, model=visit.model, outcome=visit.outcome)
             if log.isEnabledFor(logging.DEBUG):

@@ -22,7 +22,7 @@ from proxy.metrics import Metrics
 from proxy.policy.effects import effect
 from proxy.policy.equality import Uses
 from proxy.policy.interventions import Mode
-from proxy.policy.orders import NEUTRAL, WEIGHT_UNIT, Orders, PolicyName, Treatment, treat
+from proxy.policy.orders import NEUTRAL, WEIGHT_UNIT, Orders, PolicyName, Treatment, treat, without_seat
 from proxy.policy.raised_price import raised
 
 log = logging.getLogger(__name__)
@@ -121,18 +121,23 @@ class Interventions:
 
     # --- admission ---------------------------------------------------------------------------------------------------------------
 
-    async def treatment(self, caller: Caller) -> Treatment:
+    async def treatment(self, caller: Caller, *, takes_seat: bool = True) -> Treatment:
         """How a request that begins now is treated; it is counted by every policy that applies to it, or would. Nothing waits for a
         dry run."""
         if self._orders is not None and not self._orders.on:
-            self._in_background(self._count_dry(caller))
+            self._in_background(self._count_dry(caller, takes_seat))
             return NEUTRAL
+        return await self._counted(caller, takes_seat)
+
+    async def _count_dry(self, caller: Caller, takes_seat: bool) -> None:
+        await self._counted(caller, takes_seat)
+
+    async def _counted(self, caller: Caller, takes_seat: bool) -> Treatment:
         treatment = await self.look(caller)
+        if not takes_seat:
+            treatment = without_seat(treatment)
         self._count(treatment)
         return treatment
-
-    async def _count_dry(self, caller: Caller) -> None:
-        self._count(await self.look(caller))
 
     def _count(self, treatment: Treatment) -> None:
         for policy in treatment.applied:
@@ -204,10 +209,9 @@ class Interventions:
 
     # --- tithes --------------------------------------------------------------------------------------------------------------------
 
-    def owe(self, caller: Caller, treatment: Treatment, debited: int) -> None:
-        """Note what is due of a request that has ended, in what its budget counts in."""
-        person = caller.person or caller.path
-        due = int(debited * treatment.tithe_share)
+    def owe(self, person: Path, share: float, debited: int) -> None:
+        """Note what is due of a request that has ended: a share of what was debited, in what its budget counts in."""
+        due = int(debited * share)
         if due and (person in self._owed or len(self._owed) < OWED_MAX):
             self._owed[person] = self._owed.get(person, 0) + due
 

@@ -96,7 +96,7 @@ async def test_a_tithe_is_given_once_whenever_the_ledger_can_be_told(store: Stor
     treatment = await moving.interventions.treatment(bot)
     assert treatment.tithe_share == 0.25
     for caller, spent in ((ann, 200), (bot, 200)):
-        moving.interventions.owe(caller, treatment, spent)
+        moving.interventions.owe(caller.person or caller.path, treatment.tithe_share, spent)
     moving.is_down = True
     await moving.interventions.give_tithes()
     moving.is_down = False
@@ -105,7 +105,7 @@ async def test_a_tithe_is_given_once_whenever_the_ledger_can_be_told(store: Stor
     person, commons = await store.directory.account(ANN), await store.directory.account(COMMONS)
     assert (person.totals.given, commons.totals.granted) == (100, 100)
     assert [grant.remaining_nanocredits for grant in commons.grants] == [100]
-    moving.interventions.owe(ann, treatment, 4_000)  # a thousand, of which only the half is left
+    moving.interventions.owe(ann.path, treatment.tithe_share, 4_000)  # a thousand, of which only the half is left
     await moving.interventions.give_tithes()
     assert (await store.directory.account(ANN)).totals.given == 600
     await moving.balanced()

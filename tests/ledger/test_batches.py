@@ -21,7 +21,7 @@ from tests.support.model_batches import ModelBatches
 ANN = (AccountId("acme"), AccountId("ann"))
 BOB = (AccountId("acme"), AccountId("bob"))
 INPUT = BatchInput("/v1/responses", "tiny", 2, 30, 99, Price("ti*", 5, input=3, output=7, batch_percent=50, tiers=(Tier(9, input=4),)))
-BATCH = KeptBatch("hold-1", ANN, "up", "file-1", 1, INPUT)
+BATCH = KeptBatch("hold-1", ANN, "up", "file-1", 1, INPUT, person=ANN, price_percent=135, tithe_share=0.1)
 
 
 @dataclasses.dataclass
@@ -70,6 +70,18 @@ async def test_a_batch_is_open_from_before_it_is_asked_for_until_it_is_settled(b
     assert await records.open_batches() == []
     assert await records.batch(ANN, "batch_1") == begun
     assert await records.file(ANN, "file-3") == KeptFile("up", 9)
+
+
+async def test_a_batch_from_before_interventions_reached_it_is_as_it_was(bench: Bench) -> None:
+    """What a release before has noted down is read, at its own price, and owes nobody anything."""
+    kept = msgspec.to_builtins(BATCH)
+    for name in ("person", "price_percent", "tithe_share"):
+        del kept[name]
+    batch = msgspec.convert(kept, KeptBatch)
+    await bench.records.open(batch)
+    [read] = await bench.records.open_batches()
+    assert (read.bound_nanocredits, read.price, read.tithe_share) == (INPUT.bound_nanocredits, INPUT.price, 0)
+    assert (BATCH.bound_nanocredits, BATCH.price.raised_percent) == (134, 135)
 
 
 async def test_a_lease_has_one_holder(bench: Bench) -> None:

@@ -580,9 +580,12 @@ async def test_the_upstream_is_asked_at_most_once_a_minute(proxied: Proxied, ups
     await begun(proxied)
     await look(proxied)
     upstream.received.clear()
-    other = BatchSettler(
-        proxied.batches, proxied.proxy._holds, admission=lambda: proxied.proxy.admission, now_ms=proxied.clock
-    )  # as another worker has it
+    other = BatchSettler(  # as another worker has it
+        *(proxied.batches, proxied.proxy._holds),
+        admission=lambda: proxied.proxy.admission,
+        owe=lambda person, share, debited: None,
+        now_ms=proxied.clock,
+    )
     for _ in range(5):
         await look(proxied, ASK_MS // 12)
         proxied.clock.now_ms += ASK_MS // 12
