@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 from collections.abc import AsyncIterator
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 import openai
@@ -160,7 +162,7 @@ async def test_an_upstream_that_refuses_costs_nothing(caller: Caller, client: op
 async def test_a_batch_outlives_the_worker_that_began_it(
     deployment: Deployment, scripted: ScriptedUpstream, batching: BatchingUpstream
 ) -> None:
-    """Killed with the answer not yet there, or after it: others keep the hold alive far beyond its time, and settle it once."""
+    """Killed with the answer not yet there, or after it: others keep its holds alive far beyond their time, and settle each once."""
     caller = await deployment.open_account("1")
     async with client_of(caller, max_retries=0) as client:
         batch = await begin(client)
@@ -171,9 +173,11 @@ async def test_a_batch_outlives_the_worker_that_began_it(
             client.batches.create(input_file_id=uploaded, endpoint="/v1/chat/completions", completion_window="24h")
         )
         await waiting.get()
-        [first, *others] = deployment.workers()
-        for pid in (first, *others):
+        for killed, pid in enumerate(deployment.workers(), start=1):  # one by one: holds live on only while some worker does
             os.kill(pid, signal.SIGKILL)
+            await until(deployment.metrics, partial(has_replaced, killed))
+            if creating.done():
+                break
         with pytest.raises(openai.APIConnectionError):
             await creating
         scripted.automatic = batching.play
@@ -196,6 +200,14 @@ async def test_a_batch_outlives_the_worker_that_began_it(
         assert await until(retrieved, lambda status: status != "") == "completed"
     account = await deployment.account(caller.id)
     assert (account["held"], account["spent"]) == (f"0.{BOUND:09}".rstrip("0"), f"0.{COST:09}".rstrip("0"))
+
+
+def has_replaced(killed: int, metrics: str) -> bool:
+    """Whether so many workers have died, and as many as before accept requests."""
+    counted = {
+        name: int(value) for name, value in re.findall(r"^compute_ledger_(workers|worker_restarts_total) (\d+)", metrics, re.MULTILINE)
+    }
+    return counted == {"workers": 2, "worker_restarts_total": killed}
 
 
 async def holds(deployment: Deployment, caller: Caller) -> list[float]:
