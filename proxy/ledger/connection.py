@@ -75,7 +75,7 @@ def _sentinel_connector(url: str, options: dict[str, Any]) -> Connect:
     kind = _kind(parts.query)
 
     async def connect() -> AbstractConnection:
-        sentinel: Any = Sentinel(addresses, sentinel_kwargs=timeouts)  # type: ignore[no-untyped-call]
+        sentinel: Any = Sentinel(addresses, sentinel_kwargs=timeouts)  # type: ignore[no-untyped-call]  # the library has no types here
         try:
             host, port = await sentinel.discover_master(name)
         finally:
@@ -117,4 +117,4 @@ def _kind(query: str) -> type[Connection]:
 
 
 async def _open(connection: AbstractConnection) -> None:
-    await connection.connect()  # type: ignore[no-untyped-call]
+    await connection.connect()  # type: ignore[no-untyped-call]  # the library has no types here

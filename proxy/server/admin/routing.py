@@ -113,8 +113,8 @@ def route(
     role: Role,
     *,
     answer: type[BaseModel],
-    body: type[Body] = NoBody,  # type: ignore[assignment]
-    query: type[Query] = NoQuery,  # type: ignore[assignment]
+    body: type[Body] = NoBody,  # type: ignore[assignment]  # a type variable has no default before Python 3.13
+    query: type[Query] = NoQuery,  # type: ignore[assignment]  # as above
     status: int = 200,
     refusals: tuple[str, ...] = (),
     csv: bool = False,
