@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import re
 import signal
 from collections.abc import AsyncIterator
 from datetime import datetime
-from functools import partial
 from typing import Any
 
 import openai
@@ -175,7 +173,7 @@ async def test_a_batch_outlives_the_worker_that_began_it(
         await waiting.get()
         for killed, pid in enumerate(deployment.workers(), start=1):  # one by one: holds live on only while some worker does
             os.kill(pid, signal.SIGKILL)
-            await until(deployment.metrics, partial(has_replaced, killed))
+            await deployment.replaced(killed)
             if creating.done():
                 break
         with pytest.raises(openai.APIConnectionError):
@@ -200,14 +198,6 @@ async def test_a_batch_outlives_the_worker_that_began_it(
         assert await until(retrieved, lambda status: status != "") == "completed"
     account = await deployment.account(caller.id)
     assert (account["held"], account["spent"]) == (f"0.{BOUND:09}".rstrip("0"), f"0.{COST:09}".rstrip("0"))
-
-
-def has_replaced(killed: int, metrics: str) -> bool:
-    """Whether so many workers have died, and as many as before accept requests."""
-    counted = {
-        name: int(value) for name, value in re.findall(r"^compute_ledger_(workers|worker_restarts_total) (\d+)", metrics, re.MULTILINE)
-    }
-    return counted == {"workers": 2, "worker_restarts_total": killed}
 
 
 async def holds(deployment: Deployment, caller: Caller) -> list[float]:

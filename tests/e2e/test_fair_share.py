@@ -269,12 +269,13 @@ async def test_a_killed_workers_seats_come_back_within_the_lease(busy: ScriptedU
         person = await town.person("ann")
         requests = [asyncio.create_task(person.ask("crash")) for _ in range(6)]
         await has(here, 6)
-        for worker in deployment.workers():
+        for deaths, worker in enumerate(deployment.workers(), start=1):
             os.kill(worker, signal.SIGKILL)
             killed_s = time.monotonic()
             await asyncio.wait(requests, timeout=0.5)  # the system closes its connections at once
             if lost := 6 - here.now:
                 break
+            await deployment.replaced(deaths)  # else nobody would take the next requests
         requests += [asyncio.create_task(person.ask("crash")) for _ in range(6)]
         await has(here, 6 + lost)
         assert time.monotonic() - killed_s < LEASE_S + 2 * BEAT_S

@@ -102,6 +102,11 @@ class Deployment:
                     found.append(int(entry.name))
         return found
 
+    async def replaced(self, deaths: int, *, workers: int = 2) -> None:
+        """Wait until so many workers have died, and all have successors that accept requests."""
+        names = re.compile(r"^compute_ledger_(workers|worker_restarts_total) (\d+)", re.MULTILINE)
+        await until(self.metrics, lambda text: dict(names.findall(text)) == {"workers": str(workers), "worker_restarts_total": str(deaths)})
+
     async def close(self) -> None:
         await self._admin.close()
         await self.client.close()
