@@ -33,6 +33,7 @@ from proxy.ledger.pools import Pools
 from proxy.metrics import Fleet, Metrics, render
 from proxy.processes.channel import Message
 from proxy.processes.jobs import Job, running
+from proxy.processes.nursery import Nursery
 from proxy.processes.signals import Signals
 from proxy.processes.sockets import SharedPort, join_address, reserve, split_address
 from proxy.processes.workers import Workers
@@ -69,7 +70,7 @@ class Ready:
 OnReady = Callable[[Ready], Awaitable[None]]
 
 
-async def run(source: Source, *, on_ready: OnReady, verbose: bool = False) -> int:
+async def run(source: Source, nursery: Nursery, *, on_ready: OnReady, verbose: bool = False) -> int:
     """The proxy, from its first breath to its last; the exit code. Raises SetupError, LedgerUnavailable.
 
     SIGTERM or SIGINT drains: what runs may finish within the configured time, and everything is settled. A second one ends it at once.
@@ -79,7 +80,7 @@ async def run(source: Source, *, on_ready: OnReady, verbose: bool = False) -> in
         try:
             async with contextlib.AsyncExitStack() as stack:
                 with signals.interrupting():
-                    parent, ready = await _start(stack, source, signals, verbose=verbose)
+                    parent, ready = await _start(stack, source, nursery, signals, verbose=verbose)
                     await on_ready(ready)
                 return await parent.until_stopped()
         except asyncio.CancelledError:
@@ -88,7 +89,9 @@ async def run(source: Source, *, on_ready: OnReady, verbose: bool = False) -> in
             raise
 
 
-async def _start(stack: contextlib.AsyncExitStack, source: Source, signals: Signals, *, verbose: bool) -> tuple[Parent, Ready]:
+async def _start(
+    stack: contextlib.AsyncExitStack, source: Source, nursery: Nursery, signals: Signals, *, verbose: bool
+) -> tuple[Parent, Ready]:
     settings = source.read()
     listen, ledger = settings.config.listen, settings.config.ledger
     metrics = Metrics()
@@ -101,7 +104,7 @@ async def _start(stack: contextlib.AsyncExitStack, source: Source, signals: Sign
     await books.seed(settings.config, store)
     await Pools(store.engine).learn_age(is_first=is_new)
 
-    parent = Parent(source, settings, store, metrics, signals, port=port, ledger_url=url, verbose=verbose)
+    parent = Parent(source, settings, store, metrics, signals, nursery, port=port, ledger_url=url, verbose=verbose)
     stack.push_async_callback(parent.equality.figures.close)
     admin = AdminListener(
         directory=store.directory,
@@ -141,6 +144,7 @@ class Parent:
         store: Store,
         metrics: Metrics,
         signals: Signals,
+        nursery: Nursery,
         *,
         port: SharedPort,
         ledger_url: str,
@@ -170,7 +174,7 @@ class Parent:
             metrics=metrics,
             settings=lambda: self._settings.config,
         )
-        self.workers = Workers(orders=self._orders, fleet=self._fleet, metrics=metrics)
+        self.workers = Workers(nursery, orders=self._orders, fleet=self._fleet, metrics=metrics)
         metrics.version_is(__version__)
         metrics.config_reloaded(successful=True)
 

@@ -28,6 +28,13 @@ from proxy.processes.channel import Channel, ChannelClosed, Message
 from proxy.processes.jobs import Job, beside, running
 from proxy.processes.sockets import SharedPort, listen
 
+try:  # here, so that it is loaded where workers are forked from
+    from uvloop import new_event_loop
+except ImportError:
+    _new_loop: Callable[[], asyncio.AbstractEventLoop] | None = None
+else:
+    _new_loop = new_event_loop  # a quarter more requests a second
+
 log = logging.getLogger(__name__)
 
 REFRESH_S: Final = 0.25
@@ -40,18 +47,8 @@ ORPHAN_DRAIN_S: Final = 5.0
 def run(channel_fd: int) -> int:
     """Serve what the parent says, until it says to end, or is gone; the exit code."""
     logs.set_up(verbose=False)
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
         return runner.run(_work(socket.socket(fileno=channel_fd)))
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop's, where it is installed: a quarter more requests a second."""
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    factory: Callable[[], asyncio.AbstractEventLoop] = uvloop.new_event_loop
-    return factory
 
 
 async def _work(ours: socket.socket) -> int:

@@ -23,8 +23,8 @@ DESCRIPTION = "A reverse proxy that gives every person a real compute budget in 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out one command; its exit code."""
     words = sys.argv[1:] if arguments is None else list(arguments)
-    if words[:1] == ["_worker"]:  # not for people: how the parent starts a worker
-        return _run_module("proxy.app.worker", int(words[1]))
+    if words[:1] == ["_nursery"]:  # not for people: how the parent starts another nursery where the first was killed
+        return _run_module("proxy.app.nursery", int(words[1]))
     args = _parser().parse_args(words)
     try:
         code = args.run(args)

@@ -10,7 +10,7 @@ import socket
 import sys
 from urllib.parse import urlsplit
 
-from proxy.app import parent
+from proxy.app import nursery, parent
 from proxy.app.settings import Overrides, Source
 from proxy.config import default_document
 from proxy.domain import AccountId
@@ -51,7 +51,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"compute-ledger ready: proxy {ready.proxy_url}, admin {ready.admin_url}", file=sys.stderr, flush=True)
         _tell_service_manager("READY=1")
 
-    return asyncio.run(parent.run(source, on_ready=on_ready, verbose=args.verbose))
+    with nursery.forked() as bearing:
+        return asyncio.run(parent.run(source, bearing, on_ready=on_ready, verbose=args.verbose))
 
 
 def overrides(args: argparse.Namespace) -> Overrides:

@@ -1,8 +1,7 @@
 """The worker processes, seen from the parent: started, watched, replaced when they die, asked, drained.
 
-Owns their sockets and exit. A worker is this program again with the hidden command `_worker` and one end of a channel; it is in
-a session of its own, so that Ctrl-C in a terminal reaches the parent alone, which then drains. Must not know what workers do
-with what they are told.
+Owns their sockets and exit. A worker is forked by the nursery and has one end of a channel; it is in a session of its own, so that
+Ctrl-C in a terminal reaches the parent alone, which then drains. Must not know what workers do with what they are told.
 """
 
 from __future__ import annotations
@@ -12,21 +11,18 @@ import contextlib
 import itertools
 import logging
 import socket
-import sys
 import time
-from asyncio.subprocess import DEVNULL, Process
 from collections.abc import AsyncIterator, Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 from proxy.errors import SetupError
 from proxy.metrics import Fleet, Metrics
 from proxy.processes.channel import Channel, ChannelClosed, Message
 from proxy.processes.jobs import beside
+from proxy.processes.nursery import Child, NoBirth, Nursery
 
 log = logging.getLogger(__name__)
 
-PROGRAM: Final = Path(__file__).parents[1] / "__main__.py"
 START_DEADLINE_S: Final = 120.0
 PAUSE_FIRST_S: Final = 0.1
 PAUSE_LAST_S: Final = 5.0
@@ -39,25 +35,24 @@ EXIT_DEADLINE_S: Final = 15.0
 class Worker:
     """One worker process, alive or ended."""
 
-    def __init__(self, name: str, process: Process, channel: Channel) -> None:
+    def __init__(self, name: str, process: Child, channel: Channel) -> None:
         self.name = name
         self.process = process
         self.ready = asyncio.Event()
         self.reason: str | None = None
         """Why it could not start, in its own words."""
+        self.ended = asyncio.Event()
         self._channel = channel
         self._tickets = itertools.count(1)
         self._asked: dict[int, asyncio.Future[None]] = {}
 
     @classmethod
-    async def start(cls, name: str, *, inherited_fds: Sequence[int]) -> Worker:
+    async def start(cls, name: str, nursery: Nursery, *, inherited_fds: Sequence[int]) -> Worker:
+        """Raises NoBirth."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                process = await asyncio.create_subprocess_exec(
-                    sys.executable, "-P", str(PROGRAM), "_worker", str(theirs.fileno()),
-                    stdin=DEVNULL, pass_fds=(theirs.fileno(), *inherited_fds), start_new_session=True,
-                )  # fmt: skip
+                process = await nursery.bear((theirs.fileno(), *inherited_fds))
             except BaseException:
                 ours.close()
                 raise
@@ -86,7 +81,8 @@ class Worker:
                     case unknown:
                         raise AssertionError(f"a worker said {unknown!r}")
         except ChannelClosed:
-            await self.process.wait()
+            await self.process.told.wait()
+            self.ended.set()
         finally:
             for answer in self._asked.values():
                 answer.cancel()
@@ -106,15 +102,16 @@ class Worker:
             self._asked.pop(ticket, None)
 
     def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        if not self.ended.is_set():
             self.process.kill()
 
 
 class Workers:
     """As many workers as were asked for, for as long as they are not drained."""
 
-    def __init__(self, *, orders: Callable[[], Message], fleet: Fleet, metrics: Metrics) -> None:
+    def __init__(self, nursery: Nursery, *, orders: Callable[[], Message], fleet: Fleet, metrics: Metrics) -> None:
         """`orders` gives a new worker's first message."""
+        self._nursery = nursery
         self._orders = orders
         self._inherited_fds: Sequence[int] = ()
         self._fleet = fleet
@@ -130,14 +127,17 @@ class Workers:
         """
         self._inherited_fds = inherited_fds
         first: list[asyncio.Future[None]] = [asyncio.get_running_loop().create_future() for _ in range(count)]
-        async with beside(*(self._keep(number, started) for number, started in enumerate(first, start=1))):
-            try:
-                await asyncio.gather(*first)
-                yield
-            finally:
-                self._draining.set()
-                for started in first:
-                    started.cancel()
+        try:
+            async with beside(*(self._keep(number, started) for number, started in enumerate(first, start=1))):
+                try:
+                    await asyncio.gather(*first)
+                    yield
+                finally:
+                    self._draining.set()
+                    for started in first:
+                        started.cancel()
+        finally:
+            self._nursery.close()
 
     @property
     def count(self) -> int:
@@ -157,11 +157,11 @@ class Workers:
         """Have every worker finish what runs, and end; one that has not ended by then is killed, and its holds expire."""
         self._draining.set()
         await self.tell({"do": "drain"})
-        ends = [asyncio.ensure_future(worker.process.wait()) for worker in self._living.values()]
+        ends = [asyncio.ensure_future(worker.ended.wait()) for worker in self._living.values()]
         if ends:
             await asyncio.wait(ends, timeout=deadline_s + EXIT_DEADLINE_S)
         for worker in self._living.values():
-            if worker.process.returncode is None:
+            if not worker.ended.is_set():
                 log.error("worker %s did not end in time; killing it, its holds will expire", worker.name)
                 worker.kill()
         if ends:
@@ -178,14 +178,20 @@ class Workers:
         pause_s = PAUSE_FIRST_S
         for life in itertools.count(1):
             began = time.monotonic()
-            worker = await self._live(f"{number}.{life}", number, first)
+            try:
+                worker = await self._live(f"{number}.{life}", number, first)
+            except NoBirth as error:
+                reason: str | None = str(error)
+                end = "could not be started"
+            else:
+                reason = worker.reason
+                end = f"ended (status {'unknown' if worker.process.status is None else worker.process.status})"
             if self._draining.is_set():
                 return
             if not first.done():
-                first.set_exception(SetupError(worker.reason or f"worker {number} ended (status {worker.process.returncode})"))
+                first.set_exception(SetupError(reason or f"worker {number} {end}"))
                 return
-            said = f": {worker.reason}" if worker.reason else ""
-            log.error("worker %s ended (status %s)%s; starting another", worker.name, worker.process.returncode, said)
+            log.error("worker %s.%d %s%s; starting another", number, life, end, f": {reason}" if reason else "")
             self._metrics.worker_restarted()
             pause_s = PAUSE_FIRST_S if time.monotonic() - began > SOUND_LIFE_S else min(PAUSE_LAST_S, pause_s * 2)
             await asyncio.sleep(pause_s)
@@ -193,17 +199,20 @@ class Workers:
                 return
 
     async def _live(self, name: str, number: int, first: asyncio.Future[None]) -> Worker:
-        """One worker's life, from start to exit."""
-        worker = await Worker.start(name, inherited_fds=self._inherited_fds)
+        """One worker's life, from start to exit. Raises NoBirth."""
+        if self._nursery.is_gone:
+            self._nursery = Nursery.started()
+        worker = await Worker.start(name, self._nursery, inherited_fds=self._inherited_fds)
         self._living[number] = worker
         try:
             await worker.tell(self._orders())
             async with beside(self._watch_start(worker, first)):
                 await worker.listen(self._fleet)
         finally:
-            if worker.process.returncode is None:
+            if not worker.ended.is_set():
                 worker.kill()
-                await asyncio.shield(worker.process.wait())
+                await asyncio.shield(worker.process.told.wait())
+                worker.ended.set()
             del self._living[number]
             self._fleet.ended(worker.name)
             self._metrics.workers_are(self.count)

@@ -96,7 +96,7 @@ def enforced(upstream_port: int, directory: Path) -> Iterator[Target]:
     try:
         port = _wait_until_ready(process)
         commands = {pid: _command(pid) for pid in _descendants(process.pid)}
-        worker = next(pid for pid, command in commands.items() if b"_worker" in command)
+        worker = next(pid for pid in commands if Path(f"/proc/{pid}/comm").read_text() == "ledger-worker\n")
         ledger = next(pid for pid, command in commands.items() if b"valkey-server" in command[0] or b"redis-server" in command[0])
         others = {"ledger": ledger, "parent": process.pid}
         pin(worker, PROXY_CORE)

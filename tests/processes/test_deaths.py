@@ -54,8 +54,8 @@ async def test_a_worker_that_is_killed_is_replaced(begin: Begin, upstream: str, 
 async def test_a_killed_parent_takes_everything_along(begin: Begin, upstream: str, file: Path, data_dir: Path) -> None:
     """Workers settle what runs and end, the ledger ends after them; the next start is none the worse."""
     proxy = await serve(begin, file, configuration(upstream, data_dir, workers=2, drain_timeout_s=1))
-    everyone = children_of(proxy.process.pid)
-    assert len(everyone) == 4  # two workers, the ledger, its guard
+    everyone = [*children_of(proxy.process.pid), *proxy.worker_pids()]
+    assert len(everyone) == 5  # the nursery, the ledger, its guard; two workers
     async with stream(proxy, tokens=10_000):
         proxy.process.kill()
         await until(lambda: not any(map(is_running, everyone)))

@@ -93,14 +93,7 @@ class Deployment:
 
     def workers(self) -> list[int]:
         """Process ids of the workers."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError, ValueError):
-                command = (entry / "cmdline").read_bytes().split(b"\0")
-                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                if parent == self.process.pid and b"_worker" in command:
-                    found.append(int(entry.name))
-        return found
+        return [pid for nursery in _children(self.process.pid, "ledger-nursery") for pid in _children(nursery, "ledger-worker")]
 
     async def replaced(self, deaths: int, *, workers: int = 2) -> None:
         """Wait until so many workers have died, and all have successors that accept requests."""
@@ -135,6 +128,17 @@ class Caller:
         """The balance once nothing is held any more; the test's own timeout is the limit."""
         account = await until(lambda: self.deployment.account(self.id), lambda account: account["held"] == "0")
         return Balance(nanocredits(account["spent"]), nanocredits(account["overrun"]))
+
+
+def _children(pid: int, title: str) -> list[int]:
+    """The processes that this one has started, and that `ps -o comm` calls so."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError, ValueError):
+            parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == pid and (entry / "comm").read_text() == f"{title}\n":
+                found.append(int(entry.name))
+    return found
 
 
 T = TypeVar("T")

@@ -115,9 +115,13 @@ class RunningProxy:
         await self.ended()
 
     def worker_pids(self) -> list[int]:
-        living = [pid for pid in children_of(self.process.pid) if is_worker(pid)]
+        living = [pid for nursery in self.nursery_pids() for pid in children_of(nursery) if is_worker(pid)]
         self._workers_seen.update(living)
         return living
+
+    def nursery_pids(self) -> list[int]:
+        """Of the process that bears its workers; none where that was killed, and no worker was needed since."""
+        return [pid for pid in children_of(self.process.pid) if is_nursery(pid)]
 
     # --- its front doors -------------------------------------------------------------------------------------------------------
 
@@ -181,7 +185,19 @@ def command_of(pid: int) -> str:
 
 
 def is_worker(pid: int) -> bool:
-    return " _worker " in command_of(pid)
+    return title_of(pid) == "ledger-worker"
+
+
+def is_nursery(pid: int) -> bool:
+    return title_of(pid) == "ledger-nursery"
+
+
+def title_of(pid: int) -> str:
+    """What `ps -o comm` calls it."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().removesuffix("\n")
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def is_running(pid: int) -> bool:

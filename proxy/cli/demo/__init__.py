@@ -16,7 +16,7 @@ from pathlib import Path
 
 import aiohttp
 
-from proxy.app import parent
+from proxy.app import nursery, parent
 from proxy.app.settings import Document, Source
 from proxy.cli.demo.screen import Screen
 from proxy.cli.demo.story import Story
@@ -35,6 +35,7 @@ from proxy.cli.demo.town import (
     Unexpected,
 )
 from proxy.errors import SetupError
+from proxy.processes.nursery import Nursery
 from proxy.simulation import SimulatedEndpoint, SimulatedModel, simulated_endpoint
 
 WORKERS = 2
@@ -78,10 +79,11 @@ As the operator:
 
 def run(args: argparse.Namespace) -> int:
     """Show the demo. Raises SetupError."""
-    return asyncio.run(_demo(port=args.port or 0, seconds=args.seconds))
+    with nursery.forked() as bearing:
+        return asyncio.run(_demo(bearing, port=args.port or 0, seconds=args.seconds))
 
 
-async def _demo(*, port: int, seconds: float | None) -> int:
+async def _demo(bearing: Nursery, *, port: int, seconds: float | None) -> int:
     screen = Screen()
     pace = 1.0 if seconds is None else min(1.0, max(SHORTEST_PACE, 0.9 * (seconds - FIXED_S) / STORY_S))
     speed = TOKENS_PER_S / pace
@@ -101,7 +103,7 @@ async def _demo(*, port: int, seconds: float | None) -> int:
             ready.set_result(started)
 
         source = Source(None, overrides={}, default=_document(endpoint, directory, port=port))
-        proxy = asyncio.ensure_future(parent.run(source, on_ready=on_ready))
+        proxy = asyncio.ensure_future(parent.run(source, bearing, on_ready=on_ready))
         story = asyncio.ensure_future(_tell(screen, ready, endpoint, pace=pace))
         await asyncio.wait((proxy, story), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
         return await _stop(screen, proxy, story)
