@@ -196,6 +196,14 @@ def test_late_answers_leave_what_would_not_queue() -> None:
     assert move.percent == pytest.approx(100 * 0.8 * 0.1 / 0.25, abs=4)
 
 
+def test_one_answer_that_was_met_by_a_stall_makes_no_queue_of_the_others() -> None:
+    """Their mean is as late as if all had queued; how much they differ shows that they did not."""
+    adaptive = AdaptiveSeats(10)
+    block(adaptive, 0.1)
+    moves = [adaptive.observe(200, late_s, sent_s=1.0, taken_s=late_s, is_wanted=True) for late_s in (*[0.1] * 9, 2.0)]
+    assert moves[-1] == Move(1.0, answers=10)
+
+
 def test_fewer_seats_that_make_it_no_quicker_come_back() -> None:
     """Then it was no queue; and such answers are late no more."""
     adaptive = AdaptiveSeats(10)
