@@ -19,7 +19,7 @@ from proxy.domain.amounts import (
 from proxy.domain.holds import AuditReport, Event, Hold, JournalEntry, OpenHold, Posting, RequestRate, Settlement, Tightest
 from proxy.domain.seams import Answer, Ledger, Piece, StreamReader
 from proxy.domain.seats import Adapted, Beats, Place, PoolState
-from proxy.domain.usage import NO_USAGE, USAGE_KINDS, Call, Level, Measure, Price, Tier, Usage, counts_of
+from proxy.domain.usage import NO_USAGE, USAGE_KINDS, Call, Level, Measure, Price, Tier, Usage, counted_in, counts_of
 
 __all__ = [
     "AMOUNT_MAX_NANOCREDITS",
@@ -65,6 +65,7 @@ __all__ = [
     "Tightest",
     "Totals",
     "Usage",
+    "counted_in",
     "counts_of",
     "credits_from_nanocredits",
     "nanocredits_from_credits",

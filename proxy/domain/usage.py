@@ -49,6 +49,11 @@ counts_of: Callable[[Usage], tuple[int, ...]] = attrgetter(*USAGE_KINDS)
 """All counts, in the order of USAGE_KINDS."""
 
 
+def counted_in(usage: Usage) -> list[tuple[str, int]]:
+    """The kinds that there is something of, and how much."""
+    return [counted for counted in zip(USAGE_KINDS, counts_of(usage), strict=False) if counted[1]]
+
+
 @dataclass(frozen=True, slots=True)
 class Tier:
     """Other rates for requests whose input is longer than so many tokens.

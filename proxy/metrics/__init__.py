@@ -21,7 +21,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
 from proxy import config
-from proxy.domain import USAGE_KINDS, PoolState, Usage, counts_of
+from proxy.domain import USAGE_KINDS, PoolState, Usage, counted_in
 from proxy.errors import STATUS_BY_CODE
 from proxy.metrics import equality, interventions
 from proxy.metrics.definition import Definition, Labels, Rows, credits, histogram
@@ -180,9 +180,8 @@ class Metrics:
 
     def usage_charged(self, *, model: str, usage: Usage) -> None:
         label = self.model_label(model)
-        for kind, count in zip(USAGE_KINDS, counts_of(usage), strict=True):
-            if count:
-                (self._units if kind in UNIT_KINDS else self._tokens)[label, kind] += count
+        for kind, count in counted_in(usage):
+            (self._units if kind in UNIT_KINDS else self._tokens)[label, kind] += count
 
     def usage_flagged(self, reason: FlagReason) -> None:
         """Reported usage was missing, absurd, fewer tokens than deltas, or more than the request's own maximum."""

@@ -7,9 +7,9 @@ depends on how a stream was cut into pieces. Knows no dialect and no clock.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from operator import mul
+from operator import attrgetter, mul
 
 from proxy.domain import NO_USAGE, USAGE_KINDS, Measure, Price, Tier, Usage, counts_of
 
@@ -18,6 +18,8 @@ REMEMBERED_PRICES_MAX = 4096
 OUTPUT_TOKENS_MAX = 100_000_000
 """More than any model writes in one answer: the answer to "how many tokens are affordable" where output is free."""
 CACHED_MODELS_MAX = 1024
+
+_effective_at_ms: Callable[[Price], int] = attrgetter("effective_at_ms")
 
 INPUT_KINDS = ("input", "cached_input", "cache_write", "cache_write_1h", "audio_input")
 OUTPUT_KINDS = ("output", "reasoning", "audio_output")
@@ -264,5 +266,3 @@ class PriceBook:
         return found
 
 
-def _effective_at_ms(row: Price) -> int:
-    return row.effective_at_ms

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
-from proxy.domain import CREDITS, NO_USAGE, USAGE_KINDS, Answer, Call, Piece, Price, Usage, counts_of
+from proxy.domain import CREDITS, NO_USAGE, Answer, Call, Piece, Price, Usage, counted_in
 from proxy.frozen import dataclass
 from proxy.policy.pricing import affordable_output_tokens, cost_nanocredits, estimate_nanocredits, least_output_rate
 from proxy.policy.units import nominal_nanocredits
@@ -42,7 +42,7 @@ class Charge:
     @property
     def counts(self) -> str:
         """What was counted, for the journal: `input=9 output=5`."""
-        return " ".join([f"{kind}={count}" for kind, count in zip(USAGE_KINDS, counts_of(self.usage), strict=True) if count])
+        return " ".join([f"{kind}={count}" for kind, count in counted_in(self.usage)])
 
     def in_credits(self, price: Price) -> Charge:
         """The same where it was counted at this price, in credits whatever that counts in: seats are shared by work."""
