@@ -7,15 +7,16 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from proxy import metrics
 from proxy.domain import PoolState, Usage
 from proxy.ledger import scripts
-from proxy.metrics import Fleet, Metrics, Snapshot
+from proxy.metrics import Fleet, Metrics, Snapshot, render
+from proxy.metrics.counting import MODEL_LABELS_MAX, REMEMBERED_MODELS_MAX
+from proxy.metrics.published import DEFINITIONS, VERBS
 
 
 def page(fleet: Fleet) -> dict[str, float]:
     """What a scrape reads, by sample: `name{label=value,...}`."""
-    text, _ = metrics.render(fleet.snapshots())
+    text, _ = render(fleet.snapshots())
     samples = {}
     for family in text_string_to_metric_families(text.decode()):
         for sample in family.samples:
@@ -74,12 +75,12 @@ def test_labels_stay_bounded_whatever_callers_send() -> None:
         counted.ledger_called(f"v{n}", 0.1)
     assert counted.snapshot()["requests_total"] == [(("other",) * 4, [10_000])]
     assert len(counted.snapshot()["ledger_seconds"]) == 1
-    assert len(counted._model_labels) <= metrics.REMEMBERED_MODELS_MAX
+    assert len(counted._model_labels) <= REMEMBERED_MODELS_MAX
 
 
 def test_every_script_of_the_ledger_has_a_label_of_its_own() -> None:
     """So that none hides among `other`."""
-    assert {*scripts.VERBS, *scripts.POOL_VERBS, *scripts.STANDALONE} == metrics.VERBS
+    assert {*scripts.VERBS, *scripts.POOL_VERBS, *scripts.STANDALONE} == VERBS
 
 
 def test_a_lone_surrogate_does_not_break_the_page() -> None:
@@ -92,7 +93,7 @@ def test_a_lone_surrogate_does_not_break_the_page() -> None:
 def test_configured_models_beyond_the_cap_count_as_other() -> None:
     """A price book of thousands of rows does not make thousands of series."""
     counted = Metrics(models=[f"m{n:05}" for n in range(5000)])
-    assert len({counted.model_label(f"m{n:05}") for n in range(5000)}) == metrics.MODEL_LABELS_MAX + 1
+    assert len({counted.model_label(f"m{n:05}") for n in range(5000)}) == MODEL_LABELS_MAX + 1
 
 
 def test_new_names_apply_after_a_reload() -> None:
@@ -193,17 +194,17 @@ def test_the_ledger_is_up_only_where_every_process_reaches_it() -> None:
 def test_the_page_comes_in_the_format_that_the_scrape_asks_for() -> None:
     """OpenMetrics where it is asked for, with its end marker; else the classic text."""
     snapshots = Fleet(Metrics()).snapshots()
-    text, content_type = metrics.render(snapshots)
+    text, content_type = render(snapshots)
     assert content_type.startswith("text/plain")
     assert b"# EOF" not in text
-    text, content_type = metrics.render(snapshots, "application/openmetrics-text; version=1.0.0")
+    text, content_type = render(snapshots, "application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert text.endswith(b"# EOF\n")
 
 
 def test_every_definition_is_well_formed() -> None:
     """Counters end in _total and others do not; no label could name a caller; buckets ascend."""
-    for definition in metrics.DEFINITIONS:
+    for definition in DEFINITIONS:
         assert definition.name.endswith("_total") == (definition.kind == "counter"), definition.name
         assert not {"account", "caller", "key", "user", "api_key"} & set(definition.labels), definition.name
         assert bool(definition.buckets) == (definition.kind == "histogram"), definition.name

@@ -264,5 +264,3 @@ class PriceBook:
                 self._candidates_by_model.clear()  # callers choose the names, so what they make us remember is bounded
             self._candidates_by_model[model] = found
         return found
-
-
