@@ -122,7 +122,7 @@ class Controller:
             _, levels = await self._store.directory.snapshot(await self._store.directory.path(account))
         except Refusal:
             return 0
-        return left_to_give(levels[-1], self._store.engine.now_ms())
+        return left_to_give(levels[-1:], self._store.engine.now_ms())
 
     async def _carry_out(self, act: Act, decision: Decision) -> None:
         """Do what an act does by itself, and write it down. Where the ledger fails in between it is decided again: a dividend is dealt

@@ -62,6 +62,7 @@ class CountingLedger(RedisLedger):
         reason: str = "",
         into: str = "",
         expires_at_ms: int | None = None,
+        comes_back: bool = False,
     ) -> None:
         await super().transfer(
             source,
@@ -71,5 +72,6 @@ class CountingLedger(RedisLedger):
             reason=reason,
             into=into,
             expires_at_ms=expires_at_ms,
+            comes_back=comes_back,
         )
         self._metrics.credits_moved("transferred", credits_nanocredits)

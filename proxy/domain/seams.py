@@ -134,12 +134,15 @@ class Ledger(Protocol):
         reason: str = "",
         into: str = "",
         expires_at_ms: int | None = None,
+        comes_back: bool = False,
     ) -> None:
-        """Give credits away: taken from what `source` has left at its own level, added to `target` as grants.
+        """Give credits away: taken from what is left at every level of `source` that they leave (`policy.paths`), granted to `target`.
 
-        What came from a limit expires when that limit's window would have ended, and nothing lasts beyond `expires_at_ms`. `into` is for
-        a receiver of very many: what expires at the same time becomes one grant, whose id begins with it. Once it is taken it is on its
-        way, also where the receiver cannot have it yet. Raises Refusal: insufficient_quota, units_differ, conflict.
+        What came from a limit expires when that limit's window would have ended, at whichever of these levels that is first, and nothing
+        lasts beyond `expires_at_ms`. `into` is for a receiver of very many: what expires at the same time becomes one grant, whose id
+        begins with it. What `comes_back` was taken at every level that leads from the target to the source, and each that has limits gets
+        it, too. Once it is taken it is on its way, also where the receiver cannot have it yet. Raises Refusal: insufficient_quota (its
+        account is the level that lacks), account_suspended, units_differ, conflict.
         """
         ...
 
@@ -148,9 +151,10 @@ class Ledger(Protocol):
         ...
 
     async def collect(self, source: Path, target: Path, operation_id: str, *, expires_at_ms: int, reason: str = "", into: str = "") -> int:
-        """Give another account what has expired in `source` since the last time; how much (0 the first time).
+        """Give another account what has expired in `source` since the last time, and no more than at any level that it leaves; how much (0
+        the first time).
 
-        Windows that are over are turned for it. Raises Refusal: account_suspended, units_differ.
+        Windows that are over are turned for it, at these levels. What is left over waits. Raises Refusal: account_suspended, units_differ.
         """
         ...
 

@@ -29,6 +29,7 @@ from proxy.ledger.engine import Engine
 from proxy.ledger.moves import Moves
 from proxy.ledger.sweeper import Sweeper
 from proxy.ledger.verbs import Verbs
+from proxy.policy.paths import levels_left
 from proxy.policy.units import check_transfer
 
 log = logging.getLogger(__name__)
@@ -163,6 +164,7 @@ class RedisLedger:
         reason: str = "",
         into: str = "",
         expires_at_ms: int | None = None,
+        comes_back: bool = False,
     ) -> None:
         _check_amounts(credits_nanocredits, least=1)
         if source[-1] == target[-1]:
@@ -171,8 +173,15 @@ class RedisLedger:
         check_transfer(*plans, giver=source[-1], receiver=target[-1])
         await self._check_room(source[0], target, operation_id, most=MERGED_MAX if into else GRANTS_MAX)
         expires_ms = records.NEVER_MS if expires_at_ms is None else expires_at_ms
-        where = {"target": " ".join(target), "into": into, "expires": expires_ms}
-        arguments = {"credits": credits_nanocredits, "reason": reason, **where}
+        arguments = {
+            "credits": credits_nanocredits,
+            "reason": reason,
+            "target": " ".join(target),
+            "into": into,
+            "expires": expires_ms,
+            "from": _first(source, levels_left(source, target, comes_back=comes_back)),
+            "arrive": _first(target, levels_left(target, source)) if comes_back else len(target),
+        }
         reply = await self._verbs.operate("transfer", source, operation_id, arguments)
         if reply[0] == "INSUFFICIENT" and not reply[3]:
             message = f"account {source[-1]!r} has no limit to give from, and its grants do not suffice"
@@ -181,8 +190,9 @@ class RedisLedger:
             refusal = _insufficient(source, reply, needed_nanocredits=credits_nanocredits)
             raise Refusal(
                 "insufficient_quota",
-                f"account {source[-1]!r} has less than that to give",
-                account=source[-1],
+                f"account {refusal.account!r} has less than that to give",
+                hint=None if refusal.account == source[-1] else "What leaves an account counts at every level that it leaves.",
+                account=refusal.account,
                 limit=refusal.limit,
                 needed_nanocredits=credits_nanocredits,
                 available_nanocredits=refusal.available_nanocredits,
@@ -201,14 +211,22 @@ class RedisLedger:
     async def collect(self, source: Path, target: Path, operation_id: str, *, expires_at_ms: int, reason: str = "", into: str = "") -> int:
         plans = [await self._directory.plan_of(await self._directory.settings(path[-1])) for path in (source, target)]
         check_transfer(*plans, giver=source[-1], receiver=target[-1])
-        where = {"target": " ".join(target), "into": into, "expires": expires_at_ms}
-        reply = await self._verbs.operate("collect", source, operation_id, {"reason": reason, "stale_ms": UNCOLLECTED_MS, **where})
+        arguments = {
+            "target": " ".join(target),
+            "into": into,
+            "expires": expires_at_ms,
+            "reason": reason,
+            "stale_ms": UNCOLLECTED_MS,
+            "from": _first(source, levels_left(source, target)),
+            "arrive": len(target),
+        }
+        reply = await self._verbs.operate("collect", source, operation_id, arguments)
         if len(reply) == 2:
             return 0
         parts = [part.decode() for part in reply[2:]]
         with _in_transit(operation_id):
             await self._deliver(source[0], operation_id, parts)
-        return int(parts[3])
+        return int(parts[4])
 
     async def _check_room(self, root: str, target: Path, operation_id: str, *, most: int) -> None:
         """Raises Refusal: account_not_found; conflict where the receiver could not take a new transfer, so that nothing is taken for it."""
@@ -219,8 +237,8 @@ class RedisLedger:
 
     async def _deliver(self, root: str, operation_id: str, parts: list[str]) -> None:
         """Give the receiver what a transfer took, one grant for each expiry, then take it out of the outbox."""
-        target, reason, into = records.path_of(parts[0]), *parts[1:3]
-        for n in range(3, len(parts), 2):
+        target, arrive, reason, into = records.path_of(parts[0]), int(parts[1]), *parts[2:4]
+        for n in range(4, len(parts), 2):
             arguments = {
                 "credits": int(parts[n]),
                 "priority": 0,
@@ -230,8 +248,9 @@ class RedisLedger:
                 "grants_max": DELIVERED_MAX,
                 "late": True,
                 **({"into": into} if into else {}),
+                **({"from": arrive} if arrive < len(target) else {}),
             }
-            reply = await self._verbs.operate("grant", target, f"{operation_id}:{n // 2}", arguments)
+            reply = await self._verbs.operate("grant", target, f"{operation_id}:{n // 2 - 1}", arguments)
             if reply[0] in ("TOO_MANY", "TOO_MUCH"):
                 raise _too_many_grants(target)
         await self._verbs.delivered(root, operation_id)
@@ -277,6 +296,11 @@ def _in_transit(operation_id: str) -> Iterator[None]:
         yield
     except Refusal as refusal:
         log.warning("transfer %s stays in transit: %s", operation_id, refusal.message)
+
+
+def _first(path: Path, last_levels: Path) -> int:
+    """The number of the first of some last levels of a path, as the scripts count them."""
+    return 1 + len(path) - len(last_levels)
 
 
 def _check_amounts(*amounts_nanocredits: int, least: int = 0, most: int = AMOUNT_MAX_NANOCREDITS) -> None:

@@ -115,6 +115,8 @@ class Collecting:
                         path, target, f"collect:{path[-1]}:{day}", expires_at_ms=expires_at_ms, reason="expired", into="commons"
                     )
                 except Refusal as refusal:
+                    if refusal.code == "account_suspended":  # a level above; of the others it is known
+                        return 0
                     log.warning("what expired in an account is not collected: %s", refusal.message)
                     return 0
 

@@ -117,8 +117,9 @@ class Dividends:
         return await self._directory.path(commons)
 
     async def _left(self, source: Path) -> int:
+        """At its own level: which levels above it credits leave, each receiver decides."""
         _, levels = await self._directory.snapshot(source)
-        return left_to_give(levels[-1], self._engine.now_ms())
+        return left_to_give(levels[-1:], self._engine.now_ms())
 
     async def find(self, dividend_id: str) -> Dividend:
         """A dividend and how far it came. Raises Refusal: not_found."""

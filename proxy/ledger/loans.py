@@ -3,8 +3,8 @@
 Every step is a transfer whose id is drawn from the loan, noted before it is made: whoever finds a step that nobody finished makes it again,
 so a process may die anywhere. A step that was refused is never made: its id is forgone, and the next try has another. What is lent and
 what is repaid keep the expiry that they have where they are taken: a loan makes nothing last longer. At the due date what the borrower
-has left at its own level goes back, the rest is asked for again and again. Nobody is lent anything without having accepted it, unless an
-operator says so.
+has left at every level that it leaves goes back, the rest is asked for again and again; what comes back does so at all levels at which it
+was taken. Nobody is lent anything without having accepted it, unless an operator says so.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from proxy.ledger.directory import Directory
 from proxy.ledger.documents import Documents
 from proxy.ledger.engine import Engine
 from proxy.ledger.people import left_to_give
+from proxy.policy.paths import levels_left
 
 log = logging.getLogger(__name__)
 
@@ -199,7 +200,7 @@ class Loans:
         if loan.state != "opening":
             return loan
         try:
-            await self._move(loan, loan.lender, loan.borrower, loan.credits_nanocredits, step=loan.opening, memo=loan.reason)
+            await self._move(loan, loan.credits_nanocredits, step=loan.opening, memo=loan.reason)
         except Refusal:
             if loan.was_offered:
                 now = await self._change(loan.loan_id, lambda now: _only(now, "opening", "offered") if now.opening == loan.opening else now)
@@ -245,7 +246,7 @@ class Loans:
                 raise _Changed
             loan = noted
         try:
-            await self._move(loan, loan.borrower, loan.lender, taking.amount_nanocredits, step=str(taking.step), memo="repayment")
+            await self._move(loan, taking.amount_nanocredits, step=str(taking.step), memo="repayment", comes_back=True)
         except Refusal:
             refused = msgspec.structs.replace(loan, taking=None, steps=taking.step)
             if not await self._documents.swap(key, loan, refused):
@@ -268,15 +269,22 @@ class Loans:
             await self._finish(after)
         return after
 
-    async def _move(self, loan: Loan, source: AccountId, target: AccountId, amount_nanocredits: int, *, step: str, memo: str) -> None:
-        """Make a step, unless it was made. Raises Refusal where it cannot be made, and then it never is."""
+    async def _move(self, loan: Loan, amount_nanocredits: int, *, step: str, memo: str, comes_back: bool = False) -> None:
+        """Make a step, to the borrower or back, unless it was made. Raises Refusal where it cannot be made, and then it never is."""
         reason = f"loan {loan.loan_id}: {memo}" if memo else f"loan {loan.loan_id}"
-        paths = await self._directory.path(source), await self._directory.path(target)
+        giver, taker = (loan.borrower, loan.lender) if comes_back else (loan.lender, loan.borrower)
+        source, target = await self._directory.path(giver), await self._directory.path(taker)
         operation_id = f"loan:{loan.loan_id}:{step}"
         try:
-            await self._ledger.transfer(*paths, operation_id, credits_nanocredits=amount_nanocredits, reason=reason, into="loan")
+            await self._ledger.transfer(
+                *(source, target, operation_id),
+                credits_nanocredits=amount_nanocredits,
+                reason=reason,
+                into="loan",
+                comes_back=comes_back,
+            )
         except Refusal:
-            if await self._ledger.forgo(paths[0], operation_id):
+            if await self._ledger.forgo(source, operation_id):
                 raise
 
     # --- looking after them ------------------------------------------------------------------------------------------------------------
@@ -307,8 +315,10 @@ class Loans:
         elif loan.taking is not None:
             await self._take(loan, loan.taking)
         elif loan.due_at_ms <= self._engine.now_ms():
-            borrower = await self._directory.snapshot(await self._directory.path(loan.borrower))
-            amount = min(loan.outstanding_nanocredits, left_to_give(borrower[1][-1], self._engine.now_ms()))
+            borrower, lender = await self._directory.path(loan.borrower), await self._directory.path(loan.lender)
+            _, levels = await self._directory.snapshot(borrower)
+            leaves = levels[-len(levels_left(borrower, lender, comes_back=True)) :]
+            amount = min(loan.outstanding_nanocredits, left_to_give(leaves, self._engine.now_ms()))
             if amount > 0:
                 await self._take(loan, Taking(loan.steps + 1, amount, f"due:{loan.steps + 1}"))
 

@@ -6,6 +6,7 @@ below. Must not know what is shared.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from proxy.domain import Account, AccountId, Path
@@ -66,8 +67,13 @@ class People:
             start = f"({raw[-1].decode()}"
 
 
-def left_to_give(level: Account, now_ms: int) -> int:
-    """What an account has left at its own level; without limits that is what its grants have."""
+def left_to_give(levels: Sequence[Account], now_ms: int) -> int:
+    """What the last of some levels of a path has left to give that leaves them all; without limits that is what its grants have."""
+    *above, own = levels
+    return min(_left(level, now_ms) for level in (own, *(level for level in above if level.limits)))
+
+
+def _left(level: Account, now_ms: int) -> int:
     granted = sum(grant.remaining_nanocredits for grant in level.grants if grant.effective_at_ms <= now_ms)
     limited = min((state.remaining_nanocredits for state in level.limits), default=0)
     return limited + granted

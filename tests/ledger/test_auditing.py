@@ -193,6 +193,27 @@ async def test_the_figures_are_those_of_a_whole_audit(store: Store, clock: Clock
     assert (whole.broken, stands.broken) == ((), {})
 
 
+async def test_what_leaves_an_organisation_and_comes_back_is_proved_at_every_level(store: Store, clock: Clock) -> None:
+    """Charged above the giver, collected there, restored there: the books balance, and an amount that is missing there is found."""
+    eve, org, later = (await people(store, 1))[0], (ORG,), clock.now_ms + 9 * DAY_MS
+    ann, bob = (ORG, ANN), (ORG, BOB)
+    await go_on(store, clock, 70)
+    await store.ledger.grant(ann, "bonus", credits_nanocredits=40)
+    await store.ledger.transfer(ann, eve, "lent", credits_nanocredits=300)
+    await store.ledger.transfer(eve, ann, "back", credits_nanocredits=200, comes_back=True)
+    await store.ledger.transfer(bob, org, "up", credits_nanocredits=30)
+    await store.ledger.collect(bob, eve, "c1", expires_at_ms=later)
+    clock.pass_s(DAY_MS // 1000)
+    assert await store.ledger.collect(bob, eve, "c2", expires_at_ms=later) == LIMIT - 300
+    totals = (await store.directory.account(ORG)).totals
+    assert (totals.given, totals.granted, totals.collected) == (330 + LIMIT - 300, 230, LIMIT - 300)
+    assert ((await go_on(store, clock, 130)).broken, (await store.journal.audit()).broken) == ({}, ())
+    await store.engine.command("HINCRBY", keys.account(ORG, ORG), "given", -1)
+    await store.ledger.transfer(ann, eve, "again", credits_nanocredits=1)
+    stands = await go_on(store, clock, 63)
+    assert (set(stands.broken), stands.broken[ORG][0].partition(":")[0]) == ({ORG}, "given")
+
+
 async def test_a_hold_that_an_account_does_not_know_of_is_found(store: Store, clock: Clock) -> None:
     """What accounts hold and run is compared with the open holds, too."""
     await go_on(store, clock, 70)

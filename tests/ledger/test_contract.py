@@ -1189,8 +1189,8 @@ async def gifts(bench: Bench, path: Path) -> list[tuple[int, int | None, str]]:
     return sorted(((g.remaining_nanocredits, g.expires_at_ms, g.reason) for g in grants), key=str)
 
 
-async def test_a_transfer_takes_from_the_giver_alone_and_expires_with_its_window(bench: Bench) -> None:
-    """Its ancestors are untouched, the day's credits stay the day's, and the giver's limit does not grow back."""
+async def test_a_transfer_takes_from_the_levels_it_leaves_and_expires_with_their_windows(bench: Bench) -> None:
+    """The giver's and its organisation's; the day's credits stay the day's, and no limit grows back."""
     org = await bench.account("org", day(1000))
     ann = await bench.account("ann", day(100), Limit(300, "month"), parent="org")
     bob = await bench.account("bob", ever(0))
@@ -1198,7 +1198,7 @@ async def test_a_transfer_takes_from_the_giver_alone_and_expires_with_its_window
     tonight = at("2026-11-23T00:00+00:00")
     assert await gifts(bench, bob) == [(40, tonight, "present")]
     assert await bench.totals(ann) == {"given": 40}
-    assert await bench.totals(org) == {}
+    assert (await bench.totals(org), (await bench.state(org)).available_nanocredits) == ({"given": 40}, 960)
     assert await bench.totals(bob) == {"granted": 40}
     assert [state.remaining_nanocredits for state in (await bench.state(ann)).limits] == [60, 260]
     await bench.spend(bob, 40)

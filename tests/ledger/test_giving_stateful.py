@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from proxy.config import LedgerSection
-from proxy.domain import AccountId, Limit, Path, Plan
+from proxy.domain import AccountId, JournalEntry, Limit, Path, Plan
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import keys, open_ledger, records
 from proxy.ledger.collecting import Collecting
@@ -28,7 +29,7 @@ from tests.support.ledger_server import LedgerServer
 
 FUND = AccountId("fund")
 PEOPLE: dict[str, tuple[str | None, tuple[Limit, ...]]] = {
-    "org": (None, (Limit(1000, "week"),)),
+    "org": (None, (Limit(120, "day"),)),
     "ann": ("org", (Limit(100, "day"),)),
     "bob": ("org", (Limit(60, "day", rollover="full"), Limit(200, "week"))),
     "eve": (None, (Limit(40, "hour"), Limit(300, "month"))),
@@ -59,6 +60,8 @@ class Redistribution(RuleBasedStateMachine):
         self.paths: dict[str, Path] = {}
         self.bonuses = 0
         self.ids = 0
+        self.targets: dict[str, str] = {}
+        """Who a gift is for, by its id."""
         self.loan_ids: list[str] = []
         self.dividend_ids: list[str] = []
 
@@ -150,7 +153,9 @@ class Redistribution(RuleBasedStateMachine):
         self.ledger.dies = dies
         into = "commons" if taker == "fund" else ""
         named = {"credits_nanocredits": amount, "reason": "gift", "into": into}
-        self.attempt(self.ledger.transfer(self.paths[giver], self.paths[taker], self.new_id("t"), **named))
+        gift_id = self.new_id("t")
+        self.targets[gift_id] = taker
+        self.attempt(self.ledger.transfer(self.paths[giver], self.paths[taker], gift_id, **named))
 
     @rule(lender=people, borrower=people, amount=amounts, hours=st.sampled_from([1, 20, 50]), accepted=st.booleans())
     def lend(self, lender: str, borrower: str, amount: int, hours: int, accepted: bool) -> None:
@@ -199,20 +204,41 @@ class Redistribution(RuleBasedStateMachine):
     async def _check(self, *, in_transit: int | None = None) -> None:
         report = await self.store.journal.audit()
         assert report.broken == ()
-        accounts = [await self.store.directory.account(path[-1]) for path in self.paths.values()]
-        given = sum(account.totals.given for account in accounts)
-        arrived = sum(account.totals.granted for account in accounts) - self.bonuses
+        entries = [entry async for entry in self._entries()]
+        given = sum(entry.amount_nanocredits for entry in entries if entry.verb in ("transfer", "collect"))
+        arrived = sum(entry.amount_nanocredits for entry in entries if entry.verb == "grant") - self.bonuses
+        for entry in entries:
+            if entry.id in self.targets or entry.verb == "collect":
+                self._check_leaving(entry)
         on_its_way = await self._in_transit()
         assert arrived <= given <= arrived + on_its_way, "what is in the outbox may have arrived in parts"
         if in_transit is not None:
             assert (on_its_way, given) == (in_transit, arrived)
+
+    async def _entries(self) -> AsyncIterator[JournalEntry]:
+        for root in {path[0] for path in self.paths.values()}:
+            after: str | None = None
+            while True:
+                page = await self.store.journal.entries(root, after=after, limit=1000)
+                for entry in page.items:
+                    yield entry
+                if (after := page.next) is None:
+                    break
+
+    def _check_leaving(self, entry: JournalEntry) -> None:
+        """What somebody gave to an account outside its organisation, the organisation has given, too: so its limits bound it."""
+        booked = {posting.account for posting in entry.postings if posting.target == "given"}
+        target = self.paths[self.targets.get(entry.id, "fund")]
+        for name in booked:
+            leaves = {above for above in self.paths[name] if above not in target[:-1]}
+            assert leaves <= booked, entry
 
     async def _in_transit(self) -> int:
         """What stands in the outboxes, whether or not a part of it has arrived."""
         amount = 0
         for root in {path[0] for path in self.paths.values()}:
             outbox = records.pairs(await self.store.engine.command("HGETALL", keys.of_root(root, keys.OUTBOX)))
-            amount += sum(int(part) for text in outbox.values() for part in records.decode_strings(text)[3::2])
+            amount += sum(int(part) for text in outbox.values() for part in records.decode_strings(text)[4::2])
         return amount
 
     async def _heal(self) -> None:

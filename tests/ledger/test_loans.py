@@ -169,6 +169,28 @@ async def test_an_offer_that_the_lender_can_no_longer_keep_stands(store: Store, 
     assert (await loans.accept(await loans.find("l1"))).state == "open"
 
 
+async def test_a_loan_leaves_an_organisation_and_comes_back_to_it(store: Store, loans: Loans, clock: Clock) -> None:
+    """The lender's lacks it meanwhile; of the borrower's no more is taken than it has left, and the rest once it has that."""
+    for name, parent, limit in (("org", None, 70), ("lee", "org", 100), ("other", None, 50), ("kim", "other", 100)):
+        above = None if parent is None else AccountId(parent)
+        await store.directory.create_account(AccountId(name), parent=above, limits=(Limit(limit, "day"),), operation_id=name)
+    org, lee, other, kim = (AccountId(name) for name in ("org", "lee", "other", "kim"))
+    due = {"due_at_ms": clock.now_ms + 7_200_000, "reason": "", "accepted": True}
+    with pytest.raises(Refusal) as refused:
+        await loans.offer("l0", lee, kim, credits_nanocredits=71, **due)
+    assert (refused.value.account, refused.value.available_nanocredits) == (org, 70)
+    await loans.offer("l1", lee, kim, credits_nanocredits=60, **due)
+    assert (await available(store, org), await available(store, kim)) == (10, 50)
+    await store.ledger.hold((other, kim), "h", want_nanocredits=20, least_nanocredits=20)
+    await store.ledger.settle((other, kim), "h", spent_nanocredits=20)
+    clock.pass_s(7_200)
+    await loans.look()
+    assert ((await loans.find("l1")).outstanding_nanocredits, await available(store, org), await available(store, other)) == (30, 40, 0)
+    clock.pass_s(DAY_S)
+    await loans.look()
+    assert ((await loans.find("l1")).state, await available(store, org), await available(store, other)) == ("repaid", 100, 20)
+
+
 async def test_an_operators_loan_that_cannot_be_is_none(store: Store, loans: Loans, clock: Clock) -> None:
     """It leaves nothing behind, and the same request may be made again."""
     with pytest.raises(Refusal):

@@ -250,21 +250,31 @@ class Level:
         self.expired += amount
         self.uncollected[source] = self.uncollected.get(source, 0) + amount
 
-    def collect(self, now_ms: int, *, stale_ms: int) -> int:
+    def uncollected_at(self, now_ms: int, *, stale_ms: int) -> int:
         """What has expired since the last time, unless that is too long ago: of grants, and the least that any limit left."""
         self.turn_windows(now_ms)
         self.expire_grants(now_ms)
+        return 0 if self._is_stale(now_ms, stale_ms) else self.uncollected.get(GRANTS, 0) + self._least_uncollected()
+
+    def collect(self, amount: int, now_ms: int, *, stale_ms: int) -> None:
+        """So much of it flows, of grants first. Of what the limits left, more than the least is nobody's."""
+        least, of_grants = self._least_uncollected(), min(amount, self.uncollected.get(GRANTS, 0))
         keys = [limit.key for limit in self.limits]
-        least = min((self.uncollected.get(key, 0) for key in keys), default=0)
-        amount = self.uncollected.get(GRANTS, 0) + least
-        is_stale = self.collected_at_ms is None or now_ms - self.collected_at_ms > stale_ms
-        self.uncollected.update(dict.fromkeys([GRANTS, *(keys if least or is_stale else [])], 0))
-        amount = 0 if is_stale else amount
+        if self._is_stale(now_ms, stale_ms):
+            self.uncollected.update(dict.fromkeys([GRANTS, *keys], 0))
+        else:
+            self.uncollected[GRANTS] = self.uncollected.get(GRANTS, 0) - of_grants
+            self.uncollected.update(dict.fromkeys(keys if least else [], least - (amount - of_grants)))
         self.collected_at_ms = now_ms
         self.expired -= amount
         self.given += amount
         self.collected += amount
-        return amount
+
+    def _is_stale(self, now_ms: int, stale_ms: int) -> bool:
+        return self.collected_at_ms is None or now_ms - self.collected_at_ms > stale_ms
+
+    def _least_uncollected(self) -> int:
+        return min((self.uncollected.get(limit.key, 0) for limit in self.limits), default=0)
 
     def expire_grants(self, now_ms: int) -> None:
         """Book what grants have left past their expiry. Nobody could use it any more, so the books may follow later."""

@@ -8,6 +8,7 @@ amount at each of them (`model_account`). Written from the ledger's rules alone,
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
@@ -230,35 +231,42 @@ class ModelLedger:
         reason: str = "",
         into: str = "",
         expires_at_ms: int | None = None,
+        comes_back: bool = False,
     ) -> None:
         def act() -> None:
-            giver, taker, now_ms = self._on(source)[-1], self._on(target)[-1], self._now_ms()
-            if giver.status != "active":
-                raise Refusal("account_suspended", f"{giver.id} is {giver.status}", account=giver.id)
+            now_ms = self._now_ms()
+            leaves = self._left(source, target, comes_back=comes_back)
+            giver = leaves[-1]
+            for level in leaves:
+                if level.status != "active":
+                    raise Refusal("account_suspended", f"{level.id} is {level.status}", account=level.id)
             if not giver.limits and giver.granted_left(now_ms) < credits_nanocredits:
                 raise Refusal("invalid_request", f"{giver.id} has no limit to give from", account=giver.id)
-            available = giver.available(now_ms)
-            if available < credits_nanocredits:
-                raise self._lack("insufficient_quota", giver, credits_nanocredits, available)
-            taker.demand_room(now_ms)
-            giver.turn_windows(now_ms)
-            parts = (giver.reserve if giver.limits else giver.reserve_granted)(credits_nanocredits, now_ms)
-            gifts = _by_expiry(parts, latest_ms=expires_at_ms)
-            giver.give(parts)
-            for n, (ends_at_ms, credits) in enumerate(gifts.items(), start=1):
-                if into and (merged := taker.grant_like(f"{into}:", ends_at_ms)) is not None:
-                    taker.add_to_grant(merged, credits)
-                    continue
-                gift_id = f"{into}:{operation_id}:{n}" if into else f"{operation_id}:{n}"
-                taker.add_grant(GrantState(gift_id, credits, 0, now_ms, ends_at_ms, now_ms, reason, left=credits), now_ms)
-            taker.expire_grants(now_ms)  # A gift may have been on its way for too long.
+            least = min(leaves, key=lambda level: level.available(now_ms))
+            if least.available(now_ms) < credits_nanocredits:
+                raise self._lack("insufficient_quota", least, credits_nanocredits, least.available(now_ms))
+            takers = self._takers(source, target, comes_back=comes_back)
+            for taker in takers:
+                taker.demand_room(now_ms)
+            all_parts = []
+            for level in leaves:
+                level.turn_windows(now_ms)
+                only_grants = level is giver and not level.limits
+                all_parts.append((level.reserve_granted if only_grants else level.reserve)(credits_nanocredits, now_ms))
+            gifts = _by_expiry(all_parts, latest_ms=expires_at_ms)
+            for level, parts in zip(leaves, all_parts, strict=True):
+                level.give(parts)
+            for taker in takers:
+                for n, (ends_at_ms, credits) in enumerate(gifts.items(), start=1):
+                    self._add_gift(taker, credits, ends_at_ms, f"{operation_id}:{n}", into=into, reason=reason)
+                taker.expire_grants(now_ms)  # A gift may have been on its way for too long.
 
         _check_amounts(credits_nanocredits, least=1)
         if source[-1] == target[-1]:
             raise Refusal("invalid_request", "a transfer goes from one account to another")
         plans = [self._plans[self._on(path)[-1].plan] for path in (source, target)]
         check_transfer(*plans, giver=source[-1], receiver=target[-1])
-        asked = (source, target, credits_nanocredits, reason, into, expires_at_ms)
+        asked = (source, target, credits_nanocredits, reason, into, expires_at_ms, comes_back)
         self._once("transfer", source, operation_id, asked, act)
 
     async def forgo(self, source: Path, operation_id: str) -> bool:
@@ -270,16 +278,18 @@ class ModelLedger:
 
     async def collect(self, source: Path, target: Path, operation_id: str, *, expires_at_ms: int, reason: str = "", into: str = "") -> int:
         def act() -> int:
-            giver, taker, now_ms = self._on(source)[-1], self._on(target)[-1], self._now_ms()
-            if giver.status != "active":
-                raise Refusal("account_suspended", f"{giver.id} is {giver.status}", account=giver.id)
-            amount = giver.collect(now_ms, stale_ms=UNCOLLECTED_MS)
-            if amount and (merged := taker.grant_like(f"{into}:", expires_at_ms)) is not None:
-                taker.add_to_grant(merged, amount)
-            elif amount:
-                gift_id = f"{into}:{operation_id}:1"
-                taker.add_grant(GrantState(gift_id, amount, 0, now_ms, expires_at_ms, now_ms, reason, left=amount), now_ms)
+            now_ms = self._now_ms()
+            *above, giver = self._left(source, target)
+            leaves = [*(level for level in above if level.limits), giver]
+            for level in (*above, giver):
+                if level.status != "active":
+                    raise Refusal("account_suspended", f"{level.id} is {level.status}", account=level.id)
+            amount = min(level.uncollected_at(now_ms, stale_ms=UNCOLLECTED_MS) for level in leaves)
+            for level in leaves:
+                level.collect(amount, now_ms, stale_ms=UNCOLLECTED_MS)
+            taker = self._on(target)[-1]
             if amount:
+                self._add_gift(taker, amount, expires_at_ms, f"{operation_id}:1", into=into, reason=reason)
                 taker.expire_grants(now_ms)
             return amount
 
@@ -427,6 +437,26 @@ class ModelLedger:
     def _on(self, path: Path) -> list[Level]:
         return [self._level(account_id) for account_id in path]
 
+    def _left(self, source: Path, target: Path, *, comes_back: bool = False) -> list[Level]:
+        """The levels that credits leave: all that do not stand above both accounts. What comes back from below leaves no more of them
+        than lie below whom it comes back to, for it was taken from there."""
+        left = [level for level in self._on(source) if level.id not in target[:-1] or level.id == source[-1]]
+        if comes_back:
+            left = [level for level in left if level.id != target[-1]]
+        return left
+
+    def _takers(self, source: Path, target: Path, *, comes_back: bool) -> list[Level]:
+        """Who gets what is given: the last of the path, and where it comes back every level with limits that it had left then."""
+        *above, taker = self._left(target, source) if comes_back else self._on(target[-1:])
+        return [*(level for level in above if level.limits), taker]
+
+    def _add_gift(self, taker: Level, credits: int, ends_at_ms: int | None, gift_id: str, *, into: str, reason: str) -> None:
+        if into and (merged := taker.grant_like(f"{into}:", ends_at_ms)) is not None:
+            taker.add_to_grant(merged, credits)
+            return
+        gift_id, now_ms = f"{into}:{gift_id}" if into else gift_id, self._now_ms()
+        taker.add_grant(GrantState(gift_id, credits, 0, now_ms, ends_at_ms, now_ms, reason, left=credits), now_ms)
+
     def _once(self, verb: str, path: Path, operation_id: str, asked: object, act: Callable[[], Answer]) -> Answer:
         """Carry an operation out the first time; a repeat finds what it led to. A refused one leaves no trace."""
         key = (verb, path[0], operation_id)
@@ -550,13 +580,17 @@ def _check_amounts(*amounts: int, least: int = 0) -> None:
             raise Refusal("invalid_request", f"{amount!r} is not an amount from {least} to {AMOUNT_MAX_NANOCREDITS} nanocredits")
 
 
-def _by_expiry(parts: Iterable[Part], *, latest_ms: int | None = None) -> dict[int | None, int]:
+def _by_expiry(levels: Sequence[Sequence[Part]], *, latest_ms: int | None = None) -> dict[int | None, int]:
     """What a gift is made of, in the order it was taken: credits by when they expire. A limit's last as long as its window, none longer
-    than `latest_ms`."""
+    than `latest_ms`. At each level the same amount was taken; each credit lasts as long as it would have at all of them."""
+    cuts = sorted({end for parts in levels for end in itertools.accumulate(part.held for part in parts)} | {0})
     gifts: dict[int | None, int] = {}
-    for part in parts:
-        ends = [s.expires_at_ms if isinstance(s, GrantState) else s.resets_at_ms for s in part.sources]
-        expires_at_ms = min((end for end in [*ends, latest_ms] if end is not None), default=None)
-        if part.held:
-            gifts[expires_at_ms] = gifts.get(expires_at_ms, 0) + part.held
+    for begins, ends in itertools.pairwise(cuts):
+        expiries = [latest_ms]
+        for parts in levels:
+            upto = itertools.accumulate(part.held for part in parts)
+            part = next(part for part, end in zip(parts, upto, strict=True) if end > begins)
+            expiries += [s.expires_at_ms if isinstance(s, GrantState) else s.resets_at_ms for s in part.sources]
+        expires_at_ms = min((end for end in expiries if end is not None), default=None)
+        gifts[expires_at_ms] = gifts.get(expires_at_ms, 0) + ends - begins
     return gifts

@@ -63,11 +63,11 @@ local function open_level(level)
   return account
 end
 
--- For verbs that touch the last account of the path alone.
-local function narrow()
-  accounts = {accounts[#accounts]}
-  accounts[1].mark = ';0'
-  return accounts[1]
+-- For verbs that touch the path from one level on, or its last account alone; which is the answer.
+local function narrow(from)
+  accounts = {unpack(accounts, from or #accounts)}
+  for i = 1, #accounts do accounts[i].mark = ';' .. int(i - 1) end
+  return accounts[#accounts]
 end
 
 -- Opens every level. Returns nil, or the answer where a level is unknown, or (for verbs that take) has changed since the caller read

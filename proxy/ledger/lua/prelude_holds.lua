@@ -13,7 +13,12 @@ end
 local function commit(verb, amount, memo, open_hold)
   local entry, writes, n = nil, {KEYS[1], open_hold, nil, nil, nil, nil}, open_hold and 2 or 0
   if pieces > 2 or verb == 'settle' then
-    local ids = #accounts == #path and path.text or accounts[1].level.id
+    local ids = path.text
+    if #accounts < #path then
+      local own = {}
+      for i = 1, #accounts do own[i] = accounts[i].level.id end
+      ids = table.concat(own, ' ')
+    end
     entry = redis.call('XADD', journal_key(), '*', 't', journal_text(verb, amount, memo), 'i', A[3], 'p', ids)
   end
   for i = 1, #accounts do

@@ -1,53 +1,75 @@
--- Takes credits from what the last account of the path has left at its own level, and notes them as in transit.
--- ARGV  6 credits, reason, target (the receiving path, joined by spaces), into ('', or see grant), expires (the latest that they may last)
--- Answer {OK, now, target, reason, into, credits, expires, credits, expires...} as strings: one grant for each pair
+-- Takes credits from what the last account of the path has left, alike at every level that they leave, and notes them as in transit.
+-- ARGV  6 credits, reason, target (the receiving path, joined by spaces), into ('', or see grant), expires (the latest that they may last),
+--         from (the number of the first level that they leave), arrive (that of the first level of the target that gets them)
+-- Answer {OK, now, target, arrive, reason, into, credits, expires, credits, expires...} as strings: one grant for each pair
 --        | {CONFLICT, now} | {INSUFFICIENT, now, level, limit, available, held, capacity, resets, 0} | {SUSPENDED, ...} | {STALE_...}
--- Invariant: what leaves here stands in the outbox until the receiver has it; credits never last longer than they would have here. How
--- much was given on the present day (UTC) stands with the account: who gives away what it has does not lack it.
+-- Invariant: what leaves here stands in the outbox until the receiver has it; no level loses more than it could have spent, and credits
+-- never last longer than they would have at any of them. How much was given on the present day (UTC) stands with the account: who gives
+-- away what it has does not lack it.
 
 local before, asked = repeated()
 if before then return before end
 demand(whole(asked.credits, 1) and type(asked.target) == 'string' and type(asked.reason) == 'string', 'transfer')
 demand(type(asked.into) == 'string' and whole(asked.expires), 'into')
+demand(whole(asked.from, 1) and asked.from <= #path and whole(asked.arrive, 1), 'levels')
 local no = open_path(true)
 if no then return no end
-local account = narrow()
+local account = narrow(asked.from)
 no = inactive()
 if no then return no end
 
--- An account without limits of its own has nothing but its grants to give.
-local parts = {}
-if #account.current == 0 then
-  local _, left = usable_grants(account)
-  if left < asked.credits then return insufficient(account, left, 0) end
+-- An account without limits of its own has nothing but its grants to give; above it such a level lets everything pass.
+local last, parts = #accounts, {}
+local only_grants = #account.current == 0
+if only_grants then
+  local _, granted = usable_grants(account)
+  if granted < asked.credits then return insufficient(account, granted, 0) end
+end
+local free, at = path_available(asked.credits)
+if free and free < asked.credits then return insufficient(at, free, 0) end
+for i = 1, only_grants and last - 1 or last do take(accounts[i], asked.credits, parts, i) end
+if only_grants then
   expire_grants(account)
   account[HELD], account.moved = account[HELD] + asked.credits, true
-  take_grants(account, asked.credits, parts, 1)
-else
-  local free = available(account, MAX)
-  if free < asked.credits then return insufficient(account, free, 0) end
-  take(account, asked.credits, parts, 1)
+  take_grants(account, asked.credits, parts, last)
 end
 
-local order, by_expiry = {}, {}
-for _, part in ipairs(parts[1]) do
+local function expiry_of(level, source)
+  if source == 'f' then return MAX end
+  if string.sub(source, 1, 1) == 'g' then return level.grants[string.sub(source, 3)].expires end
   local expires = MAX
-  if string.sub(part[2], 1, 1) == 'g' then
-    expires = account.grants[string.sub(part[2], 3)].expires
-  else
-    for _, w in ipairs(windows_of(account, part[2])) do
-      if w[RESETS] > 0 then expires = math.min(expires, w[RESETS]) end
-    end
+  for _, w in ipairs(windows_of(level, source)) do
+    if w[RESETS] > 0 then expires = math.min(expires, w[RESETS]) end
   end
-  expires = math.min(expires, asked.expires)
-  if not by_expiry[expires] then
-    by_expiry[expires] = 0
-    order[#order + 1] = expires
-  end
-  by_expiry[expires] = by_expiry[expires] + part[1]
-  use(account, part[1], part[2], 'given')
+  return expires
 end
-local answer = {asked.target, asked.reason, asked.into}
+
+-- Every credit comes from one part of each level, those taken first together, and lasts as long as the first of these parts to end.
+local gifts = {{asked.credits, asked.expires}}
+for i = 1, last do
+  local cut, n = {}, 1
+  for _, part in ipairs(parts[i]) do
+    local amount, expires = part[1], expiry_of(accounts[i], part[2])
+    while amount > 0 do
+      local piece = gifts[n]
+      local given = math.min(piece[1], amount)
+      cut[#cut + 1] = {given, math.min(piece[2], expires)}
+      piece[1], amount = piece[1] - given, amount - given
+      if piece[1] == 0 then n = n + 1 end
+    end
+    use(accounts[i], part[1], part[2], 'given')
+  end
+  gifts = cut
+end
+local order, by_expiry = {}, {}
+for _, piece in ipairs(gifts) do
+  if not by_expiry[piece[2]] then
+    by_expiry[piece[2]] = 0
+    order[#order + 1] = piece[2]
+  end
+  by_expiry[piece[2]] = by_expiry[piece[2]] + piece[1]
+end
+local answer = {asked.target, int(asked.arrive), asked.reason, asked.into}
 for _, expires in ipairs(order) do
   answer[#answer + 1] = int(by_expiry[expires])
   answer[#answer + 1] = int(expires)

@@ -79,6 +79,26 @@ async def test_a_transfer_moves_credits_from_one_account_to_another(call: Client
     assert (await call.done("POST", "/audit"))["balanced"] is True
 
 
+async def test_a_transfer_out_of_an_organisation_counts_there(call: Client) -> None:
+    """It is told who lacks what, shown what it has given, and has the entry in its journal; within it nothing is counted above."""
+    await call.done("POST", "/accounts", {"id": "org", "limits": [{"credits": "3", "window": "day"}]})
+    for name in ("user:cid", "user:dan"):
+        await call.done("POST", "/accounts", {"id": name, "parent": "org", "limits": [{"credits": "2", "window": "day"}]})
+    await call.done("POST", "/transfers", {"from": "user:cid", "to": "user:dan", "credits": "1", "reason": "within"})
+    assert (await call.done("GET", "/accounts/org"))["given"] == "0"
+    await call.done("POST", "/transfers", {"from": "user:dan", "to": "user:bob", "credits": "2.5", "reason": "beyond"})
+    shown = await call.done("GET", "/accounts/org")
+    assert (shown["given"], shown["available"]) == ("2.5", "0.5")
+    [entry] = [entry for entry in (await call.done("GET", "/accounts/org/journal"))["items"] if entry["memo"] == "beyond"]
+    assert (entry["path"], entry["credits"]) == (["org", "user:dan"], "2.5")
+    assert {posting["account"] for posting in entry["postings"] if posting["to"] == "given"} == {"org", "user:dan"}
+    asked = {"from": "user:cid", "to": "user:bob", "credits": 1, "reason": "x"}
+    reply = await call("POST", "/admin/v1/transfers", asked)
+    assert (reply.status, reply.json["code"]) == (402, "insufficient_quota")
+    assert (reply.json["account"], reply.json["needed"], reply.json["available"]) == ("org", "1", "0.5")
+    assert (await call.done("POST", "/audit"))["balanced"] is True
+
+
 async def test_a_transfer_that_cannot_be_is_refused(call: Client) -> None:
     """Too much, to oneself, from or to nobody: nothing moves."""
     asked = {"from": "user:ann", "to": "user:bob", "credits": 1, "reason": "x"}

@@ -276,6 +276,20 @@ async def test_credits_can_be_given_away_where_the_plan_allows(ann: Pages, bob: 
     assert (reply.status, reply.json["error"]["code"]) == (409, "conflict")
 
 
+async def test_what_would_leave_an_organisation_beyond_its_limit_is_refused(ann: Pages, store: Store) -> None:
+    """With the organisation's name and what it has left; who gives sees its own part of what it gave, not the organisation's."""
+    await store.directory.create_account(AccountId("user:eve"), operation_id="eve")
+    await store.ledger.set_limits((ORG,), "limits", limits=(Limit(4 * CREDIT, "day"),))
+    reply = await ann("POST", "/ledger/v1/transfers", {"to": "user:eve", "credits": 5})
+    assert (reply.status, reply.json["error"]["code"]) == (402, "insufficient_quota")
+    assert ("'org'" in reply.json["error"]["message"], reply.headers["X-Ledger-Remaining"]) == (True, "4")
+    reply = await ann("POST", "/ledger/v1/transfers", {"to": "user:eve", "credits": 3})
+    assert reply.status == 200, reply.text
+    assert (await store.directory.account(ORG)).totals.given == 3 * CREDIT
+    [entry] = [entry for entry in (await ann("GET", "/ledger/v1/journal")).json["items"] if entry["verb"] == "transfer"]
+    assert {posting["account"] for posting in entry["postings"]} == {"user:ann"}
+
+
 async def test_credits_cannot_be_given_away_where_the_plan_does_not_allow(bob: Pages, call: Client) -> None:
     """403, before anything else is looked at."""
     reply = await bob("POST", "/ledger/v1/transfers", {"to": "user:ann", "credits": 1})
