@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -48,16 +49,20 @@ def place_of(module: str) -> str:
     return module.split(".")[1] if "." in module else ""
 
 
-def modules() -> Iterator[tuple[str, ast.Module]]:
+@functools.cache
+def modules() -> list[tuple[str, list[ast.AST]]]:
+    """Every module of the package with all that stands in it."""
+    found = []
     for file in sorted(ROOT.rglob("*.py")):
         parts = file.relative_to(ROOT.parent).with_suffix("").parts
         name = ".".join(parts).removesuffix(".__init__")
-        yield name, ast.parse(file.read_text(encoding="utf-8"), filename=str(file))
+        found.append((name, list(ast.walk(ast.parse(file.read_text(encoding="utf-8"), filename=str(file))))))
+    return found
 
 
-def imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
+def imports(nodes: Sequence[ast.AST]) -> Iterator[tuple[str, int]]:
     """Every imported module with its line; `from proxy import x` counts as `proxy.x`."""
-    for node in ast.walk(tree):
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -69,8 +74,10 @@ def imports(tree: ast.Module) -> Iterator[tuple[str, int]]:
                 yield node.module, node.lineno
 
 
-ALL = [(name, module, line) for name, tree in modules() for module, line in imports(tree)]
-OURS = [(name, module, line) for name, module, line in ALL if module.split(".")[0] == "proxy"]
+@functools.cache
+def all_imports() -> list[tuple[str, str, int]]:
+    """Who imports what, on which line."""
+    return [(name, module, line) for name, nodes in modules() for module, line in imports(nodes)]
 
 
 def test_every_module_stands_on_a_floor() -> None:
@@ -81,7 +88,9 @@ def test_every_module_stands_on_a_floor() -> None:
 def test_imports_go_downwards() -> None:
     """A module knows its own folder and the floors below it; the package's own module knows nothing, so importing it is free."""
     wrong = []
-    for name, module, line in OURS:
+    for name, module, line in all_imports():
+        if module.split(".")[0] != "proxy":
+            continue
         here, there = place_of(name), place_of(module)
         if here != there and (not here or not there or FLOOR[there] >= FLOOR[here]):
             wrong.append(f"{name}:{line} must not import {module}")
@@ -91,14 +100,14 @@ def test_imports_go_downwards() -> None:
 @pytest.mark.parametrize("floor", PURE)
 def test_pure_floors_do_nothing_but_calculate(floor: str) -> None:
     """No waiting, no input or output, no clock, no chance, no log: numbers or bytes in, decisions or facts out."""
-    used = [(f"{name}:{line}", module) for name, module, line in ALL if place_of(name) == floor]
+    used = [(f"{name}:{line}", module) for name, module, line in all_imports() if place_of(name) == floor]
     assert not [use for use in used if use[1].split(".")[0] in NOT_PURE]
     assert not [use for use in used if use[1].startswith("proxy.config")], "a rule takes its numbers as arguments"
     waiting = [
         f"{name}:{node.lineno}"
-        for name, tree in modules()
+        for name, nodes in modules()
         if place_of(name) == floor
-        for node in ast.walk(tree)
+        for node in nodes
         if isinstance(node, (ast.AsyncFunctionDef, ast.Await))
     ]
     assert not waiting
@@ -107,7 +116,7 @@ def test_pure_floors_do_nothing_but_calculate(floor: str) -> None:
 @pytest.mark.parametrize("library", KNOWN_TO)
 def test_a_library_is_known_to_its_floor_alone(library: str) -> None:
     """So that it can be replaced there, and its errors end there."""
-    users = [(f"{name}:{line}", place_of(name)) for name, module, line in ALL if module.split(".")[0] == library]
+    users = [(f"{name}:{line}", place_of(name)) for name, module, line in all_imports() if module.split(".")[0] == library]
     assert not [use for use in users if use[1] not in KNOWN_TO[library]]
 
 
@@ -115,8 +124,8 @@ def test_the_environment_is_read_in_few_places() -> None:
     """Settings come from the configuration, secrets by `config.read_secret`; the commands read where the admin API is."""
     readers = {
         name
-        for name, tree in modules()
-        for node in ast.walk(tree)
+        for name, nodes in modules()
+        for node in nodes
         if isinstance(node, ast.Attribute) and node.attr in ("environ", "getenv") and isinstance(node.value, ast.Name)
     }
     assert {place_of(name) for name in readers} <= {"config", "cli"}
