@@ -72,7 +72,7 @@ def _add_serve(parser: argparse.ArgumentParser) -> None:
 
 def _add_demo(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, metavar="N", help="the proxy's port (default: a free one)")
-    parser.add_argument("--seconds", type=float, metavar="N", help="end after so long (default: run until Ctrl-C)")
+    parser.add_argument("--seconds", type=float, metavar="N", help="end after about so long, the story told (default: run until Ctrl-C)")
     _runs(parser, "proxy.cli.demo")
 
 

@@ -104,8 +104,13 @@ async def _demo(bearing: Nursery, *, port: int, seconds: float | None) -> int:
 
         source = Source(None, overrides={}, default=_document(endpoint, directory, port=port))
         proxy = asyncio.ensure_future(parent.run(source, bearing, on_ready=on_ready))
-        story = asyncio.ensure_future(_tell(screen, ready, endpoint, pace=pace))
+        told = asyncio.Event()
+        story = asyncio.ensure_future(_tell(screen, ready, endpoint, told, pace=pace))
         await asyncio.wait((proxy, story), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if not (proxy.done() or story.done()):  # a busy machine may need longer than the pace allows for; a story is told to its end
+            ending = asyncio.ensure_future(told.wait())
+            await asyncio.wait((proxy, story, ending), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+            ending.cancel()
         return await _stop(screen, proxy, story)
 
 
@@ -146,8 +151,10 @@ def _document(endpoint: SimulatedEndpoint, directory: Path, *, port: int) -> Doc
     }
 
 
-async def _tell(screen: Screen, ready: asyncio.Future[parent.Ready], endpoint: SimulatedEndpoint, *, pace: float) -> None:
-    """The story, and then the live account of whoever watches."""
+async def _tell(
+    screen: Screen, ready: asyncio.Future[parent.Ready], endpoint: SimulatedEndpoint, told: asyncio.Event, *, pace: float
+) -> None:
+    """The story, and then the live account of whoever watches; `told` is set in between."""
     started = await ready
     token = parent.admin_token_file(started.config.ledger.data_dir).read_text().strip()
     screen.print(screen.paint("compute-ledger", "1") + ": everyone gets a share of scarce compute that they really have.")
@@ -163,6 +170,7 @@ async def _tell(screen: Screen, ready: asyncio.Future[parent.Ready], endpoint: S
         addresses = {"proxy": started.proxy_url, "admin": started.admin_url}
         snippets = SNIPPETS.format(**addresses, key=you.key, token=token, model=BRIEF_MODEL, command=_command())
         screen.print(*snippets.splitlines())
+        told.set()
         await _watch(screen, you)
 
 
