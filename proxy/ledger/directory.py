@@ -26,11 +26,12 @@ from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import keys, records
 from proxy.ledger.audit_log import AuditLog
 from proxy.ledger.book import Book
+from proxy.ledger.callers import KeptCallers
 from proxy.ledger.changes import PAGE_MAX, REMEMBERED_MS, Page, digest
 from proxy.ledger.engine import Call, Engine
 from proxy.policy.units import check_keeps_unit, check_one_unit
 
-CACHE_MAX = 100_000
+SETTINGS_MAX = 100_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -52,7 +53,7 @@ class Directory(Book, AuditLog):
 
     def __init__(self, engine: Engine) -> None:
         super().__init__(engine)
-        self._callers: dict[str, Caller | None] = {}
+        self._callers = KeptCallers()
         self._settings: dict[AccountId, Settings] = {}
 
     # --- what is kept ------------------------------------------------------------------------------------------------------------
@@ -68,11 +69,10 @@ class Directory(Book, AuditLog):
 
     def _forget(self, kind: str, name: str) -> None:
         if kind == "key":
-            self._callers.pop(name, None)
+            self._callers.forget(name)
         elif kind == "account":
             self._settings.pop(AccountId(name), None)
-            for cached in [d for d, caller in self._callers.items() if caller is not None and name in caller.path]:
-                del self._callers[cached]
+            self._callers.forget_account(name)
 
     async def caller(self, key_digest: str) -> Caller | None:
         """Whose key has this SHA-256 (hex); None where it is unknown or revoked.
@@ -102,9 +102,7 @@ class Directory(Book, AuditLog):
             weights = (await self._root_weight(person.path) if len(person.path) > 1 else weight, weight)
             caller = Caller(key.account, settings.path, plan, key.key_id, weights, () if person is settings else person.path)
         if generation == self.generation:  # else a change may have come in between, and the next look-up decides
-            if len(self._callers) >= CACHE_MAX:
-                self._callers.clear()
-            self._callers[key_digest] = caller
+            self._callers.keep(key_digest, caller)
         return caller
 
     async def _person(self, settings: Settings) -> Settings:
@@ -142,7 +140,7 @@ class Directory(Book, AuditLog):
             records.decode_labels(labels),
         )
         if anew or generation == self.generation:
-            if len(self._settings) >= CACHE_MAX:
+            if len(self._settings) >= SETTINGS_MAX:
                 self._settings.clear()
             self._settings[account_id] = settings
             self.generation += anew
