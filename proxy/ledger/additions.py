@@ -18,7 +18,7 @@ import msgspec
 from proxy.ledger import keys
 from proxy.ledger.engine import Engine
 
-SHARDS: Final = 4
+SHARDS: Final = 2
 TOLD: Final = "told"
 NUMBERS_MAX: Final = 4_000
 """Of one piece: what a process adds in about a millisecond."""

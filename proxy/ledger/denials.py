@@ -27,7 +27,7 @@ COUNTED: Final = frozenset(
     {"insufficient_quota", "request_exceeds_budget", "budget_in_flight", "queue_full", "queue_timeout", "too_many_requests"}
 )
 """Refusals that withhold what was asked for: for want of budget, of seats, or by a rate."""
-PERSONS_MAX: Final = 5_000
+PERSONS_MAX: Final = 10_000
 """Denied persons in one shard of one window."""
 PENDING_MAX: Final = 10_000
 KEPT_S: Final = 15.0

@@ -55,6 +55,8 @@ class Directory(Book, AuditLog):
         super().__init__(engine)
         self._callers = KeptCallers()
         self._settings: dict[AccountId, Settings] = {}
+        self.countings = 0
+        """Grows whenever use may be counted in another way."""
 
     # --- what is kept ------------------------------------------------------------------------------------------------------------
 
@@ -62,7 +64,12 @@ class Directory(Book, AuditLog):
         """Tell every process that an account's settings have changed."""
         await self._announce("account", account_id)
 
+    async def announce_counting(self) -> None:
+        """Tell every process that use is counted in another way from now on."""
+        await self._announce("counting", "-")
+
     async def _forget_all(self) -> None:
+        self.countings += 1
         self._callers.clear()
         self._settings.clear()
         await self._read_book()
@@ -73,6 +80,8 @@ class Directory(Book, AuditLog):
         elif kind == "account":
             self._settings.pop(AccountId(name), None)
             self._callers.forget_account(name)
+        elif kind == "counting":
+            self.countings += 1
 
     async def caller(self, key_digest: str) -> Caller | None:
         """Whose key has this SHA-256 (hex); None where it is unknown or revoked.

@@ -110,16 +110,26 @@ class EqualityLedger:
         self._asks_recount = False
         self._flushing = asyncio.Lock()
         self._grouped_s = float("-inf")
+        self._counting = Counting()
+        self._learnt = -1
+        """What the directory had heard of when it was read."""
         self.denials = Denials(engine, directory, self._additions, self.folding)
         self.enrolment = Enrolment(engine, directory, moves)
         directory.announced = self._note_change
 
     async def learn(self) -> Counting:
         """What is agreed on now, which this process's calls then go by. Raises LedgerUnavailable."""
-        counting = await read_counting(self._engine)
-        if counting.era != self._moves.era:
-            self._moves.era = counting.era
-        return counting
+        heard = self._directory.countings
+        self._counting = await read_counting(self._engine)
+        self._learnt = heard
+        if self._counting.era != self._moves.era:
+            self._moves.era = self._counting.era
+        return self._counting
+
+    async def announce(self) -> Counting:
+        """Have every process learn what is agreed on now, this one at once. Raises LedgerUnavailable."""
+        await self._directory.announce_counting()
+        return await self.learn()
 
     # --- counting ----------------------------------------------------------------------------------------------------------------
 
@@ -138,7 +148,7 @@ class EqualityLedger:
     async def flush(self, *, grouped: bool = True) -> None:
         """Tell all that this process has counted and changed. Raises LedgerUnavailable; nothing is lost or told twice then."""
         async with self._flushing:
-            counting = await self.learn()
+            counting = await self.learn() if self._learnt != self._directory.countings else self._counting
             if self._asks_recount:
                 await self._engine.command("HSET", keys.EQUALITY, "is_due", "1")
                 self._asks_recount = False

@@ -1,8 +1,9 @@
 """Folding: what processes have told (`additions`) is taken into the hashes that it is told of, and read with them.
 
-A reader adds what was told to what the hashes say, as it adds the shards up; so folding may wait until there is enough of it, and costs
-little of each. One reads what was told and what stands there, adds, and has it written, unless somebody else has folded since: then it
-reads again. A piece that was sent twice, because its answer was lost, is known by its number, which stands with the name of the last fold.
+A reader adds what was told to what the hashes say, as it adds the shards up, and keeps what it has read of it; so folding may wait until
+there is enough of it, and costs little of each. One reads what was told and what stands there, adds, and has it written, unless somebody
+else has folded since: then it reads again. A piece that was sent twice, because its answer was lost, is known by its number, which stands
+with the name of the last fold.
 """
 
 from __future__ import annotations
@@ -21,12 +22,14 @@ from proxy.ledger.additions import SHARDS, TOLD, Addition, Piece, ToldHash, read
 from proxy.ledger.engine import Engine
 
 FOLDED: Final = "folded"
-FEW_PIECES: Final = 64
-FEW_BYTES: Final = 65_536
-"""Of what was told: so much a reader adds each time without folding it."""
-PIECES_MAX: Final = 64
+FEW_PIECES: Final = 512
+FEW_BYTES: Final = 1_000_000
+"""Of what was told in a shard: so much waits without being folded. A fold costs the server as much as a hundred flushes, however much it
+takes; who reads for the first time needs some tens of milliseconds for it, beside the requests."""
+PIECES_AT_ONCE: Final = 64
+PIECES_MAX: Final = 1_024
 FIELDS_MAX: Final = 500
-"""Of one fold, unless one piece has more fields: some milliseconds of a process, and at most one of the server."""
+"""Of one fold, unless one piece has more fields: at most one millisecond of the server."""
 MARK_MS: Final = 86_400_000
 """How long the number of a process's last piece is remembered."""
 MARKS_MAX: Final = 1_000
@@ -67,13 +70,31 @@ class _Taken:
     numbers: dict[str, int] = field(default_factory=dict)
     """Each process's last one."""
     hashes: dict[str, ToldHash] = field(default_factory=dict)
+    size_bytes: int = 0
+    last: list[bytes] = field(default_factory=list)
+    """The last piece, as it was told."""
+
+    @classmethod
+    def after(cls, folded: bytes | None) -> _Taken:
+        """Nothing yet, after a fold as it is stored."""
+        return cls(_Folded() if folded is None else _read_folded(folded))
 
     @property
     def fields(self) -> int:
         return sum(len(told.fields) for told in self.hashes.values())
 
-    def add(self, piece: Piece) -> None:
-        self.pieces += 1
+    async def take(self, told: Sequence[bytes], fields_max: float = float("inf")) -> None:
+        """Add what was told, as far as it is of so many fields, beside the requests."""
+        for packed in told:
+            self.last = [packed]
+            self.size_bytes += len(packed)
+            self.pieces += 1
+            self._add(read_piece(packed))
+            if self.fields >= fields_max:
+                break
+            await asyncio.sleep(0)
+
+    def _add(self, piece: Piece) -> None:
         if piece.number <= self.numbers.setdefault(piece.process, self.folded.marks.get(piece.process, (0, 0))[0]):
             return
         self.numbers[piece.process] = piece.number
@@ -87,22 +108,14 @@ class _Taken:
                 there.add(of, addition.alone, addition.rows)
 
 
-async def _take(packed: bytes | None, told: Sequence[bytes], fields_max: float = float("inf")) -> _Taken:
-    """What was told, as far as it is of so many fields, beside the requests."""
-    taken = _Taken(_Folded() if packed is None else _read_folded(packed))
-    for piece in told:
-        taken.add(read_piece(piece))
-        if taken.fields >= fields_max:
-            break
-        await asyncio.sleep(0)
-    return taken
-
-
 class Folding:
     """One process's way to read hashes that many add to, and to fold."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+        self._known: dict[int, tuple[bytes | None, _Taken]] = {}
+        """What was read of each shard last, and what had been folded then: what was told since stands behind it."""
+        self._reading = [asyncio.Lock() for _ in range(SHARDS)]
 
     async def read(self, *names: str) -> list[list[Flat]]:
         """All that is known of each hash: what its shards say, and what was told of it since. Raises LedgerUnavailable."""
@@ -111,19 +124,26 @@ class Folding:
 
     async def _read(self, shard: int, names: Sequence[str]) -> list[list[Flat]]:
         folded, told = keys.of_equality(shard, FOLDED), keys.of_equality(shard, TOLD)
-        for _ in range(TRIES_MAX):
-            before, waiting, *flats, after = await self._engine.commands(
-                ("GET", folded),
-                ("LRANGE", told, 0, -1),
-                *(("HGETALL", keys.of_equality(shard, name)) for name in names),
-                ("GET", folded),
-            )
-            if len(waiting) >= FEW_PIECES or sum(map(len, waiting)) >= FEW_BYTES:
+        async with self._reading[shard]:
+            for _ in range(TRIES_MAX):
+                if shard not in self._known:
+                    before = await self._engine.command("GET", folded)
+                    self._known[shard] = before, _Taken.after(before)
+                before, taken = self._known[shard]
+                waiting, *flats, after = await self._engine.commands(
+                    ("LRANGE", told, max(0, taken.pieces - 1), -1),
+                    *(("HGETALL", keys.of_equality(shard, name)) for name in names),
+                    ("GET", folded),
+                )
+                if before != after or waiting[: len(taken.last)] != taken.last:
+                    del self._known[shard]  # somebody has folded, or the server has lost something
+                    continue
+                await taken.take(waiting[len(taken.last) :])
+                if taken.pieces < FEW_PIECES and taken.size_bytes < FEW_BYTES:
+                    break
                 await self.fold((shard,))
-            elif before == after:
-                break
-        hashes = (await _take(before, waiting)).hashes
-        return [[flat, _besides(flat, hashes[name])] if name in hashes else [flat] for name, flat in zip(names, flats, strict=True)]
+            hashes = taken.hashes
+            return [[flat, _besides(flat, hashes[name])] if name in hashes else [flat] for name, flat in zip(names, flats, strict=True)]
 
     async def fold(self, shards: Sequence[int] = range(SHARDS)) -> None:
         """Take in all that was told until now. Raises LedgerUnavailable; nothing is lost or added twice then."""
@@ -131,13 +151,15 @@ class Folding:
 
     async def _fold(self, shard: int) -> None:
         for _ in range(TRIES_MAX):
-            folded, told = await self._engine.commands(
-                ("GET", keys.of_equality(shard, FOLDED)), ("LRANGE", keys.of_equality(shard, TOLD), 0, PIECES_MAX - 1)
-            )
-            if not told:
-                return
-            taken = await _take(folded, told, FIELDS_MAX)
-            if await self._write(shard, folded or b"", taken) and taken.pieces == len(told) < PIECES_MAX:
+            folded = await self._engine.command("GET", keys.of_equality(shard, FOLDED))
+            taken = _Taken.after(folded)
+            is_all = False
+            while not is_all and taken.pieces < PIECES_MAX and taken.fields < FIELDS_MAX:
+                start = taken.pieces
+                told = await self._engine.command("LRANGE", keys.of_equality(shard, TOLD), start, start + PIECES_AT_ONCE - 1)
+                await taken.take(told, FIELDS_MAX)
+                is_all = taken.pieces - start == len(told) < PIECES_AT_ONCE
+            if not taken.pieces or (await self._write(shard, folded or b"", taken) and is_all):
                 return
 
     async def _write(self, shard: int, folded: bytes, taken: _Taken) -> bool:

@@ -41,7 +41,7 @@ class Pace:
     pause_s: float = 0.1
     """After each batch: so a recount takes no more than some tenth of the server."""
     settle_s: float = 3.0
-    """Until every process has told its moves and learned how is counted now: three flushes."""
+    """Until every process has heard how is counted now, which takes a quarter of a second, and told its moves: three flushes."""
 
 
 class Recounter:
@@ -135,7 +135,7 @@ class Recounter:
             generations = ("generation", counting.generation, "next", counting.generation + 1)
             when = ("after", "", "began_ms", self._engine.now_ms(), "is_due", 0)
             await self._engine.command("HSET", keys.EQUALITY, *how, *generations, *when)
-        return await self._equality.learn()
+        return await self._equality.announce()
 
     async def _batches(self, after: str) -> AsyncIterator[tuple[list[Path], str]]:
         """The paths of all accounts from one on, in the order of their ids; each batch with its last id."""
@@ -152,7 +152,7 @@ class Recounter:
         generations = ("generation", counting.next, "next", 0, "after", "")
         found = ("counted_ms", now_ms, "drifts", json.dumps([asdict(drift) for drift in drifts]))
         await self._engine.command("HSET", keys.EQUALITY, *generations, *found)
-        await self._equality.learn()
+        await self._equality.announce()
         await self._equality.folding.fold()  # so that nothing told of the old generation brings it back
         await self._drop(counting)
         return Recount(accounts, now_ms - counting.began_ms, drifts)

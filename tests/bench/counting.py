@@ -1,8 +1,8 @@
 """What it costs the ledger's server to count use, by the traffic: `python -m tests.bench.counting`.
 
 Everybody's requests, each a hold and a settle two levels deep, one after the other as they come; and each process tells what it has counted
-once a second. What the verbs and the telling cost is compared with the same verbs without counting (`uncounted`). Nothing waits for a
-clock: a second is what is asked for in one.
+once a second. Compared are the same requests without counting (`uncounted`), counted and never told, and told. All that was told is folded
+before the measured seconds, and again, as a part of them, at their end. Nothing waits for a clock: a second is what is asked for in one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import contextlib
 import random
 from collections.abc import Collection
 from dataclasses import dataclass
+from statistics import median
 
 from proxy.app.equality import MEASURE_S
 from proxy.config import LedgerSection
@@ -52,28 +53,20 @@ class Traffic:
 
 
 TRAFFIC = (
-    Traffic(1, 1, seconds=60),
+    Traffic(1, 1, seconds=600),
     Traffic(10, 1),
     Traffic(100, 1),
     Traffic(100, 1, processes=4),
     Traffic(100, 1, processes=16),
-    Traffic(50, 1, processes=16),
-    Traffic(20, 1, processes=16),
-    Traffic(64, 1, processes=64),
+    Traffic(50, 1, processes=16, seconds=120),
+    Traffic(20, 1, processes=16, seconds=120),
+    Traffic(64, 1, processes=64, seconds=60),
     Traffic(1000, 10),
     Traffic(1000, 10, processes=16),
     Traffic(3000, 60, processes=4),
     Traffic(1000, 1, seconds=10),
     Traffic(100, 0.5, at_once=12, seconds=5),
 )
-
-
-@dataclass(slots=True)
-class Work:
-    """The server's, for each request."""
-
-    verbs: float = 0.0
-    telling: float = 0.0
 
 
 class Town:
@@ -129,41 +122,47 @@ class Town:
             await self.stores[0].equality.folding.read()
 
 
-async def measure(work: ServerWork, traffic: Traffic, *, is_counted: bool) -> Work:
-    """The server's work for each request."""
-    work.server.flush()
+async def measure(work: ServerWork, traffic: Traffic, *, is_told: bool) -> float:
+    """The server's work for each request; it has forgotten the verbs, too, with what they keep of paths that they have seen."""
+    with work.server.client() as client:
+        client.flushall()
+        client.script_flush()
+        client.execute_command("FUNCTION", "FLUSH")
     section = LedgerSection(url=work.server.url, deadline_ms=60_000)
-    done = Work()
     async with contextlib.AsyncExitStack() as stack:
         stores = [await stack.enter_async_context(open_ledger(section)) for _ in range(traffic.processes)]
-        town = Town(traffic, stores)
+        town, folding = Town(traffic, stores), stores[0].equality.folding
+
+        async def live(seconds: range) -> None:
+            for second in seconds:
+                await town.serve(second)
+                if is_told:
+                    await town.tell(second)
+            if is_told:
+                await folding.fold()
+
         await town.settle_down()
-        for second in range(WARM_S):
-            await town.serve(second)
-            if is_counted:
-                await town.tell(second)
+        await live(range(WARM_S))
         work.taken()
-        requests = 0
-        for second in range(WARM_S, WARM_S + traffic.seconds):
-            await town.serve(second)
-            requests += len(traffic.requests(second))
-            done.verbs += work.taken()
-            if is_counted:
-                await town.tell(second)
-                done.telling += work.taken()
-    return Work(done.verbs / requests, done.telling / requests)
+        measured = range(WARM_S, WARM_S + traffic.seconds)
+        await live(measured)
+        return work.taken() / sum(len(traffic.requests(second)) for second in measured)
 
 
-async def compare(work: ServerWork, traffic: Traffic) -> str:
-    """One row of the table."""
-    with uncounted():
-        off = await measure(work, traffic, is_counted=False)
-    on = await measure(work, traffic, is_counted=True)
-    verbs, telling = (on.verbs - off.verbs) / off.verbs, on.telling / off.verbs
-    return f"{traffic} {off.verbs:10.0f} {on.verbs:10.0f} {on.telling:10.0f} {verbs:8.1%} {telling:8.1%} {verbs + telling:8.1%}"
+async def compare(work: ServerWork, traffic: Traffic, times: int) -> str:
+    """One row of the table: medians, for one run differs from the next by some hundredths, whatever it counts."""
+    offs, untold, ons = [], [], []
+    for _ in range(times):
+        with uncounted():
+            offs.append(await measure(work, traffic, is_told=False))
+        untold.append(await measure(work, traffic, is_told=False))
+        ons.append(await measure(work, traffic, is_told=True))
+    off, verbs, on = median(offs), median(untold), median(ons)
+    shares = f"{(verbs - off) / off:8.1%} {(on - verbs) / off:8.1%} {(on - off) / off:8.1%}"
+    return f"{traffic} {off:10.0f} {verbs:10.0f} {on - verbs:10.0f} {shares}"
 
 
-async def table(name: str, only: Collection[int] | None = None) -> None:
+async def table(name: str, only: Collection[int] | None = None, times: int = 1) -> None:
     """Print what is added, row by row."""
     with working(name, ledger_binaries()[name]) as work:
         if work.unit == "us":
@@ -172,15 +171,16 @@ async def table(name: str, only: Collection[int] | None = None) -> None:
         print(" people every procs write        off      verbs    telling    verbs  telling     both")
         for n, traffic in enumerate(TRAFFIC):
             if only is None or n in only:
-                print(await compare(work, traffic), flush=True)
+                print(await compare(work, traffic, times), flush=True)
 
 
 async def main() -> None:
     arguments = argparse.ArgumentParser(prog="python -m tests.bench.counting", description=__doc__)
     arguments.add_argument("--server", choices=[*ledger_binaries()], help="the ledger server to measure")
     arguments.add_argument("--only", type=int, nargs="*", help="rows of the table")
+    arguments.add_argument("--times", type=int, default=1, help="medians of so many runs")
     given = arguments.parse_args()
-    await table(given.server or next(iter(ledger_binaries())), given.only)
+    await table(given.server or next(iter(ledger_binaries())), given.only, given.times)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from tests.bench.processes import cpu_s
 from tests.support.ledger_server import LedgerServer, running
 
 CALLGRIND = ("valgrind", "--tool=callgrind", "--callgrind-out-file=callgrind.out", "--dump-instr=no")
-IDLE_S = 3.0
+IDLE_S = 10.0
 
 
 @dataclass(slots=True)
@@ -39,8 +39,9 @@ class ServerWork:
     def learn_idle(self) -> None:
         """What the server does when nothing is asked of it; that is left out from then on."""
         self.taken()
+        began_s = self._asked_s
         time.sleep(IDLE_S)
-        self._idle_per_s = self.taken() / IDLE_S
+        self._idle_per_s = self.taken() / (self._asked_s - began_s)
 
     def taken(self) -> float:
         """Instructions, or microseconds of CPU, since this was last asked."""

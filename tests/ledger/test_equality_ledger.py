@@ -99,6 +99,24 @@ async def test_a_window_tells_who_is_entitled_used_or_not_and_groups_divide_it(w
     await world.check()
 
 
+async def test_a_flush_is_one_command_and_without_moves_none(world: World) -> None:
+    """However many windows and groups it tells of: the server has little more to do where many processes serve few requests each."""
+    store = world.stores[0]
+
+    async def commands() -> dict[str, int]:
+        rows = (await store.engine.everywhere("INFO", "commandstats"))[0].decode().split()
+        calls = {row.split(":")[0]: int(row.split("calls=")[1].split(",")[0]) for row in rows if row.startswith("cmdstat_")}
+        return {name.removeprefix("cmdstat_"): number for name, number in calls.items() if "info" not in name}
+
+    await world.flush()
+    for name in ("ann", "solo"):
+        await world.spend(name, 100)
+    before = await commands()
+    await store.equality.flush()
+    await store.equality.flush()
+    assert {name: number - before.get(name, 0) for name, number in (await commands()).items() if number != before.get(name)} == {"rpush": 1}
+
+
 async def test_a_change_of_plan_weight_or_status_moves_a_person_over(world: World) -> None:
     """At the next flush of whoever changed it, with all that it has used; twice is no change."""
     await world.spend("ann", 100)

@@ -79,6 +79,7 @@ async def test_a_recount_beside_full_traffic_is_exact_and_finds_nothing_wrong(wo
 
     async def tell(process: int) -> None:
         while not stopped.is_set():
+            await world.stores[process].directory.refresh()
             await world.stores[process].equality.flush()
             await asyncio.sleep(0.03)
 
@@ -266,6 +267,61 @@ async def test_whoever_folds_and_reads_at_the_same_time_what_was_told_counts_onc
     told = asyncio.gather(*(tell(teller) for teller in tellers))
     await asyncio.gather(told, *(fold(folding) for folding in foldings * 3))
     assert [await total(folding) for folding in foldings] == [60 * len(tellers)] * len(foldings)
+
+
+async def test_a_reader_reads_once_what_was_told_and_sees_what_others_fold_and_what_the_server_loses(world: World) -> None:
+    """What it keeps counts as long as it still stands there, in front of all that was told since; and not a piece longer."""
+    name, engine = "0:day:1:totals", world.stores[0].engine
+    teller, reader, other = Additions(engine), Folding(engine), Folding(world.stores[1].engine)
+    told, folded = keys.of_equality(teller.shard, "told"), keys.of_equality(teller.shard, "folded")
+
+    async def tell(times: int) -> None:
+        for _ in range(times):
+            teller.add(name, "queue_full", (1,), gone_ms=world.clock.now_ms + 60_000)
+            await teller.send()
+
+    async def total(folding: Folding) -> float:
+        (flats,) = await folding.read(name)
+        return sum(struct.unpack("<d", packed)[0] for flat in flats for packed in flat[1::2])
+
+    await tell(2)
+    assert [await total(reader) for _ in range(2)] == [2, 2]
+    await tell(1)
+    assert await total(reader) == 3
+    await other.fold()
+    assert await total(reader) == 3
+    await tell(1)
+    assert await total(reader) == 4
+    await other.fold()
+    await tell(3)  # more than the reader has seen: the list alone does not tell that it is another one
+    assert await total(reader) == 7
+    await engine.command("DEL", told)
+    assert await total(reader) == 4
+    await tell(1)
+    assert await total(reader) == 5
+    await other.fold()
+    await tell(1)
+    assert await total(reader) == 6
+    (piece,) = await engine.command("LRANGE", told, 0, -1)
+    await other.fold()
+    await engine.command("RPUSH", told, piece)  # its first answer was lost
+    assert await total(reader) == 6
+    await other.fold()
+    await engine.command("DEL", folded)  # it goes by itself where nobody has folded for a day
+    await tell(2)
+    assert await total(reader) == 8
+
+
+async def test_every_process_hears_that_use_is_counted_anew(world: World) -> None:
+    """With what else has changed, four times a second; and asks the ledger no more often than that."""
+    await world.spend("ann", 10, by=1)
+    await world.flush()
+    await recounter(world).run()
+    assert world.stores[1].moves.era.generation == 1
+    await world.refresh()
+    await world.flush()
+    assert world.stores[1].moves.era.generation == 2
+    await world.check()
 
 
 async def test_what_is_told_is_folded_now_and_then_where_nobody_reads(world: World) -> None:

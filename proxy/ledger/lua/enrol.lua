@@ -9,12 +9,15 @@ local level, entitled = account.level, A[4] == '1' and 1 or 0
 demand(level.person, 'person')
 if account.rest == '' and entitled == 0 then return {'OK', now} end
 turn_day(level)
-local code, of_day, of_week, of_month, aged, mark = level.code, 0, 0, 0, 0, level.person
-if account.rest ~= '' then code, of_day, of_week, of_month, aged, mark = struct.unpack(USES, account.rest) end
+local code, of_day, of_week, of_month, aged = level.code, 0, 0, 0, 0
+if account.rest ~= '' then code, of_day, of_week, of_month, aged = struct.unpack(USES, account.rest) end
 local generation, day, half_life = read_code(code)
 if half_life ~= level.half_life then aged, half_life = aged_anew(aged, day, half_life, level.half_life), level.half_life end
 local anew = code_of(math.max(generation, level.generation), day, half_life, entitled)
-if account.rest ~= '' and anew == code and mark == level.person then return {'OK', now} end
-write_uses(account, anew, of_day, of_week, of_month, aged, level.person)
+write_uses(account, struct.pack(USES, anew, of_day, of_week, of_month, aged))
+if uses_after == uses_before then
+  uses_after = nil
+  return {'OK', now}
+end
 redis.call('SET', KEYS[2], write_balance(account))
 return {'OK', now}

@@ -82,6 +82,7 @@ local function read_level(i, row)
     half_life = row[8], today = nil, code = nil, epoch_starts = nil, half_life_ms = nil,
   }
   demand(not level.person or type(level.person) == 'string' and whole(level.generation, 1) and level.generation < 1048576 and whole(level.half_life, 1) and level.half_life < 512, 'person')
+  level.person = level.person and level.person .. '\0' -- as it ends the uses
   for n, limit in ipairs(row[3]) do
     level.limits[n] = read_limit(n, limit)
     level.names[n] = level.limits[n].name

@@ -8,7 +8,8 @@
 
 -- The code, used in the day, the week, the month, aged by the half-life, the mark. The code is one number, so that one comparison tells
 -- that nothing has turned: ((generation * 2^22 + day) * 2^9 + half-life in days) * 2 + (1 where it is entitled).
-local USES = '<ddddds'
+-- The mark, which ends with a zero, is appended as it is: the scripts never read it, and packing it costs as much as two numbers.
+local USES = '<ddddd'
 local DAY_MS = 86400000
 local FIRST_DAY = 719163 -- 1 January 1970, where 1 January of the year 1 is 1
 
@@ -78,9 +79,9 @@ local function turn_uses(level, code, of_day, of_week, of_month, aged)
   return code, of_day, of_week, of_month, aged, epoch_starts(day, half_life)
 end
 
--- Packs the uses anew, as the verb leaves them.
-local function write_uses(account, ...)
-  uses_before, uses_after = account.rest, struct.pack(USES, ...)
+-- Takes over the uses as the verb leaves them: the packed numbers, with the level's mark.
+local function write_uses(account, numbers)
+  uses_before, uses_after = account.rest, numbers .. account.level.person
   account.rest = uses_after
 end
 
@@ -98,7 +99,7 @@ local function count_use(account)
   of_day, of_week, of_month = of_day + used, of_week + used, of_month + used
   aged = aged + used * 2 ^ ((now - starts) / level.half_life_ms)
   if used < 0 then of_day, of_week, of_month, aged = math.max(0, of_day), math.max(0, of_week), math.max(0, of_month), math.max(0, aged) end
-  write_uses(account, code, of_day, of_week, of_month, aged, level.person)
+  write_uses(account, struct.pack(USES, code, of_day, of_week, of_month, aged))
 end
 
 -- Adds to an answer the move, where there is one: in one text, which costs less than a list.
