@@ -5,6 +5,7 @@ Balances are moved elsewhere (`budget`); here they are read.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 import secrets
@@ -308,8 +309,7 @@ class Directory(Book, AuditLog):
         for _ in range(20):
             start = "-" if after is None else f"({after}"
             ids = await self._engine.command("ZRANGEBYLEX", index, start, "+", "LIMIT", 0, min(limit, PAGE_MAX) - len(found))
-            for raw in ids:
-                account = await self.account(AccountId(raw.decode()))
+            for account in await asyncio.gather(*(self.account(AccountId(raw.decode())) for raw in ids)):
                 if (plan is None or account.plan == plan) and (status is None or account.status == status):
                     found.append(account)
                 after = account.id

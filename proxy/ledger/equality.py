@@ -49,6 +49,9 @@ COUNTED_AT_ONCE: Final = 50
 """Moves: some milliseconds of the process."""
 GROUPED_FEW: Final = 50
 """Moves that are told of groups at once."""
+ENROLLED_AT_ONCE: Final = 50
+ENROLLED_MAX: Final = 500
+"""Changed accounts that one flush enrols; the others wait for the next."""
 CHANGED_MAX: Final = 10_000
 """Accounts that wait to be enrolled; where more have changed, a recount enrols all."""
 
@@ -163,16 +166,24 @@ class EqualityLedger:
             await self.folding.fold((self._additions.shard,))
 
     async def _enrol_changed(self) -> None:
-        while self._changed:
-            account = self._changed.pop()
+        """Enrol who was opened or changed, as far as one flush has time for it: what was used is told each second, whatever is opened."""
+        for _ in range(0, ENROLLED_MAX, ENROLLED_AT_ONCE):
+            accounts = [self._changed.pop() for _ in range(min(ENROLLED_AT_ONCE, len(self._changed)))]
+            if not accounts:
+                return
             try:
-                path = await self._directory.path(account)
-                await self.enrolment.enrol([path[: n + 1] for n in range(max(0, len(path) - 2), len(path))])
+                paths = await asyncio.gather(*(self._path(account) for account in accounts))
+                known = [path[: n + 1] for path in paths for n in range(max(0, len(path) - 2), len(path))]
+                await self.enrolment.enrol(list(dict.fromkeys(known)))
             except LedgerUnavailable:
-                self._changed.add(account)
+                self._changed.update(accounts)
                 raise
-            except Refusal:
-                continue  # it was announced, but is not there: nothing to enrol
+
+    async def _path(self, account: AccountId) -> Path:
+        try:
+            return await self._directory.path(account)
+        except Refusal:
+            return ()  # it was announced, but is not there: nothing to enrol
 
     async def _gather(self, counting: Counting, pending: Pending, *, is_grouped: bool) -> None:
         """Turn pending moves into additions, a few at a time beside the requests; from then on they are sent once, whatever fails."""

@@ -32,3 +32,15 @@ def test_sharing_seats_costs_no_throughput() -> None:
         assert of_one > 0.98
         assert of_own > 0.95  # 0.98 and more on an idle machine
         assert most == 8
+
+
+@pytest.mark.timeout(150)
+def test_a_ledger_with_many_accounts_is_measured() -> None:
+    """`python -m tests.bench.million`, with a few hundred: everybody is opened, counted and in balance."""
+    command = [sys.executable, "-m", "tests.bench.million", "--accounts", "300", "--openers", "2", "--quiet-s", "1"]
+    finished = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, timeout=140, check=True)
+    found = dict(line.split("  ", 1) for line in finished.stdout.splitlines())
+    assert found["people, organisations"].split()[:2] == ["300,", "15,"]
+    assert found["people that are counted, with use"].split()[0] == "300,"
+    assert found["conservation errors"].split()[-1] == "0.0"
+    assert "of 20" in found["a scrape"]

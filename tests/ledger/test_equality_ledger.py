@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from proxy.domain import AccountId
 from proxy.errors import Refusal
+from proxy.ledger import equality
 from proxy.policy.tallies import WINDOWS
 from tests.support.ledger_bench import NOON_MS, Clock
 from tests.support.ledger_server import LedgerServer, ledger_binaries
@@ -115,6 +116,25 @@ async def test_a_flush_is_one_command_and_without_moves_none(world: World) -> No
     await store.equality.flush()
     await store.equality.flush()
     assert {name: number - before.get(name, 0) for name, number in (await commands()).items() if number != before.get(name)} == {"rpush": 1}
+
+
+async def test_what_was_used_is_told_however_many_accounts_are_opened_meanwhile(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One flush enrols only some of them, and the next ones go on, until all are counted."""
+    await world.flush()
+    monkeypatch.setattr(equality, "ENROLLED_AT_ONCE", 2)
+    monkeypatch.setattr(equality, "ENROLLED_MAX", 6)
+    for n in range(20):
+        await world.account(f"new-{n}")
+    await world.spend("ann", 100)
+    flushed = world.stores[0].equality.flush
+    people = [(await world.stores[0].equality.state("day")).total.population.people]
+    while people[-1] < 4 + 20:
+        await flushed()
+        state = await world.stores[0].equality.state("day")
+        assert state.total.tally.use_nanocredits == 100
+        people.append(state.total.population.people)
+    assert people == [4, 10, 16, 22, 24]
+    await world.check()
 
 
 async def test_a_change_of_plan_weight_or_status_moves_a_person_over(world: World) -> None:
