@@ -23,7 +23,7 @@ SEATS_S: Final = 5.0
 
 def flushing(store: Store) -> Job:
     """Tells what the process has counted."""
-    return Job("telling the use of people", FLUSH_S, store.equality.tell)
+    return Job("telling the use of people", FLUSH_S, store.equality.flush)
 
 
 def noting_denials(store: Store) -> Callable[[Caller, str, int], None]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from dataclasses import dataclass
 from typing import Final
 
@@ -24,7 +23,7 @@ from proxy.ledger.engine import Engine
 from proxy.ledger.enrolment import Enrolment
 from proxy.ledger.folding import FEW_PIECES, Folding
 from proxy.ledger.marks import Era
-from proxy.ledger.moves import Moves, Pending
+from proxy.ledger.moves import Moves
 from proxy.ledger.tallying import (
     ALL,
     DAY_MS,
@@ -43,12 +42,8 @@ from proxy.ledger.tallying import (
 from proxy.policy.equality import Group, Uses, WindowState
 from proxy.policy.tallies import Population, Tally, WindowName
 
-GROUPS_S: Final = 10.0
-"""How far what is told of groups may be behind what is told of all."""
 COUNTED_AT_ONCE: Final = 50
 """Moves: some milliseconds of the process."""
-GROUPED_FEW: Final = 50
-"""Moves that are told of groups at once."""
 ENROLLED_AT_ONCE: Final = 50
 ENROLLED_MAX: Final = 500
 """Changed accounts that one flush enrols; the others wait for the next."""
@@ -112,7 +107,6 @@ class EqualityLedger:
         self._changed: set[AccountId] = set()
         self._asks_recount = False
         self._flushing = asyncio.Lock()
-        self._grouped_s = float("-inf")
         self._counting = Counting()
         self._learnt = -1
         """What the directory had heard of when it was read."""
@@ -143,12 +137,7 @@ class EqualityLedger:
         elif kind == "account":
             self._changed.add(AccountId(name))
 
-    async def tell(self) -> None:
-        """Tell what this process has counted; of groups, where that is much, only now and then. As `flush`."""
-        is_late = time.monotonic() - self._grouped_s >= GROUPS_S
-        await self.flush(grouped=is_late or len(self._moves.grouped) <= GROUPED_FEW)
-
-    async def flush(self, *, grouped: bool = True) -> None:
+    async def flush(self) -> None:
         """Tell all that this process has counted and changed. Raises LedgerUnavailable; nothing is lost or told twice then."""
         async with self._flushing:
             counting = await self.learn() if self._learnt != self._directory.countings else self._counting
@@ -156,10 +145,7 @@ class EqualityLedger:
                 await self._engine.command("HSET", keys.EQUALITY, "is_due", "1")
                 self._asks_recount = False
             await self._enrol_changed()
-            await self._gather(counting, self._moves.together, is_grouped=False)
-            if grouped:
-                await self._gather(counting, self._moves.grouped, is_grouped=True)
-                self._grouped_s = time.monotonic()
+            await self._gather(counting)
             await self.denials.gather(counting.half_life_days)
             await self._additions.send()
         if self._additions.is_much(FEW_PIECES):
@@ -185,11 +171,11 @@ class EqualityLedger:
         except Refusal:
             return ()  # it was announced, but is not there: nothing to enrol
 
-    async def _gather(self, counting: Counting, pending: Pending, *, is_grouped: bool) -> None:
+    async def _gather(self, counting: Counting) -> None:
         """Turn pending moves into additions, a few at a time beside the requests; from then on they are sent once, whatever fails."""
-        for _ in range(0, len(pending), COUNTED_AT_ONCE):
-            moves = pending.take(COUNTED_AT_ONCE)
-            for name, told in count(moves, counting.generations, self._engine.now_ms(), is_grouped=is_grouped).items():
+        for _ in range(0, len(self._moves.pending), COUNTED_AT_ONCE):
+            moves = self._moves.pending.take(COUNTED_AT_ONCE)
+            for name, told in count(moves, counting.generations, self._engine.now_ms()).items():
                 for of, sums, buckets in told.fields():
                     self._additions.add(name, of, sums, buckets, gone_ms=told.gone_ms)
             await asyncio.sleep(0)

@@ -76,22 +76,20 @@ class Pending:
 
 
 class Moves:
-    """What one process has to tell the statistics: of everybody together soon, of groups less often, for that costs by groups."""
+    """What one process has to tell the statistics."""
 
     def __init__(self) -> None:
         self.era = Era()
         """How this process has the scripts count."""
         self.latest: OrderedDict[AccountId, bytes] = OrderedDict()
         """Persons' uses as last told, the least recently told first."""
-        self.together = Pending()
-        self.grouped = Pending()
+        self.pending = Pending()
 
     def note(self, root: str, person: AccountId, told: bytes) -> None:
         """Take a move as an answer has told it."""
         before, after = _split(told)
         self.keep(person, after)
-        self.together.note(root, person, before, after)
-        self.grouped.note(root, person, before, after)
+        self.pending.note(root, person, before, after)
 
     def keep(self, person: AccountId, uses: bytes) -> None:
         """Keep a person's uses as the latest that is known."""

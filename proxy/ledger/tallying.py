@@ -131,9 +131,9 @@ def use_of(uses: StoredUses, window: WindowName) -> float:
             return uses.aged
 
 
-def count(moves: Iterable[Move], generations: Iterable[int], now_ms: int, *, is_grouped: bool) -> dict[str, Hash]:
-    """What moves add to each hash, of everybody together or (`is_grouped`) of groups, in each of the generations that are counted now: a
-    record is part of all up to its own, also of one that has begun since."""
+def count(moves: Iterable[Move], generations: Iterable[int], now_ms: int) -> dict[str, Hash]:
+    """What moves add to each hash, of everybody together and of groups, in each of the generations that are counted now: a record is part
+    of all up to its own, also of one that has begun since."""
     hashes: dict[str, Hash] = {}
     counted_in = tuple(generations)
     today = day_of(now_ms)
@@ -147,7 +147,7 @@ def count(moves: Iterable[Move], generations: Iterable[int], now_ms: int, *, is_
             if uses.generation > max(among):
                 among = (*counted_in, uses.generation)
             mark = read_mark(uses.mark)
-            places = groups_of(mark, organisation) if is_grouped else _TOGETHER
+            places = {**_TOGETHER, **groups_of(mark, organisation)}
             for generation in among:
                 if generation <= uses.generation:
                     for dimension, group in places.items():

@@ -20,7 +20,6 @@ from proxy.config import LedgerSection
 from proxy.domain import AccountId, Limit, Plan
 from proxy.domain import Path as AccountPath
 from proxy.ledger import Store, open_ledger
-from proxy.ledger.equality import GROUPED_FEW, GROUPS_S
 from tests.bench.server_work import ServerWork, working
 from tests.bench.uncounted import uncounted
 from tests.support.ledger_server import ledger_binaries
@@ -114,10 +113,9 @@ class Town:
         await store.ledger.settle(path, hold_id, spent_nanocredits=cost)
 
     async def tell(self, second: int) -> None:
-        """As `EqualityLedger.tell`, but by this town's seconds."""
+        """Flush, by this town's seconds."""
         for store in self.stores:
-            is_late = second % int(GROUPS_S) == 0
-            await store.equality.flush(grouped=is_late or len(store.moves.grouped) <= GROUPED_FEW)
+            await store.equality.flush()
         if second % int(MEASURE_S) == 0:  # a reader folds, where there is much
             await self.stores[0].equality.folding.read()
 

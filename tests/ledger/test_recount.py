@@ -47,8 +47,7 @@ async def test_a_lost_flush_is_found_and_put_right(world: World) -> None:
     await world.flush()
     await world.spend("ann", 50)
     await world.spend("bob", 40)
-    for lost in (world.stores[0].moves.together, world.stores[0].moves.grouped):
-        lost.take(most=10)
+    world.stores[0].moves.pending.take(most=10)
 
     with pytest.raises(AssertionError):
         await world.check()
@@ -362,8 +361,7 @@ async def test_a_move_into_a_generation_that_its_process_has_not_heard_of_counts
     await world.stores[0].engine.command("HSET", keys.EQUALITY, "next", 2)
     await world.stores[0].equality.learn()
     await world.spend("ann", 1, by=0)
-    hashes = count(world.stores[0].moves.together.take(most=10), [1], world.clock.now_ms, is_grouped=False)
-    told = {
-        name.split(":")[0]: told.groups[""].tally.sound().use_nanocredits for name, told in hashes.items() if name.split(":")[1] == "day"
-    }
+    hashes = count(world.stores[0].moves.pending.take(most=10), [1], world.clock.now_ms)
+    of_day = {name.split(":")[0]: told for name, told in hashes.items() if ":day:" in name and name.endswith(":all")}
+    told = {generation: told.groups[""].tally.sound().use_nanocredits for generation, told in of_day.items()}
     assert told == {"1": 11, "2": 11}
