@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.domain import AccountId, Path, Plan
+from proxy.domain import AMOUNT_MAX_NANOCREDITS, AccountId, Path, Plan
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import keys, records
 from proxy.ledger.changes import REMEMBERED_MS, digest
@@ -162,3 +162,10 @@ def _person(levels: list[Settings]) -> Settings:
 def person_row(settings: Settings, plan: Plan, era: Era) -> list[Any]:
     """How a person's level is counted, as the scripts take it."""
     return [mark_of(settings.weight or plan.weight, settings.plan, settings.labels, era).decode(), era.generation, era.half_life_days]
+
+
+def check_amounts(*amounts_nanocredits: int, least: int = 0, most: int = AMOUNT_MAX_NANOCREDITS) -> None:
+    """Raises Refusal: invalid_request, where an amount is no amount that the ledger can count."""
+    for amount in amounts_nanocredits:
+        if not least <= amount <= most or amount > AMOUNT_MAX_NANOCREDITS:
+            raise Refusal("invalid_request", "the amount is outside what the ledger can count", needed_nanocredits=amount)

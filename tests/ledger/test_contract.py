@@ -1291,7 +1291,7 @@ async def test_a_transfer_that_arrives_after_its_expiry_is_granted_and_expired(b
 
 async def test_a_transfer_that_cannot_arrive_yet_stops_nothing_else(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """The receiver has no room: holds everywhere still expire, and it arrives once there is some."""
-    monkeypatch.setattr("proxy.ledger.budget.DELIVERED_MAX", 256)
+    monkeypatch.setattr("proxy.ledger.transfers.DELIVERED_MAX", 256)
     ann, bob, zoe = [await bench.account(name, ever(1000)) for name in ("ann", "bob", "zoe")]
     await interrupted_transfer(bench, ann, bob)
     for n in range(256):
