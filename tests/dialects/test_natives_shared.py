@@ -64,7 +64,7 @@ def test_any_split_reads_the_same(stream: Stream) -> None:
     wire, call, whole = stream
     expected = state(wire, call, whole)
     pieces, deltas, ended, failed, rejected = expected
-    assert forwarded(pieces) == whole  # type: ignore[arg-type]
+    assert forwarded(pieces) == whole
     assert (deltas, ended, failed, rejected) == (2 if wire is not LLAMACPP else 1, True, False, False)
     for place in range(1, len(whole)):
         assert state(wire, call, whole[:place], whole[place:]) == expected

@@ -203,7 +203,7 @@ async def test_whoever_leaves_the_queue_owes_nothing(town: Town, room: Callable[
     requests = []
     for number, person in enumerate((other, other, fickle, fickle), 1):
         requests.append(asyncio.create_task(person.ask("leaving")))
-        await until(lambda: town.pool("leaving"), lambda pool, number=number: pool["backlog"] == number)  # type: ignore[misc]
+        await until(lambda: town.pool("leaving"), lambda pool, number=number: pool["backlog"] == number)
     here.open.set()
     assert {answered.status for answered in await asyncio.gather(holder, *requests)} == {200}
     assert [served.who for served in here.served] == ["holder", "other", "fickle", "other", "fickle"]

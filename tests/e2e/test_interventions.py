@@ -161,7 +161,7 @@ async def test_from_dry_run_to_effect_to_release(town: Town, rooms: tuple[Script
 
     async with pressing(dict.fromkeys(heavy, 4) | dict.fromkeys(modest, 1)):
         for name in ("floor", "cap", "progressive_price", "tithe"):
-            shown = await until(lambda name=name: policy(town, name), lambda shown: shown["proposed"] and shown["effect"])  # type: ignore[misc]
+            shown = await until(lambda name=name: policy(town, name), lambda shown: shown["proposed"] and shown["effect"])
             assert not shown["active"]
             assert shown["figures"]["gini"] > 0.5
         got = await next_served(scarce, 240)
@@ -197,7 +197,7 @@ async def test_from_dry_run_to_effect_to_release(town: Town, rooms: tuple[Script
         assert "intervention floor" in topped["reason"]
 
     for name in ("floor", "cap", "progressive_price", "brake", "tithe", "dividend"):
-        await until(lambda name=name: policy(town, name), lambda shown: shown["strength"] == 0)  # type: ignore[misc]
+        await until(lambda name=name: policy(town, name), lambda shown: shown["strength"] == 0)
     await until(lambda: metric(town.deployments[0], 'intervention_active{policy="floor"}'), lambda value: value == 0)
     events = (await town.deployments[0].admin("GET", "events?limit=200"))["items"]
     kinds = {(event["subject"], event["action"]) for event in events if event["actor"] == "interventions"}
@@ -217,7 +217,7 @@ async def test_where_one_controller_hangs_another_looks(town: Town) -> None:
                 return str((await other.admin("GET", "interventions"))["looked_at"])
 
             before = await looked_at()
-            first = await until(looked_at, lambda moment, before=before: moment > before)  # type: ignore[misc]
-            await until(looked_at, lambda moment, first=first: moment > first)  # type: ignore[misc]
+            first = await until(looked_at, lambda moment, before=before: moment > before)
+            await until(looked_at, lambda moment, first=first: moment > first)
         finally:
             hanging.process.send_signal(signal.SIGCONT)

@@ -96,7 +96,7 @@ async def test_seats_survive_the_operators_own_server(
         assert pool["seats"] == SEATS
         assert time.monotonic() - began_s < LEASE_S + 2 * BEAT_S
         for person in people:
-            await until(lambda person=person: town.deployments[0].account(person.name), lambda account: account["held"] == "0")  # type: ignore[misc]
+            await until(lambda person=person: town.deployments[0].account(person.name), lambda account: account["held"] == "0")
         code, said = await town.deployments[0].audit()
         assert code == 0, said
 
@@ -143,8 +143,8 @@ async def test_an_outage_may_be_bridged(upstream: ScriptedUpstream, tmp_path: Pa
         for person in people:
             owed = tokens[person.name] * TOKEN_NANOCREDITS
             await until(
-                lambda person=person: town.deployments[0].account(person.name),  # type: ignore[misc]
-                lambda account, owed=owed: account["held"] == "0" and nanocredits(account["spent"]) == owed,  # type: ignore[misc]
+                lambda person=person: town.deployments[0].account(person.name),
+                lambda account, owed=owed: account["held"] == "0" and nanocredits(account["spent"]) == owed,
             )
         pool = await until(lambda: town.pool("lost"), lambda pool: pool["used"] == 0 and pool["backlog"] == 0)
         assert pool["seats"] == SEATS

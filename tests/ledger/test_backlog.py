@@ -97,7 +97,7 @@ async def test_ledger_that_is_still_away_changes_nothing(tmp_path: Path) -> None
     """What it does not take waits on, in its order."""
 
     class Away(ModelLedger):
-        async def settle(self, *arguments: object, **named: object) -> None:  # type: ignore[override]
+        async def settle(self, *arguments: object, **named: object) -> None:
             raise LedgerUnavailable
 
     async with Backlog(tmp_path) as owner:
@@ -179,8 +179,8 @@ def _live_and_die(directory: Path, ready: object, end: object) -> None:
     async def live() -> None:
         owner = await Backlog(directory).__aenter__()
         await owner.add(RECORDS[0])
-        ready.set()  # type: ignore[attr-defined]
-        await asyncio.to_thread(end.wait)  # type: ignore[attr-defined]
+        ready.set()
+        await asyncio.to_thread(end.wait)
         os._exit(9)
 
     asyncio.run(live())

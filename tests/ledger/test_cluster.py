@@ -84,7 +84,7 @@ async def test_credits_are_lent_handed_out_and_capped_across_nodes(cluster: Ledg
     due_at_ms = store.engine.now_ms() + 3_600_000
     terms = {"credits_nanocredits": 7, "due_at_ms": due_at_ms, "reason": "", "accepted": True}
     for n in range(4):
-        loan = await giving.loans.offer(f"loan-{n}", paths[n][-1], paths[n + 1][-1], **terms)  # type: ignore[arg-type]  # one kind a name
+        loan = await giving.loans.offer(f"loan-{n}", paths[n][-1], paths[n + 1][-1], **terms)
         assert (await giving.loans.repay(loan, None, operation_id=f"repay-{n}")).state == "repaid"
     await giving.agents.open(paths[5][1:], "coder", limits=(Limit(3, "ever"),), labels={}, operation_id="agent", agents_max=5)
     assert await giving.agents.count(paths[5][-1]) == 1
@@ -113,8 +113,8 @@ async def test_seats_are_handed_over_on_a_cluster(store: Store) -> None:
     async with pools.listen(lambda pool, ticket: heard.set()):
         await asyncio.wait_for(pools.subscribed.wait(), 10)
         entered = {"weights": (1, 1), "estimate_nanocredits": 5, "seats": 1, "depth": 4}
-        assert (await pools.enter("p", "first", path=paths[0], **entered)).seated  # type: ignore[arg-type]  # one kind a name
-        assert not (await pools.enter("p", "second", path=paths[1], **entered)).seated  # type: ignore[arg-type]
+        assert (await pools.enter("p", "first", path=paths[0], **entered)).seated
+        assert not (await pools.enter("p", "second", path=paths[1], **entered)).seated
         await pools.leave("p", "first", spent_nanocredits=5)
         await asyncio.wait_for(heard.wait(), 10)
     assert await store.ledger.expire_due() == 0

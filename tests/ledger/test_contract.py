@@ -24,7 +24,7 @@ ServerByName = Callable[[str], LedgerServer]
 
 
 def day(credits: int, rollover: str = "none", most: int = 0) -> Limit:
-    return Limit(credits, "day", "UTC", rollover, most)  # type: ignore[arg-type]
+    return Limit(credits, "day", "UTC", rollover, most)
 
 
 def ever(credits: int) -> Limit:
@@ -54,7 +54,7 @@ def above(path: Path) -> list[Path]:
 
 
 async def grant(bench: Bench, path: Path, grant_id: str, credits: int, **settings: int) -> None:
-    await bench.ledger.grant(path, grant_id, credits_nanocredits=credits, **settings)  # type: ignore[arg-type]
+    await bench.ledger.grant(path, grant_id, credits_nanocredits=credits, **settings)
 
 
 async def remaining(bench: Bench, path: Path) -> dict[str, int]:
@@ -209,7 +209,7 @@ async def test_no_level_may_be_suspended_or_closed(bench: Bench, status: str) ->
     await bench.account("org", day(100))
     path = await bench.account("ann", day(100), parent="org")
     await bench.hold(path, "running", 20)
-    await bench.status("org", status)  # type: ignore[arg-type]
+    await bench.status("org", status)
     refusal = await bench.refused("account_suspended", bench.hold(path, "h", 1000))
     assert (refusal.status, refusal.account) == (403, "org")
     extended = await bench.ledger.extend(path, "running", sequence=1, spent_nanocredits=15, want_nanocredits=10)
@@ -973,7 +973,7 @@ async def test_windows_of_seconds_start_at_their_first_use(bench: Bench) -> None
 @pytest.mark.parametrize(("rollover", "most", "available"), [("none", 0, 100), ("full", 0, 150), ("capped", 30, 130)])
 async def test_windows_of_seconds_carry_and_take_back_like_others(bench: Bench, rollover: str, most: int, available: int) -> None:
     """A hold that is open across their end returns to the window before, by the limit's rule."""
-    path = await bench.account("ann", Limit(100, "10s", "UTC", rollover, most))  # type: ignore[arg-type]
+    path = await bench.account("ann", Limit(100, "10s", "UTC", rollover, most))
     await bench.hold(path, "h", 90)
     bench.clock.pass_s(10)
     await bench.hold(path, "turns", 0)

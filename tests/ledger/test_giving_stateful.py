@@ -162,7 +162,7 @@ class Redistribution(RuleBasedStateMachine):
         loan_id = self.new_id("loan")
         self.loan_ids.append(loan_id)
         terms = {"credits_nanocredits": amount, "due_at_ms": self.clock.now_ms + hours * 3_600_000, "reason": "", "accepted": accepted}
-        self.attempt(self.loans.offer(loan_id, AccountId(lender), AccountId(borrower), **terms))  # type: ignore[arg-type]  # one kind a name
+        self.attempt(self.loans.offer(loan_id, AccountId(lender), AccountId(borrower), **terms))
 
     @precondition(lambda self: self.loan_ids)
     @rule(n=nth, answer=st.sampled_from(["accept", "accept", "decline", "repay", "repay part"]), amount=amounts)

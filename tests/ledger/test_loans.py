@@ -206,7 +206,7 @@ async def test_an_operators_loan_that_cannot_be_is_none(store: Store, loans: Loa
 @pytest.mark.parametrize("step", ["open", "repay", "due"])
 async def test_a_process_may_die_at_any_step(store: Store, loans: Loans, clock: Clock, step: str, when: When) -> None:
     """Another one goes on where it was: lent once, repaid once, nothing lost, nothing made twice."""
-    dying = Loans(store.engine, store.directory, DyingLedger(store.ledger, when))  # type: ignore[arg-type]  # it passes on whatever it is asked
+    dying = Loans(store.engine, store.directory, DyingLedger(store.ledger, when))
     if step == "open":
         with pytest.raises(LedgerUnavailable):
             await lend(dying, clock)
@@ -295,7 +295,7 @@ async def test_what_one_process_is_refused_and_another_makes_is_made(store: Stor
         await open_it(loans)
 
     await spend(store, ANN, 50, "h")
-    racing = Loans(store.engine, store.directory, _Meanwhile(store.ledger, "forgo", meanwhile))  # type: ignore[arg-type]  # it passes all on
+    racing = Loans(store.engine, store.directory, _Meanwhile(store.ledger, "forgo", meanwhile))
     assert (await open_it(racing)).state == "open"
     assert ((await loans.find("l1")).state, await available(store, ANN), await available(store, BOB)) == ("open", 40, 160)
 
@@ -310,7 +310,7 @@ async def test_what_was_refused_once_is_made_by_nobody_who_comes_late(store: Sto
             await loans.accept(offered)
         await store.ledger.adjust((ANN,), "back", credits_nanocredits=-50)
 
-    late = Loans(store.engine, store.directory, _Meanwhile(store.ledger, "transfer", meanwhile))  # type: ignore[arg-type]  # it passes all on
+    late = Loans(store.engine, store.directory, _Meanwhile(store.ledger, "transfer", meanwhile))
     with pytest.raises(Conflict):
         await late.accept(offered)
     assert ((await loans.find("l1")).state, await available(store, BOB)) == ("offered", 100)
@@ -325,12 +325,12 @@ async def test_a_repayment_that_was_refused_is_no_hindrance_to_another(store: St
 
     async def meanwhile() -> None:
         await store.ledger.grant((BOB,), "bonus", credits_nanocredits=100)
-        dying = Loans(store.engine, store.directory, DyingLedger(store.ledger, "after"))  # type: ignore[arg-type]  # it passes all on
+        dying = Loans(store.engine, store.directory, DyingLedger(store.ledger, "after"))
         noted = await loans.find("l1")
         with pytest.raises(LedgerUnavailable):
             await dying.repay(noted, 30, operation_id="r1")
 
-    racing = Loans(store.engine, store.directory, _Meanwhile(store.ledger, "forgo", meanwhile))  # type: ignore[arg-type]  # it passes all on
+    racing = Loans(store.engine, store.directory, _Meanwhile(store.ledger, "forgo", meanwhile))
     assert (await racing.repay(loan, 30, operation_id="r1")).repaid_nanocredits == 30
     assert (await loans.repay(await loans.find("l1"), 20, operation_id="r2")).repaid_nanocredits == 50
     assert await available(store, BOB) == 60
@@ -356,7 +356,7 @@ async def test_an_offer_stands_until_it_would_be_due_though_its_opener_died(stor
     await store.engine.command("ZADD", keys.LOANS_DUE, clock.now_ms, offered.loan_id)
     await loans.look()
     assert (await loans.find("l1")).state == "offered"
-    dying = Loans(store.engine, store.directory, DyingLedger(store.ledger, "before"))  # type: ignore[arg-type]  # it passes all on
+    dying = Loans(store.engine, store.directory, DyingLedger(store.ledger, "before"))
     with pytest.raises(LedgerUnavailable):
         await dying.accept(offered)
     await pass_to_due(loans, clock, 40)

@@ -562,7 +562,7 @@ async def test_two_workers_never_use_more_seats_than_there_are(ledger_server: Le
         workers = [await stack.enter_async_context(worker(ledger_server, None, learning_ms=0)) for _ in range(2)]
         await workers[0].pools.configure(POOL, seats=3)
         waiting: list[dict[str, asyncio.Event]] = [{}, {}]
-        hears: list[Callable[[str, str], None]] = [lambda _, ticket, mine=mine: mine[ticket].set() for mine in waiting]  # type: ignore[misc]
+        hears: list[Callable[[str, str], None]] = [lambda _, ticket, mine=mine: mine[ticket].set() for mine in waiting]
         for mine, hear in zip(workers, hears, strict=True):
             await stack.enter_async_context(mine.pools.listen(hear))
             await mine.pools.subscribed.wait()

@@ -125,7 +125,7 @@ def test_theil_within_and_between_groups_add_up_to_theil(sample: tuple[str, Numb
 
 
 def state_of(total: Group, groups: Mapping[str, Group] | None = None, *, denied_people: int = 0, **rest: object) -> WindowState:
-    return WindowState("day", 0, 86_400_000, total, groups or {}, denied_people, **rest)  # type: ignore[arg-type]
+    return WindowState("day", 0, 86_400_000, total, groups or {}, denied_people, **rest)
 
 
 PERSON = st.tuples(st.integers(0, 2**40), st.integers(1, 100))

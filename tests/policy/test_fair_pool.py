@@ -24,7 +24,7 @@ def pool(seats: int, *, depth: int = 1000, memory: int = 0) -> FairPool:
 def claim(ticket: str, account: str = "", estimate: int = 100, **more: int) -> Claim:
     """A claim of an account without an organisation; by default the account is the ticket's letter."""
     name = account or ticket[0]
-    return Claim(ticket, name, name, estimate, **more)  # type: ignore[arg-type]
+    return Claim(ticket, name, name, estimate, **more)
 
 
 def fill(fair: FairPool, *claims: Claim, now_ms: int = 0) -> None:

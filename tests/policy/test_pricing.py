@@ -362,7 +362,7 @@ def test_a_price_book_finds_what_a_plain_search_finds(named: list[tuple[str, int
 def test_a_remembered_model_still_changes_its_price_on_the_day() -> None:
     """What is remembered is which rows apply, not which is in force."""
     prices = PriceBook(rows(("m", 0, 1), ("m", 10, 2)))
-    assert [prices.find("m", at_ms).input for at_ms in (9, 10, 9)] == [1, 2, 1]  # type: ignore[union-attr]
+    assert [prices.find("m", at_ms).input for at_ms in (9, 10, 9)] == [1, 2, 1]
 
 
 def test_the_names_that_callers_make_up_are_not_remembered_without_bound(monkeypatch: pytest.MonkeyPatch) -> None:

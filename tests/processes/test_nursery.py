@@ -136,6 +136,12 @@ def shared_by(pids: list[int]) -> set[str]:
     return {what for one, what_it_has in enumerate(held) for other in held[:one] for what in what_it_has & other}
 
 
+async def kill_nursery(proxy: RunningProxy) -> None:
+    """Kill it, and wait until the parent says that it is gone."""
+    os.kill(proxy.nursery_pids()[0], signal.SIGKILL)
+    await until(lambda: "the nursery of the workers is gone; they live on" in proxy.said)
+
+
 async def replaced(proxy: RunningProxy, deaths: int, *, workers: int) -> None:
     async with asyncio.timeout(30):
         while True:
@@ -168,8 +174,7 @@ async def test_a_nursery_that_is_killed_takes_nobody_along(begin: Begin, upstrea
     proxy = await serve(begin, file, configuration(upstream, data_dir, workers=2))
     workers = proxy.worker_pids()
     async with stream(proxy, tokens=50) as response:
-        os.kill(proxy.nursery_pids()[0], signal.SIGKILL)
-        await until(lambda: "the nursery of the workers is gone; they live on" in proxy.said)
+        await kill_nursery(proxy)
         assert (await rest_of(response)).endswith("data: [DONE]\n\n")
     assert all(map(is_worker, workers))
 
@@ -197,8 +202,7 @@ async def test_workers_without_a_nursery_drain(begin: Begin, upstream: str, file
     proxy = await serve(begin, file, configuration(upstream, data_dir, workers=2))
     workers = proxy.worker_pids()
     async with stream(proxy, tokens=50) as response:
-        os.kill(proxy.nursery_pids()[0], signal.SIGKILL)
-        await until(lambda: "the nursery of the workers is gone" in proxy.said)
+        await kill_nursery(proxy)
         proxy.process.send_signal(signal.SIGTERM)
         assert (await rest_of(response)).endswith("data: [DONE]\n\n")
     assert await proxy.ended() == 0
@@ -210,8 +214,7 @@ async def test_a_killed_parent_takes_workers_without_a_nursery_along(begin: Begi
     """They see its end by their channels alone."""
     proxy = await serve(begin, file, configuration(upstream, data_dir, workers=2))
     everyone = [*proxy.worker_pids(), *children_of(proxy.process.pid)]
-    os.kill(proxy.nursery_pids()[0], signal.SIGKILL)
-    await until(lambda: "the nursery of the workers is gone" in proxy.said)
+    await kill_nursery(proxy)
     proxy.process.kill()
     await until(lambda: not any(map(is_running, everyone)))
 

@@ -63,7 +63,7 @@ async def test_a_bad_file_changes_nothing_and_says_so(begin: Begin, upstream: st
     for mistake, line in MISTAKES.items():
         file.write_text(configuration(upstream, data_dir, more=DEAR.replace("words", "wor*") + mistake))
         proxy.process.send_signal(signal.SIGHUP)
-        await until(lambda line=line: line in proxy.said)  # type: ignore[misc]
+        await until(lambda line=line: line in proxy.said)
     assert proxy.said.count("the configuration stays as it was: ") >= len(MISTAKES)
     assert (await proxy.metrics())["config_last_reload_successful"] == 0
     await proxy.chat()

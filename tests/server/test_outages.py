@@ -218,7 +218,7 @@ async def test_hold_that_the_ledger_says_is_over_covers_nothing_more(upstream: S
         exchange = await upstream.next_request()
         await exchange.send(delta("w0 "))
         await asked.until(b"w0 ")
-        proxied.model._now_ms.now_ms += 120_000  # type: ignore[attr-defined]
+        proxied.model._now_ms.now_ms += 120_000
         await proxied.model.expire_due()
         (running,) = proxied.proxy._exchanges._open
         await proxied.until(lambda: _is_lost(running.hold))
@@ -234,7 +234,7 @@ async def test_expired_hold_is_charged_late_and_ends_the_stream(upstream: Script
         asked = Asked(proxied, body)
         exchange = await upstream.next_request()
         clock = proxied.model._now_ms
-        clock.now_ms += 120_000  # type: ignore[attr-defined]
+        clock.now_ms += 120_000
         assert await proxied.model.expire_due() == 1
         for n in range(8):
             await exchange.send(delta(f"w{n} "))

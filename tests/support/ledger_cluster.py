@@ -77,7 +77,7 @@ def running_cluster(binary: Path, directory: Path) -> Iterator[LedgerCluster]:
             with node.client() as client:
                 client.execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[0].port)
         for node in nodes:
-            _await(lambda node=node: b"cluster_state:ok" in _info(node) and b"cluster_known_nodes:4" in _info(node))  # type: ignore[misc]  # bound now
+            _await(lambda node=node: b"cluster_state:ok" in _info(node) and b"cluster_known_nodes:4" in _info(node))
         with nodes[PRIMARIES].client() as client:
             primary_id = nodes[0].node_id
             _await(lambda: _accepts(client, primary_id))

@@ -118,7 +118,7 @@ class Simulated:
         while self._used < self.seats.seats and self._wait_for_seats:
             self._used += 1
             worker, seated_s = self._wait_for_seats.popleft(), self.now_s
-            self._reach(worker, lambda worker=worker, seated_s=seated_s: self._send(worker, seated_s))  # type: ignore[misc]
+            self._reach(worker, lambda worker=worker, seated_s=seated_s: self._send(worker, seated_s))
 
     def _send(self, worker: int, seated_s: float) -> None:
         job = _Job(worker, seated_s, self.now_s)
@@ -138,8 +138,8 @@ class Simulated:
             self._serving += 1
             job, service_s = self._wait_at_upstream.popleft(), self._service_s(self._rng)
             if self._begins < 1:
-                self._in(self._begins * service_s, lambda job=job: self._reach(job.worker, lambda: self._hear(job, 200)))  # type: ignore[misc]
-            self._in(service_s, lambda job=job: self._finish(job))  # type: ignore[misc]
+                self._in(self._begins * service_s, lambda job=job: self._reach(job.worker, lambda: self._hear(job, 200)))
+            self._in(service_s, lambda job=job: self._finish(job))
 
     def _finish(self, job: _Job) -> None:
         self._serving -= 1

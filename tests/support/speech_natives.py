@@ -128,7 +128,7 @@ def _token_events(words: Sequence[str], usage: object) -> list[bytes]:
     for place, word in enumerate(words, 1):
         last = place == len(words)
         event = {"index": place, "token": {"id": 7, "text": word, "logprob": -0.5, "special": False}}
-        event["generated_text"] = "".join(words) if last else None  # type: ignore[assignment]
+        event["generated_text"] = "".join(words) if last else None
         events.append(b"data:%b\n\n" % _with(event, _details(usage if last else NO_USAGE)))
     return events
 

@@ -157,7 +157,7 @@ class PlainUses:
 
     def of(self, window: str, now_ms: int) -> int:
         calendar, used = self.windows.get(window, ((), 0))
-        return used if calendar == calendar_of(window, day_at(now_ms)) else 0  # type: ignore[arg-type]  # names of calendar windows
+        return used if calendar == calendar_of(window, day_at(now_ms)) else 0
 
     def aged(self, now_ms: int) -> float:
         """Each amount counts half as much for every half-life that has passed since."""

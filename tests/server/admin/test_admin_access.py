@@ -69,7 +69,7 @@ async def test_a_role_may_do_what_its_rank_allows_and_no_more(client_of: ClientO
     for (method, template), needed in NEEDS.items():
         path = "/admin/v1" + template.format(id="nobody", key_id="nokey", grant_id="nogrant", name="noplan", policy="nopolicy")
         reply = await call(method, path, None if method == "GET" else {"unknown": 1})
-        allowed = ROLES.index(role) >= ROLES.index(needed)  # type: ignore[arg-type]
+        allowed = ROLES.index(role) >= ROLES.index(needed)
         assert (reply.status != 403) == allowed, (method, path, reply.text)
         assert reply.status < 500, reply.text
 

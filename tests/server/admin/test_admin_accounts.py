@@ -198,7 +198,7 @@ async def test_a_key_is_shown_once_and_a_revoked_one_stops(call: Client, client_
     key, digest = made["key"], hashlib.sha256(made["key"].encode()).hexdigest()
     assert key.startswith("cl-")
     assert len(key) == 46
-    assert (await store.directory.caller(digest)).account == "user:ann"  # type: ignore[union-attr]
+    assert (await store.directory.caller(digest)).account == "user:ann"
     for path in (f"{ANN}/keys", ANN, "/accounts", "/events", f"{ANN}/journal"):
         reply = await client_of("viewer")("GET", f"/admin/v1{path}")
         assert key not in reply.text

@@ -235,14 +235,14 @@ async def test_a_large_or_compressed_body_is_refused(call: Client) -> None:
     """413 beyond one mebibyte, whether its length was declared or not; 415 for a coding."""
     large = json.dumps({"id": "a", "reason": "x" * 2**20}).encode()
     json_type = {"Content-Type": "application/json"}
-    reply = await call("POST", "/admin/v1/accounts", data=io.BytesIO(large), headers=json_type)  # type: ignore[arg-type]
+    reply = await call("POST", "/admin/v1/accounts", data=io.BytesIO(large), headers=json_type)
     assert (reply.status, reply.json["code"]) == (413, "request_too_large")
 
     async def chunks() -> Any:
         for start in range(0, len(large), 65_536):
             yield large[start : start + 65_536]
 
-    reply = await call("POST", "/admin/v1/accounts", data=chunks(), headers=json_type)  # type: ignore[arg-type]
+    reply = await call("POST", "/admin/v1/accounts", data=chunks(), headers=json_type)
     assert (reply.status, reply.json["code"]) == (413, "request_too_large")
     reply = await call("POST", "/admin/v1/accounts", data=b"x", headers={**json_type, "Content-Encoding": "gzip"})
     assert (reply.status, reply.json["code"]) == (415, "unsupported_encoding")
