@@ -294,6 +294,7 @@ class History:
 
 @settings(max_examples=12, suppress_health_check=[HealthCheck.function_scoped_fixture])  # every world begins by emptying it
 @given(seed=st.integers(0, 2**32))
+@example(seed=500)  # all that had aged was given back, and rounding left 10^-15 of a nanocredit
 @example(seed=9_039_902)  # the one above was given back before the one below
 def test_whatever_happens_the_tallies_are_what_the_balances_say(seed: int, ledger_server: LedgerServer) -> None:
     """Three processes, over turns of every window, changes of weight and plan, corrections, repeats: counted in steps, or all anew."""

@@ -21,6 +21,8 @@ HALF_LIFE_DAYS = 7
 DAY_S = 86_400
 USE_MAX = 1e10
 """Nanocredits that nobody uses more of here."""
+USE_LEAST = 1e-3
+"""Less is no use: what rounding leaves where all that has aged was given back."""
 DIMENSIONS = (None, "plan", "organisation")
 
 
@@ -132,6 +134,8 @@ def calendar_of(window: WindowName, day: dt.date) -> tuple[int, ...]:
 
 def present_use(uses: StoredUses, window: WindowName, now_ms: int) -> float:
     """What a balance says of the window that holds now, in the tallies' unit."""
+    if window == "half_life" and uses.aged < USE_LEAST:
+        return 0
     if window == "half_life":
         return uses.aged * 2.0 ** (uses.day // uses.half_life_days - day_at(now_ms).toordinal() // uses.half_life_days)
     day = dt.date.fromordinal(uses.day)
