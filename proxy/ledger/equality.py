@@ -8,6 +8,7 @@ recount (`recount`) corrects what was lost. Must not know how it is shown.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 from dataclasses import dataclass
 from typing import Final
@@ -187,9 +188,9 @@ class EqualityLedger:
         counting = await read_counting(self._engine)
         now_ms, half_life_days = self._engine.now_ms(), counting.half_life_days
         index = index_on(window, day_of(now_ms), half_life_days)
-        total = await self.groups(counting.generation, window, ALL, half_life_days)
-        dimension = group if group in ("plan", "organisation") else f"label:{group}"
-        parts = {} if group is None else await self.groups(counting.generation, window, dimension, half_life_days)
+        divided = group if group in (None, "plan", "organisation") else f"label:{group}"
+        places = [(counting.generation, dimension) for dimension in (ALL, divided) if dimension is not None]
+        total, *parts = await self.groups(window, half_life_days, *places)
         denied = await self.denials.denied(window, half_life_days)
         totals = await self.denials.totals(window, half_life_days)
         starts, is_aged = starts_ms(window, index, half_life_days), window == "half_life"
@@ -198,7 +199,7 @@ class EqualityLedger:
             starts_at_ms=now_ms - half_life_days * DAY_MS if is_aged else starts,
             resets_at_ms=None if is_aged else starts_ms(window, index + 1, half_life_days),
             total=total.get("", Group(Population(), Tally())),
-            groups=parts,
+            groups=parts[0] if parts else {},
             denied_people=denied.without_use,
             deficit_nanocredits=totals.deficit_nanocredits,
             least_served_of_demand=denied.least_served_of_demand,
@@ -207,18 +208,28 @@ class EqualityLedger:
             use_scale=2.0 ** -((now_ms - starts) / (half_life_days * DAY_MS)) if is_aged else 1.0,
         )
 
-    async def groups(self, generation: int, window: WindowName, dimension: str, half_life_days: int) -> dict[str, Group]:
-        """A window's groups as one generation has them; costs by groups and buckets. Raises LedgerUnavailable."""
+    async def groups(self, window: WindowName, half_life_days: int, *places: tuple[int, str]) -> list[dict[str, Group]]:
+        """A window's groups, for each generation and dimension; costs by groups and buckets. Raises LedgerUnavailable.
+
+        What one process told at once is in all of them or in none, so they can be compared.
+        """
         index = index_on(window, day_of(self._engine.now_ms()), half_life_days)
         epochs = range(EPOCHS if window == "half_life" else 1)
-        names = [name_of(generation, window, index - ago, half_life_days, dimension) for ago in epochs]
-        entitled: dict[str, Counted] = {}
-        used: dict[str, Counted] = {}
-        for ago, flats in enumerate(await self.folding.read(entitled_name(generation, dimension), *names), start=-1):
-            for flat in flats:
-                read_hash(flat, entitled if ago < 0 else used, epochs_ago=max(0, ago))
-                await asyncio.sleep(0)  # so that nobody waits for all of it: with many groups it takes a while
-        return groups(entitled, used)
+        names = [
+            [entitled_name(generation, dimension), *(name_of(generation, window, index - ago, half_life_days, dimension) for ago in epochs)]
+            for generation, dimension in places
+        ]
+        flats_by_name = iter(await self.folding.read(*itertools.chain.from_iterable(names)))
+        found: list[dict[str, Group]] = []
+        for own in names:
+            entitled: dict[str, Counted] = {}
+            used: dict[str, Counted] = {}
+            for ago, flats in enumerate(itertools.islice(flats_by_name, len(own)), start=-1):
+                for flat in flats:
+                    read_hash(flat, entitled if ago < 0 else used, epochs_ago=max(0, ago))
+                    await asyncio.sleep(0)  # so that nobody waits for all of it: with many groups it takes a while
+            found.append(groups(entitled, used))
+        return found
 
     async def standing(self, path: Path) -> Uses | None:
         """What the person used that a path's use counts as; None where it never used anything. Raises LedgerUnavailable."""

@@ -164,11 +164,9 @@ class Recounter:
         while not found or (found[-1].of_use and len(found) < READINGS):
             if found:
                 await asyncio.sleep(self._pace.settle_s / READINGS)
-            kinds = (
-                self._equality.groups(generation, window, ALL, counting.half_life_days)
-                for generation in (counting.generation, counting.next)
-            )
-            before, anew = (whole.get("", _NOBODY) for whole in await asyncio.gather(*kinds))
+            places = ((generation, ALL) for generation in (counting.generation, counting.next))
+            both = await self._equality.groups(window, counting.half_life_days, *places)
+            before, anew = (whole.get("", _NOBODY) for whole in both)
             found.append(_difference(window, before, anew))
         return min(found, key=lambda drift: (drift.use_nanocredits, drift.people))
 
