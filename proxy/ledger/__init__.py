@@ -2,7 +2,8 @@
 
 Invariants, in words: at every level of a path, spent + held never passes limit + carried + grants; a hold ends once; every call can be
 repeated; every change writes its journal entry in the same step, and folding the journal gives the balances (`journal.audit` proves it).
-`lua/` has one verb per file; `engine` carries calls out, `budget` are the verbs, `directory` the names, `embedded` the server of our own.
+`lua/` has one verb per file; `engine` carries calls out, `budget` are the verbs, `directory` the names (`lookups` what is kept of them),
+`embedded` the server of our own.
 """
 
 from __future__ import annotations

@@ -12,7 +12,6 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Callable
-from typing import Literal
 
 import msgspec
 
@@ -23,6 +22,7 @@ from proxy.ledger.changes import PAGE_MAX, Page
 from proxy.ledger.directory import Directory
 from proxy.ledger.documents import Documents
 from proxy.ledger.engine import Engine
+from proxy.ledger.lent import Loan, LoanState, Taking
 from proxy.ledger.people import left_to_give
 from proxy.policy.paths import levels_left
 
@@ -42,47 +42,6 @@ HEAL_MS = 30_000
 """How long a step may be under way before somebody else finishes it."""
 CHANGE_TRIES = 8
 REPAYMENTS_REMEMBERED = 32
-
-LoanState = Literal["offered", "opening", "open", "repaid", "declined"]
-
-
-class Taking(msgspec.Struct, frozen=True):
-    """A repayment that is under way."""
-
-    step: int
-    amount_nanocredits: int
-    operation_id: str
-    asked_nanocredits: int | None = None
-    """What the operation asks for: None for all that is outstanding."""
-
-
-class Loan(msgspec.Struct, frozen=True):
-    """A loan and how far it was repaid."""
-
-    loan_id: str
-    lender: AccountId
-    borrower: AccountId
-    credits_nanocredits: int
-    due_at_ms: int
-    reason: str
-    created_at_ms: int
-    state: LoanState
-    was_offered: bool = False
-    opening: str = "0"
-    """The step by which the borrower gets, or got, the credits."""
-    repaid_nanocredits: int = 0
-    steps: int = 0
-    taking: Taking | None = None
-    repayments: tuple[tuple[str, int | None], ...] = ()
-    """The last operations that repaid something, and what they asked for, so that a repeat does not do it again."""
-
-    @property
-    def outstanding_nanocredits(self) -> int:
-        return self.credits_nanocredits - self.repaid_nanocredits
-
-    @property
-    def is_over(self) -> bool:
-        return self.state in ("repaid", "declined")
 
 
 class _Changed(Exception):
@@ -138,7 +97,7 @@ class Loans:
             await self._check_new(loan)
             if not await self._documents.swap(keys.loan(loan_id), None, loan):
                 there = await self.find(loan_id)
-        if there is not None and _terms(there) != _terms(loan):
+        if there is not None and there.terms != loan.terms:
             raise Conflict("the id was used before with other arguments")
         loan = there or loan
         await self._engine.command("ZADD", keys.LOANS_DUE, "NX", now_ms + HEAL_MS if accepted else due_at_ms, loan_id)
@@ -203,14 +162,14 @@ class Loans:
             await self._move(loan, loan.credits_nanocredits, step=loan.opening, memo=loan.reason)
         except Refusal:
             if loan.was_offered:
-                now = await self._change(loan.loan_id, lambda now: _only(now, "opening", "offered") if now.opening == loan.opening else now)
+                now = await self._change(loan.loan_id, lambda now: now.turned("opening", "offered") if now.opening == loan.opening else now)
                 if now.state == "offered":  # else somebody accepts it again
                     await self._engine.command("ZADD", keys.LOANS_DUE, loan.due_at_ms, loan.loan_id)
                     await self._engine.command("ZREM", keys.unfinished_loans_of(loan.borrower), loan.loan_id)
             elif await self._documents.swap(keys.loan(loan.loan_id), loan, None):
                 await self._engine.commands(*(("ZREM", index, loan.loan_id) for index in (*self._indices(loan), keys.LOANS_DUE)))
             raise
-        loan = await self._change(loan.loan_id, lambda now: _only(now, "opening", "open"))
+        loan = await self._change(loan.loan_id, lambda now: now.turned("opening", "open"))
         await self._engine.command("ZADD", keys.LOANS_DUE, loan.due_at_ms, loan.loan_id)
         return loan
 
@@ -222,7 +181,7 @@ class Loans:
         Raises Conflict where the loan is not open, or the id has asked for something else; Refusal: insufficient_quota, invalid_request.
         """
         for _ in range(CHANGE_TRIES):
-            if _is_repeat(loan, operation_id, amount_nanocredits) or (loan.state == "repaid" and amount_nanocredits is None):
+            if loan.has_done(operation_id, amount_nanocredits) or (loan.state == "repaid" and amount_nanocredits is None):
                 return loan
             if loan.state != "open":
                 raise Conflict(f"the loan {loan.loan_id!r} is {loan.state}")
@@ -352,22 +311,5 @@ class Loans:
         return [keys.LOANS, *(keys.loans_of(account) for account in both), *(keys.unfinished_loans_of(account) for account in bound)]
 
 
-def _terms(loan: Loan) -> tuple[object, ...]:
-    return loan.lender, loan.borrower, loan.credits_nanocredits, loan.due_at_ms, loan.reason, loan.was_offered
-
-
-def _is_repeat(loan: Loan, operation_id: str, asked_nanocredits: int | None) -> bool:
-    """Whether an operation has repaid something before. Raises Conflict where it asked for something else then."""
-    under_way = () if loan.taking is None else ((loan.taking.operation_id, loan.taking.asked_nanocredits),)
-    if any(known == operation_id and asked != asked_nanocredits for known, asked in (*loan.repayments, *under_way)):
-        raise Conflict(f"the id {operation_id!r} was used before with other arguments")
-    return any(known == operation_id for known, _ in loan.repayments)
-
-
 def _new_step() -> str:
     return f"open-{secrets.token_hex(8)}"
-
-
-def _only(loan: Loan, before: LoanState, after: LoanState) -> Loan:
-    """The loan in another state, where it is in the one before."""
-    return msgspec.structs.replace(loan, state=after) if loan.state == before else loan

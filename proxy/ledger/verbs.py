@@ -11,8 +11,9 @@ from proxy.domain import AMOUNT_MAX_NANOCREDITS, AccountId, Path, Plan
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import keys, records
 from proxy.ledger.changes import REMEMBERED_MS, digest
-from proxy.ledger.directory import Directory, Settings
+from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Call, Command, Engine
+from proxy.ledger.lookups import Settings
 from proxy.ledger.marks import Era, mark_of
 from proxy.ledger.moves import Moves, is_move
 

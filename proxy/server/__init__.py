@@ -2,7 +2,8 @@
 
 The way of a model request stands in `handler`, top to bottom, and goes on in `forwarding`. What it meets: `reading` (may this request be
 read at all), `identity` (whose key), `routing` (which upstream), `catalogue` (which models, at what price), `holding` (a hold's one life;
-`holds`: what they share), `exchange` (time limits), `upstream` and `connections`, `metering` (what may pass and what it cost), `headers`
-(what passes either way), `answers` (every no, and the budget's headers), `whole` (an answer in one write). `listener` is the port;
-`selfservice` and `admin` stand beside, and so do `batching` and `batch_settling`, for files and batches outlive their requests.
+`holds`: what they share), `exchange` (time limits), `upstream` and `connections`, `estimating` (what to hold), `metering` (what may pass
+and what it cost), `headers` (what passes either way), `answers` (every no, and the budget's headers), `whole` (an answer in one write).
+`listener` is the port; `selfservice` and `admin` stand beside, and so do `batching` and `batch_settling`, for files and batches outlive
+their requests.
 """

@@ -18,7 +18,7 @@ from proxy.domain import Call, Caller, Price
 from proxy.errors import Refusal, UpstreamError
 from proxy.frozen import dataclass
 from proxy.server.catalogue import Prices, check_allowed
-from proxy.server.metering import Estimate, bound_nanocredits, estimate
+from proxy.server.estimating import Estimate, bound_nanocredits, estimate
 from proxy.server.routing import Routes
 from proxy.server.upstream import Endpoint
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from proxy.domain import NO_USAGE, Price, Usage
 from proxy.policy.pricing import cost_nanocredits, estimate_nanocredits
-from proxy.server.metering import NO_CHARGE, Charge, Estimate
+from proxy.server.estimating import Estimate
+from proxy.server.metering import NO_CHARGE, Charge
 
 INPUT_SLICES = 4
 """How many slices of input are held ahead for one of output: a conversation hears more than it says."""

@@ -17,8 +17,9 @@ from proxy.domain import Path, Price, RequestRate, Settlement, Tightest
 from proxy.errors import BUDGET_CODES, LedgerUnavailable, Refusal
 from proxy.ledger.backlog import Record
 from proxy.policy.units import nominal_nanocredits, note_of
+from proxy.server.estimating import Estimate
 from proxy.server.holds import Holds
-from proxy.server.metering import NO_CHARGE, Charge, Estimate
+from proxy.server.metering import NO_CHARGE, Charge
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from proxy.errors import Refusal
 from proxy.ledger.giving import Giving
-from proxy.ledger.loans import Loan
+from proxy.ledger.lent import Loan
 from proxy.server.admin import events
 from proxy.server.admin.events import Author
 from proxy.server.admin.models import NoQuery

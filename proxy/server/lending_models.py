@@ -8,7 +8,7 @@ from pydantic import Field
 
 from proxy.dialects.protocol import utc_time
 from proxy.domain import credits_from_nanocredits as credits
-from proxy.ledger.loans import Loan, LoanState
+from proxy.ledger.lent import Loan, LoanState
 from proxy.server.admin.fields import CreditsText, GivenReason, Identifier, Moment, MomentText, PositiveAmount, Reason
 from proxy.server.admin.models import Asked, CountCursor, PageQuery
 from proxy.server.admin.views import PageView, View

@@ -13,20 +13,14 @@ from typing import Literal
 
 from proxy.domain import CREDITS, NO_USAGE, Answer, Call, Piece, Price, Usage, counted_in
 from proxy.frozen import dataclass
-from proxy.policy.pricing import affordable_output_tokens, cost_nanocredits, estimate_nanocredits, least_output_rate
+from proxy.policy.pricing import affordable_output_tokens, cost_nanocredits, least_output_rate
 from proxy.policy.units import nominal_nanocredits
+from proxy.server import estimating
+from proxy.server.estimating import bound_nanocredits, slice_size, units_for
 
 Flag = Literal["missing", "absurd", "below_deltas", "above_maximum"]
 
 _NOTHING_LEFT: Sequence[Piece] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What to hold before a request runs."""
-
-    want_nanocredits: int
-    least_nanocredits: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,57 +47,10 @@ class Charge:
 
 
 NO_CHARGE = Charge(0, 0, NO_USAGE)
-SLICE_BYTES = 2**18
-"""The slice of a stream that is measured in bytes."""
-SLICE_MS = 5_000
-"""The slice of the upstream's time, where that is paid for."""
 TOKENS_COUNTED_IN_ONE_MAX = 4
 """As how many a long token of 16 bytes is counted."""
 TOKENS_COUNTED_IN_LONGEST = 32
 """As how many the longest is counted that a common vocabulary has: 128 bytes, a run of blanks (cl100k, o200k, Llama 3, Qwen)."""
-
-
-def slice_size(call: Call, slice_tokens: int) -> int:
-    """How much of one answer a stream's hold covers ahead, in the call's measure."""
-    return slice_tokens if call.measure == "output" else SLICE_BYTES
-
-
-def estimate(call: Call, price: Price, *, slice_tokens: int, output_tokens_max: int) -> Estimate:
-    """The bound of the input and, of output: a slice for a stream; else all that the request may write, for it cannot be cut.
-
-    `output_tokens_max` stands in where the request names no maximum. `least` covers one output token (of each answer, unless streamed), or
-    all of it where no maximum in the request could make it shorter.
-    """
-    if call.stream:
-        size = slice_size(call, slice_tokens)
-        per_choice = size if call.output_tokens_max is None else min(size, call.output_tokens_max)
-    else:
-        per_choice = output_tokens_max if call.output_tokens_max is None else call.output_tokens_max
-    least = min(1, per_choice) if call.stream else (min(1, per_choice) if call.divisible else per_choice) * call.choices
-    units = _units_for(call, SLICE_MS)
-    return Estimate(
-        want_nanocredits=bound_nanocredits(call, price, output_tokens=per_choice * call.choices, units=units),
-        least_nanocredits=bound_nanocredits(call, price, output_tokens=least, units=units),
-    )
-
-
-def bound_nanocredits(call: Call, price: Price, *, output_tokens: int, units: Usage | None = None) -> int:
-    """What a request may cost if its output, over all choices, is of this size and what comes unseen beside it as large as it may be.
-
-    `units` where those are no longer the call's own.
-    """
-    return estimate_nanocredits(
-        price,
-        input_tokens=call.input_tokens_bound,
-        output_tokens=output_tokens + call.unseen_tokens,
-        units=call.units if units is None else units,
-        measure=call.measure,
-    )
-
-
-def _units_for(call: Call, elapsed_ms: int) -> Usage:
-    """The call's units with so much of the upstream's time."""
-    return replace(call.units, milliseconds=elapsed_ms) if call.timed else call.units
 
 
 class Meter:
@@ -135,7 +82,7 @@ class Meter:
         self._begun = False
         self._began_s = 0.0
         self._ended_s: float | None = None
-        self._covered_ms = SLICE_MS
+        self._covered_ms = estimating.SLICE_MS
         """How much of the upstream's time is to be covered, where that is paid for."""
         self._usage: Usage | None = None
         self._tokens_since_usage = 0
@@ -183,11 +130,11 @@ class Meter:
     def keep_time(self) -> bool:
         """Whether the hold covers the time so far; asks for half a slice more than has passed. To be called again and again."""
         elapsed_ms = self.elapsed_ms
-        if elapsed_ms + SLICE_MS // 2 > self._covered_ms:
-            self._covered_ms = elapsed_ms + SLICE_MS
+        if elapsed_ms + estimating.SLICE_MS // 2 > self._covered_ms:
+            self._covered_ms = elapsed_ms + estimating.SLICE_MS
             self.hold_is(self.amount_nanocredits)
         return (
-            bound_nanocredits(self._call, self._price, output_tokens=self.forwarded_tokens, units=_units_for(self._call, elapsed_ms))
+            bound_nanocredits(self._call, self._price, output_tokens=self.forwarded_tokens, units=units_for(self._call, elapsed_ms))
             <= self.amount_nanocredits
         )
 
@@ -205,7 +152,7 @@ class Meter:
             self._price,
             input_tokens=call.input_tokens_bound,
             amount_nanocredits=amount_nanocredits,
-            units=_units_for(call, self._covered_ms),
+            units=units_for(call, self._covered_ms),
             measure=call.measure,
         )
         self.covered_tokens = max(0, covered - call.unseen_tokens)
@@ -258,7 +205,7 @@ class Meter:
 
     def _lacking(self, output_tokens: int) -> int:
         call = self._call
-        needed = bound_nanocredits(call, self._price, output_tokens=output_tokens, units=_units_for(call, self._covered_ms))
+        needed = bound_nanocredits(call, self._price, output_tokens=output_tokens, units=units_for(call, self._covered_ms))
         return max(1, needed - self.amount_nanocredits)
 
     # --- what is forwarded -----------------------------------------------------------------------------------------------------
@@ -333,7 +280,7 @@ class Meter:
         call = self._call
         if call.measure == "output":
             return replace(call.units, input=call.input_tokens_counted, output=output)
-        units = _units_for(call, self.elapsed_ms)
+        units = units_for(call, self.elapsed_ms)
         return replace(units, input=call.input_tokens_counted, bytes=units.bytes + output)
 
     def _charged(self, usage: Usage | None, *, delivered_tokens: int, least: int, reportable: bool) -> Charge:

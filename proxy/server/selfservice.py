@@ -18,7 +18,7 @@ from proxy.errors import Expected, Refusal
 from proxy.ledger import Directory, Journal
 from proxy.ledger.giving import Giving
 from proxy.policy.pricing import PriceBook, cost_nanocredits
-from proxy.server import answers, metering, reading
+from proxy.server import answers, estimating, reading
 from proxy.server.admin.body import BODY_BYTES_MAX, BODY_TIMEOUT_S
 from proxy.server.admin.credits import carry_over
 from proxy.server.admin.equality_views import OwnAccountView, PlaceView
@@ -173,7 +173,7 @@ class SelfService:
         call = asked.call
         output_max = asked.output_tokens_max if call.output_tokens_max is None else call.output_tokens_max
         output_estimated = min(output_max, self._slice_tokens()) * call.choices
-        largest = metering.bound_nanocredits(call, price, output_tokens=output_max * call.choices)
+        largest = estimating.bound_nanocredits(call, price, output_tokens=output_max * call.choices)
         likely = cost_nanocredits(price, replace(call.units, input=call.input_tokens_counted, output=output_estimated))
         first = asked.estimate(price, slice_tokens=self._slice_tokens())
         _, levels = await self._directory.snapshot(path)

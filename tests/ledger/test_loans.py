@@ -11,7 +11,8 @@ from proxy.config import LedgerSection
 from proxy.domain import AccountId, Ledger, Limit, Plan
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import Store, keys, open_ledger
-from proxy.ledger.loans import UNFINISHED_MAX, Loan, Loans
+from proxy.ledger.lent import Loan
+from proxy.ledger.loans import UNFINISHED_MAX, Loans
 from proxy.ledger.transfers import GRANTS_MAX
 from tests.support.dying_ledger import DyingLedger, When
 from tests.support.ledger_bench import Clock

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from proxy.domain import Answer, Call, Piece, Price, Tier, Usage
 from proxy.policy.pricing import cost_nanocredits, estimate_nanocredits
-from proxy.server.metering import NO_CHARGE, Charge, Meter, estimate
+from proxy.server.estimating import estimate
+from proxy.server.metering import NO_CHARGE, Charge, Meter
 
 PRICE = Price("m", 0, input=1_000_000, output=4_000_000, cached_input=500_000)
 """A nanocredit for a token of input, four for one of output."""

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 import pytest
 
-from proxy.server import metering
+from proxy.server import estimating
 from tests.server.conftest import Start
 from tests.support.proxied import ACCOUNT, KEY, Proxied, price
 from tests.support.scripted_upstream import Exchange, ScriptedUpstream
@@ -50,7 +50,7 @@ async def test_bytes_are_paid_both_ways(upstream: ScriptedUpstream, start: Start
 
 async def test_time_is_paid_by_the_millisecond(upstream: ScriptedUpstream, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """From sending to the last byte of the answer, rounded up once, and extended ahead while it runs."""
-    monkeypatch.setattr(metering, "SLICE_MS", 20)
+    monkeypatch.setattr(estimating, "SLICE_MS", 20)
     async with start(settings=rules(), prices=tts(second=1_000_000)) as proxied:
         asking = asyncio.create_task(fetch(proxied))
         exchange = await upstream.next_request()
@@ -72,7 +72,7 @@ async def test_time_that_the_budget_cannot_pay_is_cut(
     upstream: ScriptedUpstream, start: Start, monkeypatch: pytest.MonkeyPatch, begun: bool
 ) -> None:
     """While the upstream is silent too: a refusal before the first byte, a broken answer after it; nothing is overspent."""
-    monkeypatch.setattr(metering, "SLICE_MS", 20)
+    monkeypatch.setattr(estimating, "SLICE_MS", 20)
     async with start(settings=rules(), prices=tts(second=1_000_000), credits_nanocredits=100_000) as proxied:
         asking = asyncio.create_task(fetch(proxied))
         exchange = await upstream.next_request()
@@ -92,7 +92,7 @@ async def test_time_that_the_budget_cannot_pay_is_cut(
 
 async def test_a_long_answer_is_renewed_and_cut_by_bytes(upstream: ScriptedUpstream, start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the budget covers is delivered, then the connection is broken off, never ended as if it were whole."""
-    monkeypatch.setattr(metering, "SLICE_BYTES", 1000)
+    monkeypatch.setattr(estimating, "SLICE_BYTES", 1000)
 
     async def pour(exchange: Exchange) -> None:
         await exchange.start(headers=AUDIO)
