@@ -43,9 +43,11 @@ def agent_id(opener: AccountId, name: str) -> AccountId:
     """The id of the agent that an account opens under a name. Raises Refusal: invalid_request, where it would be too long."""
     made = AccountId(f"{opener}:agent:{name}")
     if len(made) > ID_CHARACTERS_MAX:
-        raise Refusal(
-            "invalid_request", f"the id {made!r} would have more than {ID_CHARACTERS_MAX} characters", hint="Take a shorter name."
-        )
+        message = f"the id {made!r} would have more than {ID_CHARACTERS_MAX} characters"
+        fits = len(made) - len(name) < ID_CHARACTERS_MAX
+        longer = "No name would fit: ask whoever runs this proxy for an account with a shorter id."
+        hint = "Take a shorter name." if fits else longer
+        raise Refusal("invalid_request", message, hint=hint)
     return made
 
 
@@ -89,8 +91,8 @@ class Agents:
         await self._check_new(agent, settings.path[0], operation_id)
         is_new = await self._engine.command("ZADD", index, 0, agent)
         try:
-            if is_new and await self._engine.command("ZCARD", index) > agents_max:
-                raise Conflict(f"account {person!r} has {agents_max} agents, as many as it may", hint="Close some.")
+            if is_new:
+                await self._check_room(person, agent, agents_max)
             account = await self._directory.create_account(
                 agent, parent=parent, plan=settings.plan, limits=limits, labels=labels, kind="agent", operation_id=operation_id
             )
@@ -98,9 +100,23 @@ class Agents:
             if is_new:
                 await self._engine.command("ZREM", index, agent)
             raise
-        if account.status == "closed":  # meanwhile; this is a late repeat
-            await self._engine.command("ZREM", index, agent)
+        # Closed: meanwhile, for this is a late repeat. Else once more, for it may have been taken for one that nobody will open.
+        await self._engine.command(*(("ZREM", index, agent) if account.status == "closed" else ("ZADD", index, 0, agent)))
         return account
+
+    async def _check_room(self, person: AccountId, agent: AccountId, agents_max: int) -> None:
+        """Raises Conflict where a person has more agents than it may with this one; those do not count whose opening broke off."""
+        index = keys.agents_of(person)
+        if await self._engine.command("ZCARD", index) <= agents_max:
+            return
+        ids = await self._engine.command("ZRANGE", index, 0, -1)
+        for start in range(0, len(ids), PAGE_MAX):
+            some = [raw.decode() for raw in ids[start : start + PAGE_MAX]]
+            are_there = await self._engine.commands(*(("EXISTS", keys.path_of(AccountId(name))) for name in some))
+            if broken_off := [name for name, is_there in zip(some, are_there, strict=True) if not is_there and name != agent]:
+                await self._engine.command("ZREM", index, *broken_off)
+        if await self._engine.command("ZCARD", index) > agents_max:
+            raise Conflict(f"account {person!r} has {agents_max} agents, as many as it may", hint="Close some.")
 
     async def _check_new(self, agent: AccountId, root: str, operation_id: str) -> None:
         """Raises Conflict where another operation has opened an account by this name."""
@@ -124,14 +140,24 @@ class Agents:
         return switch
 
     async def close(self, path: Path, *, operation_id: str) -> Account:
-        """Close an agent: its keys end, and its pending request with it; again is no change."""
-        agent, person = path[-1], (await self.chain(path))[0]
-        account = await self._directory.update_account(agent, status="closed", operation_id=operation_id)
-        await self.revoke_keys(agent, but="", operation_id=operation_id)
+        """Close an agent and all that it opened: their keys end, and their pending requests with them; again is no change."""
+        chain = await self.chain(path)
+        account = await self._directory.update_account(path[-1], status="closed", operation_id=operation_id)  # from now on all stand still
+        while below := (await self.all(chain, after=None, limit=PAGE_MAX)).items:
+            for agent in below:
+                with contextlib.suppress(Refusal):  # its opening broke off
+                    await self._directory.update_account(agent, status="closed", operation_id=f"{operation_id}:{agent}")
+                await self._end(agent, chain[0], operation_id=operation_id)
+        await self._end(path[-1], chain[0], operation_id=operation_id)
+        return account
+
+    async def _end(self, agent: AccountId, person: AccountId, *, operation_id: str) -> None:
+        """Forget what was kept of a closed agent beside its account."""
+        with contextlib.suppress(Refusal):
+            await self.revoke_keys(agent, but="", operation_id=operation_id)
         if (asked := await self.raise_of(agent)) is not None and asked.state == "pending":
             await self._answer(asked, "declined", answered_by="closed")
         await self._engine.commands(("ZREM", keys.agents_of(person), agent), ("SREM", keys.openers_of(person), agent))
-        return account
 
     async def revoke_keys(self, agent: AccountId, *, but: str, operation_id: str) -> None:
         """End all keys of an agent but one (its id, or empty) and those made after it, which a late repeat must leave alone."""
@@ -147,7 +173,7 @@ class Agents:
     async def all(self, chain: Path, *, after: str | None, limit: int) -> Page[AccountId]:
         """The open agents below the end of a chain, its own and theirs, in the order of their ids."""
         prefix = f"{chain[-1]}:agent"
-        start = f"[{prefix}:" if after is None else f"({after}"
+        start = f"[{prefix}:" if after is None or after < f"{prefix}:" else f"({after}"  # what is before is others'
         count = min(limit, PAGE_MAX)
         found = await self._engine.command("ZRANGEBYLEX", keys.agents_of(chain[0]), start, f"({prefix};", "LIMIT", 0, count)
         ids = tuple(AccountId(raw.decode()) for raw in found)
@@ -198,14 +224,16 @@ class Agents:
         if there is not None:
             if (there.agent, there.limits, there.reason) != (agent, limits, reason):
                 raise Conflict(f"the id {operation_id!r} was used before with other arguments")
-            return there
-        before = await self.raise_of(agent)
-        await self._raises.swap(keys.raise_request(request_id), None, asked)
+            if there.state != "pending":
+                return there
+        elif (before := await self.raise_of(agent)) is not None and before.state == "pending":
+            await self._answer(before, "replaced", answered_by=agent)
+        if there is None:
+            await self._raises.swap(keys.raise_request(request_id), None, asked)
+        # Also when it is repeated, for whoever asked first may have died here.
         await self._engine.command("SET", keys.raise_of(agent), request_id)
         await self._engine.command("ZADD", keys.raises_of(person), 0, request_id)
-        if before is not None and before.state == "pending":
-            await self._answer(before, "replaced", answered_by=agent)
-        return asked
+        return there or asked
 
     async def raise_of(self, agent: AccountId) -> Raise | None:
         """The last request of an agent."""

@@ -65,6 +65,11 @@ class KeptBatch(msgspec.Struct, frozen=True):
     """Of what it costs, what its person gives to the commons on top."""
 
     @property
+    def is_agents(self) -> bool:
+        """Whether somebody acts for a person with it, who may look after it, too."""
+        return bool(self.person) and self.person != self.path
+
+    @property
     def bound_nanocredits(self) -> int:
         """What is held for it."""
         return raised_amount(self.input.bound_nanocredits, self.price_percent)
@@ -95,7 +100,7 @@ class BatchRecords(Protocol):
         ...
 
     async def batch(self, path: Path, batch_id: str) -> KeptBatch | None:
-        """An account's own batch; None where it has none by that id."""
+        """An account's own batch, or one of an agent of its own that is under way; None where it has none by that id."""
         ...
 
     async def open_batches(self) -> list[KeptBatch]:
@@ -146,10 +151,13 @@ class Batches:
     async def open(self, batch: KeptBatch) -> None:
         if batch.batch_id:
             await self._keep(_batches(batch.path), batch.batch_id, batch)
+            if batch.is_agents:
+                await self._keep(_batches_of_agents(batch.person), batch.batch_id, batch)
         await self._engine.command("HSET", keys.OPEN_BATCHES, batch.hold_id, _encode(batch))
 
     async def batch(self, path: Path, batch_id: str) -> KeptBatch | None:
-        text = await self._engine.command("HGET", _batches(path), batch_id)
+        own, agents = await self._engine.commands(*(("HGET", key, batch_id) for key in (_batches(path), _batches_of_agents(path))))
+        text = own or agents
         return None if text is None else _decode_batch(text)
 
     async def open_batches(self) -> list[KeptBatch]:
@@ -161,6 +169,8 @@ class Batches:
     async def end(self, batch: KeptBatch, result_file_ids: Iterable[str] = (), *, at_ms: int) -> bool:
         for file_id in result_file_ids:
             await self.keep_file(batch.path, file_id, KeptFile(batch.upstream, at_ms))
+        if batch.is_agents:
+            await self._engine.command("HDEL", _batches_of_agents(batch.person), batch.batch_id)
         return bool(await self._engine.command("HDEL", keys.OPEN_BATCHES, batch.hold_id))
 
     async def lease(self, task: str, for_ms: int) -> bool:
@@ -187,3 +197,8 @@ def _files(path: Path) -> str:
 
 def _batches(path: Path) -> str:
     return keys.batches_of(path[0], path[-1])
+
+
+def _batches_of_agents(person: Path) -> str:
+    """Only those under way, so that they are as many as may be at most, whoever's they are."""
+    return keys.batches_of_agents(person[0], person[-1])

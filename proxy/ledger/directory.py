@@ -129,6 +129,12 @@ class Directory(Lookups, AuditLog):
         reply = await self.raw_snapshot(path)
         return reply[2].decode(), await self.levels_in(reply, path)
 
+    async def check_active(self, path: Path) -> None:
+        """Raises Refusal: account_suspended, where an account of a path is not active; account_not_found. LedgerUnavailable."""
+        for level in (await self.snapshot(path))[1]:
+            if level.status != "active":
+                raise Refusal("account_suspended", f"account {level.id!r} is {level.status}", account=level.id)
+
     async def levels_in(self, reply: list[Any], path: Path) -> tuple[Account, ...]:
         """Every level of a path as a raw snapshot tells it. Raises Refusal: account_not_found."""
         levels = []

@@ -182,6 +182,10 @@ def batches_of(root: str, account_id: str) -> str:
     return f"cl:{{{root}}}:batches:{account_id}"
 
 
+def batches_of_agents(root: str, account_id: str) -> str:
+    return f"cl:{{{root}}}:agents-batches:{account_id}"
+
+
 def lease(task: str) -> str:
     return f"cl:lease:{task}"
 

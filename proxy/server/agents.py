@@ -117,7 +117,7 @@ class OwnAgents:
     async def close(self, asking: Asking) -> AgentView:
         """Close an agent for good; its keys end."""
         query = asking.query(ReasonQuery)
-        author, path = asking.author(query), await self._managed(asking)
+        author, path = await asking.author(query), await self._managed(asking)
         before = await self._directory.account(path[-1])
         after = await self.agents.close(path, operation_id=author.operation_id)
         await self._record(author, "agent.close", after, before=events.settings(before), after=events.settings(after), reason=query.reason)
@@ -239,9 +239,7 @@ class OwnAgents:
 
     async def _active_chain(self, path: Path) -> Path:
         """The end of a path from its person on. Raises Refusal: account_suspended where anyone on the path is not active."""
-        _, levels = await self._directory.snapshot(path)
-        if stopped := _stopped(levels):
-            raise Refusal("account_suspended", f"Account {stopped.id!r} is {stopped.status}.", account=stopped.id)
+        await self._directory.check_active(path)
         return await self.agents.chain(path)
 
     async def _view(self, path: Path) -> AgentView:

@@ -16,7 +16,7 @@ import msgspec
 from aiohttp import HttpVersion11, web
 
 from proxy.dialects import Request, openai_batches
-from proxy.domain import AMOUNT_MAX_NANOCREDITS, Caller, Hold
+from proxy.domain import AMOUNT_MAX_NANOCREDITS, Caller, Hold, Path
 from proxy.errors import BUDGET_CODES, Conflict, Expected, Failure, LedgerUnavailable, Refusal, UpstreamError, UpstreamTimeout
 from proxy.ledger.batches import BatchInput, BatchRecords, KeptBatch, KeptFile
 from proxy.policy.orders import NEUTRAL, Treatment
@@ -66,6 +66,7 @@ class Batching:
         settler: BatchSettler,
         *,
         admission: Callable[[], Admission],
+        check_active: Callable[[Path], Awaitable[None]],
         interventions: Callable[[], Interventions | None],
         write_timeout_s: Callable[[], float],
         now_ms: Callable[[], int],
@@ -74,6 +75,7 @@ class Batching:
         self._holds = holds
         self._settler = settler
         self._admission = admission
+        self._check_active = check_active
         self._interventions = interventions
         self._write_timeout_s = write_timeout_s
         self._now_ms = now_ms
@@ -97,6 +99,7 @@ class Batching:
         """Read what the file asks for, forward it, and remember whose it is and what it may cost."""
         path = concern.caller.path
         content = openai_batches.read_upload(concern.asked.body, concern.asked.headers)
+        await self._check_active(path)
         await self._records.check_room(path)
         asked, endpoint = await self._read_input(concern.caller, content)
         concern.visit.model = asked.model

@@ -77,6 +77,11 @@ class Book(KeyLookup, Protocol):
 
     async def unit(self, account_id: domain.AccountId) -> str: ...
 
+    @property
+    def generation(self) -> int: ...
+
+    async def check_active(self, path: domain.Path) -> None: ...
+
 
 class Proxy:
     """The proxy of one worker process: `handle` answers requests, `pulse` and `tell_backlog` are to be called again and again."""
@@ -102,7 +107,7 @@ class Proxy:
         self._now_ms = now_ms
         self._holds = Holds(ledger, backlog, metrics, settings.ledger)
         self._exchanges = Exchanges()
-        self.seating = Seating(pools, metrics, self._holds.in_background)
+        self.seating = Seating(pools, directory, metrics, self._holds.in_background)
         self._sender = Sender(metrics, self.seating)
         self._forwarder = Forwarder(metrics, now_ms)
         self._prices = Prices(lambda: directory.price_book, now_ms, lambda: directory.levels)
@@ -111,6 +116,7 @@ class Proxy:
         self._batching = Batching(
             *(batches, self._holds, self.settler),
             admission=lambda: self.admission,
+            check_active=directory.check_active,
             interventions=lambda: self.interventions,
             write_timeout_s=lambda: self._listen.body_timeout_s,
             now_ms=now_ms,

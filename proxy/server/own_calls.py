@@ -34,21 +34,26 @@ class Asking:
     ids: Mapping[str, str]
     path: str
     """Its canonical path."""
+    claim: Callable[[str, str], Awaitable[object]]
+    """Takes an id for one act (`Changes.claim`)."""
 
     def query(self, model: type[Query]) -> Query:
         """The query as its model says. Raises Mistakes."""
         return read_query(self.request, model)
 
     async def body(self, model: type[Body]) -> tuple[Body, Author]:
-        """The body as its model says, and who acts; such a call has no query. Raises Mistakes, Refusal."""
+        """The body as its model says, and who acts; such a call has no query. Raises Mistakes; Refusal; what `author` does."""
         self.query(NoQuery)
         body = validated(model, await read_object(self.request))
-        return body, self.author(body)
+        return body, await self.author(body)
 
-    def author(self, *sent: BaseModel) -> Author:
-        """Who acts: the caller's own account. Raises Mistakes."""
+    async def author(self, *sent: BaseModel) -> Author:
+        """Who acts: the caller's own account. Raises Mistakes; Conflict where its Idempotency-Key came with something else before."""
         name = f"account:{self.caller.account}"
-        return author_of(self.request, name=name, scope=name, path=self.path, sent=sent)
+        author = author_of(self.request, name=name, scope=name, path=self.path, sent=sent)
+        if author.may_repeat:
+            await self.claim(*author.claim)
+        return author
 
 
 Act = Callable[[Asking], Awaitable[Answer]]

@@ -7,6 +7,7 @@ A request asks without waiting, beside its hold, and waits only where no seat is
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Self
@@ -28,6 +29,7 @@ class Seat:
         "_asked_s",
         "_caller",
         "_estimate",
+        "_generation",
         "_lag_nanocredits",
         "_left",
         "_priority",
@@ -57,6 +59,7 @@ class Seat:
         self._seating = seating
         self._section = section
         self._caller = caller
+        self._generation = seating.accounts.generation
         self._weights = weights
         self._estimate = estimate_nanocredits
         self._priority = priority
@@ -145,7 +148,10 @@ class Seat:
             self.granted.exception()  # whoever left meanwhile does not ask for it
 
     async def taken(self) -> float:
-        """Wait until it is there; the seconds that it took. Raises Refusal queue_full, queue_timeout; LedgerUnavailable."""
+        """Wait until it is there; the seconds that it took. Whoever was paused meanwhile does not have it.
+
+        Raises Refusal queue_full, queue_timeout, account_suspended; LedgerUnavailable.
+        """
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + self._section.queue_timeout_s):
                 await self.granted
@@ -153,7 +159,15 @@ class Seat:
             raise self._seating.patience.timed_out(self._section, lag_nanocredits=self._lag_nanocredits) from None
         waited_s = time.monotonic() - self._asked_s
         self._seating.metrics.queued(pool=self.pool, seconds=waited_s)
+        await self._check_active()
         return waited_s
+
+    async def _check_active(self) -> None:
+        """Raises Refusal account_suspended. Asks the ledger only where some account has changed while this waited."""
+        accounts = self._seating.accounts
+        if accounts.generation != self._generation:
+            with contextlib.suppress(LedgerUnavailable):  # the hold stands, and what runs goes on without the ledger, too
+                await accounts.check_active(self._caller.path)
 
     def leave(self, charge: Charge | None) -> None:
         """Give it back, or stop waiting; None where nothing was sent. Does not wait."""

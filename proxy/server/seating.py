@@ -71,11 +71,27 @@ class Pools(Protocol):
     async def adapt(self, pool: str, move: Move, *, least: int, most: int) -> Adapted | None: ...
 
 
+class Accounts(Protocol):
+    """Whether who has waited may still have a request served."""
+
+    @property
+    def generation(self) -> int:
+        """The same as long as no account has changed."""
+        ...
+
+    async def check_active(self, path: Path) -> None:
+        """Raises Refusal account_suspended; LedgerUnavailable."""
+        ...
+
+
 class Seating:
     """All seats that one worker has or waits for."""
 
-    def __init__(self, pools: Pools, metrics: Metrics, in_background: Callable[[Coroutine[Any, Any, None]], object]) -> None:
+    def __init__(
+        self, pools: Pools, accounts: Accounts, metrics: Metrics, in_background: Callable[[Coroutine[Any, Any, None]], object]
+    ) -> None:
         self.pools = pools
+        self.accounts = accounts
         self.metrics = metrics
         self.in_background = in_background
         self.estimates = Estimates()

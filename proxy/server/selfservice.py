@@ -106,7 +106,7 @@ class SelfService:
             call, ids = find(self._calls, request.method, path, prefix=PREFIX, hint=f"GET {PREFIX}/account shows your budget")
             if call.writes:
                 await self._count_write(caller)
-            asking = Asking(request, caller, ids, path=f"{PREFIX}{call.path.format(**ids)}")
+            asking = Asking(request, caller, ids, f"{PREFIX}{call.path.format(**ids)}", self._directory.claim)
             response = await respond(request, await call.act(asking), status=call.status)
         except MethodNotAllowed as error:
             return self._refused(request, error, number, allow=", ".join(error.allowed))

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 SHAPES = ("workers", "proxies")
 only_proxies = pytest.mark.parametrize("town", ["proxies"], indirect=True)
-SEATS = {"weights": 4, "modest": 2, "families": 2, "idle": 2, "leaving": 1, "counted": 4}
+SEATS = {"weights": 4, "modest": 2, "families": 2, "idle": 2, "leaving": 1, "paused": 1, "counted": 4}
 BEAT_S = 1.0
 LEASE_S = 10.0
 
@@ -211,6 +211,27 @@ async def test_whoever_leaves_the_queue_owes_nothing(town: Town, room: Callable[
     assert account["spent"] == "0.00002"
     pool = await until(lambda: town.pool("leaving"), lambda pool: pool["used"] == 0)
     assert (pool["served"], pool["backlog"]) == ("0.00005", 0)
+
+
+@only_proxies
+async def test_whoever_is_paused_while_it_waits_is_not_served(town: Town, room: Callable[..., Room]) -> None:
+    """Its request was let in before the pause; when its turn comes, the seat goes to whoever is next, and it has cost nothing."""
+    here = room("paused")
+    paused, patient = await town.person("paused"), await town.person("patient")
+    here.open.clear()
+    holder = asyncio.create_task((await town.person("before")).ask("paused"))
+    await has(here, 1)
+    waiting = [asyncio.create_task(paused.ask("paused")) for _ in range(2)]
+    await until(lambda: town.pool("paused"), lambda pool: pool["backlog"] == 2)
+    waiting.append(asyncio.create_task(patient.ask("paused")))
+    await until(lambda: town.pool("paused"), lambda pool: pool["backlog"] == 3)
+    await town.deployments[0].admin("PATCH", "accounts/paused", {"status": "suspended"})
+    await asyncio.sleep(1.0)  # the promise
+    here.open.set()
+    assert [answered.status for answered in await asyncio.gather(*waiting)] == [403, 403, 200]
+    assert ((await holder).status, [served.who for served in here.served]) == (200, ["before", "patient"])
+    account = await until(lambda: town.deployments[0].account("paused"), lambda account: account["held"] == "0")
+    assert account["spent"] == "0"
 
 
 async def test_the_metrics_tell_of_each_pool_once(town: Town, room: Callable[..., Room]) -> None:

@@ -119,3 +119,14 @@ async def test_all_together_have_room_for_so_many_under_way(bench: Bench, monkey
         await bench.records.check_room(BOB)
     await bench.records.end(BATCH, at_ms=0)
     await bench.records.check_room(BOB)
+
+
+async def test_an_agents_batch_is_its_persons_too_while_it_runs(bench: Bench) -> None:
+    """And no other agent's; once it has ended, only whoever made it knows it."""
+    agent = (*ANN, AccountId("ann:agents"), AccountId("ann:agent:coder"))
+    batch = msgspec.structs.replace(BATCH, path=agent, batch_id="batch_9")
+    await bench.records.open(batch)
+    other = (*ANN, AccountId("ann:agents"), AccountId("ann:agent:other"))
+    assert [await bench.records.batch(path, "batch_9") for path in (agent, ANN, BOB, other)] == [batch, batch, None, None]
+    assert await bench.records.end(batch, at_ms=9)
+    assert [await bench.records.batch(path, "batch_9") for path in (agent, ANN)] == [batch, None]

@@ -27,6 +27,7 @@ from tests.support.scripted_upstream import JSON, Exchange, ScriptedUpstream
 ROW = price(batch_percent=50)
 """A token of input costs half a nanocredit in a batch, one of output two."""
 OTHER_KEY = "cl-" + "o" * 43
+AGENT_KEYS = ("cl-" + "a" * 43, "cl-" + "b" * 43)
 HELLO = chat(max_tokens=10)
 TWO = lines(line("1", HELLO), line("2", HELLO))
 BOUND = -(-2 * (call_of(HELLO).input_tokens_bound * 1 + 10 * 4) // 2)
@@ -645,3 +646,37 @@ async def test_a_batch_of_an_account_in_units_costs_its_price_divided_by_the_ind
         proxied.book.price_book = (leveled, price("rival", level="small", input=1, output=1))
         status, refusal = await asked(proxied, "POST", "/v1/batches", json=creation(file["id"]))
         assert (status, refusal["error"]["code"]) == (409, "conflict")
+
+
+# --- whose they are ------------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_paused_account_uploads_nothing(proxied: Proxied, batching: BatchingUpstream) -> None:
+    """Neither is a file taken nor a batch begun; what runs goes on, is shown, and can be cancelled."""
+    await begun(proxied)
+    await proxied.model.update_account(ACCOUNT, operation_id="p", status="suspended")
+    for status, answer in (await upload(proxied), await begin(proxied)):
+        assert (status, answer["error"]["code"]) == (403, "account_suspended")
+    assert list(batching.files) == ["file-1"]
+    assert (await asked(proxied, "POST", "/v1/batches/batch_1/cancel"))[0] == 200
+
+
+async def test_a_person_sees_and_cancels_what_its_agent_runs(proxied: Proxied, batching: BatchingUpstream) -> None:
+    """As long as it runs; nobody else does, another agent no more than a stranger."""
+    for number, name in enumerate(("coder", "other")):
+        agent = AccountId(f"user:ann:agent:{name}")
+        await proxied.model.create_account(
+            agent, parent=ACCOUNT, plan="everyone", weight=None, limits=(), labels={}, operation_id=f"open-{name}"
+        )
+        caller = Caller(agent, (ACCOUNT, agent), Plan("everyone", ()), f"key-{number}", person=PATH)
+        proxied.book.add(AGENT_KEYS[number], caller)
+    assert (await upload(proxied, key=AGENT_KEYS[0]))[0] == 200
+    assert (await asked(proxied, "POST", "/v1/batches", key=AGENT_KEYS[0], json=creation()))[0] == 200
+    for key in (OTHER_KEY, AGENT_KEYS[1]):
+        assert (await asked(proxied, "POST", "/v1/batches/batch_1/cancel", key=key))[0] == 404
+    assert (await asked(proxied, "GET", "/v1/batches/batch_1"))[0] == 200
+    assert (await asked(proxied, "POST", "/v1/batches/batch_1/cancel"))[0] == 200
+    batching.end("batch_1", DONE, ran=2)
+    await look(proxied)
+    assert (await asked(proxied, "GET", "/v1/batches/batch_1"))[0] == 404
+    assert (await asked(proxied, "GET", "/v1/batches/batch_1", key=AGENT_KEYS[0]))[0] == 200

@@ -17,6 +17,8 @@ class ModelBatches:
         self._files: dict[str, dict[str, KeptFile]] = {}
         self._batches: dict[str, dict[str, KeptBatch]] = {}
         self._open: dict[str, KeptBatch] = {}
+        self._agents: dict[tuple[str, str], KeptBatch] = {}
+        """Those under way, by whom their makers act for and their ids."""
         self._leases_ms: dict[str, int] = {}
         self.down: frozenset[str] = frozenset()
         """What fails, by name: before it is carried out, or (`begun`) half-way."""
@@ -46,11 +48,13 @@ class ModelBatches:
         self._check("begin" if batch.batch_id else "open")
         if batch.batch_id:
             self._batches.setdefault(batch.path[-1], {})[batch.batch_id] = batch
+            if batch.is_agents:
+                self._agents[batch.person[-1], batch.batch_id] = batch
             self._check("begun")
         self._open[batch.hold_id] = batch
 
     async def batch(self, path: Path, batch_id: str) -> KeptBatch | None:
-        return self._batches.get(path[-1], {}).get(batch_id)
+        return self._batches.get(path[-1], {}).get(batch_id) or self._agents.get((path[-1], batch_id))
 
     async def open_batches(self) -> list[KeptBatch]:
         return list(self._open.values())
@@ -62,6 +66,8 @@ class ModelBatches:
         self._check("end")
         for file_id in result_file_ids:
             await self.keep_file(batch.path, file_id, KeptFile(batch.upstream, at_ms))
+        if batch.is_agents:
+            self._agents.pop((batch.person[-1], batch.batch_id), None)
         return self._open.pop(batch.hold_id, None) is not None
 
     async def lease(self, task: str, for_ms: int) -> bool:

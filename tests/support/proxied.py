@@ -17,7 +17,7 @@ from aiohttp import web
 
 from proxy import config, domain
 from proxy.domain import AccountId, Caller, Level, Limit, Plan, Price
-from proxy.errors import LedgerUnavailable
+from proxy.errors import LedgerUnavailable, Refusal
 from proxy.ledger.backlog import Backlog
 from proxy.metrics import Metrics
 from proxy.policy.levels import Levels
@@ -51,8 +51,11 @@ class Clock:
 class Book:
     """A directory with the callers and prices that a test writes into it."""
 
-    def __init__(self, price_book: tuple[Price, ...]) -> None:
+    def __init__(self, price_book: tuple[Price, ...], ledger: ModelLedger) -> None:
         self.price_book = price_book
+        self.generation = 0
+        """To be raised where an account changes while a request waits."""
+        self._ledger = ledger
         self.configured_levels: tuple[Level, ...] = ()
         self.units: dict[AccountId, str] = {}
         """Of accounts that do not count in credits."""
@@ -70,6 +73,11 @@ class Book:
 
     async def unit(self, account_id: AccountId) -> str:
         return self.units.get(account_id, domain.CREDITS)
+
+    async def check_active(self, path: domain.Path) -> None:
+        for account_id in path:
+            if (status := (await self._ledger.account(account_id)).status) != "active":
+                raise Refusal("account_suspended", f"account {account_id!r} is {status}", account=account_id)
 
     async def caller(self, key_sha256_hex: str) -> Caller | None:
         return self.callers.get(key_sha256_hex)
@@ -210,7 +218,7 @@ async def proxied(
     the_plan = Plan("everyone", **{"limits": limits, **(plan or {})})
     await model.put_plan(the_plan, operation_id="plan")
     await model.create_account(ACCOUNT, parent=None, plan="everyone", weight=None, limits=None, labels={}, operation_id="account")
-    book = Book(prices or (price(),))
+    book = Book(prices or (price(),), model)
     book.add(KEY, Caller(ACCOUNT, PATH, the_plan, "key-1"))
     metrics = Metrics(pools=[section["name"] for section in sections], models=["tiny"])
     ledger = Breakable(model)

@@ -94,6 +94,8 @@ async def change_account(desk: Desk, ask: Ask[AccountPatch, NoQuery]) -> Account
             status=body.status,
             labels=body.labels,
         )
+        if before.kind == "agent" and body.status == "closed" and desk.giving is not None:
+            await desk.giving.agents.close(before.path, operation_id=f"{ask.author.operation_id}:agent")
     else:
         refuse_closed(before)
     if "limits" in body.model_fields_set:

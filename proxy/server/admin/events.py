@@ -32,6 +32,11 @@ class Author:
     """Of the act and all that was sent."""
 
     @property
+    def may_repeat(self) -> bool:
+        """Whether it came with an Idempotency-Key."""
+        return self.event_id != self.operation_id
+
+    @property
     def claim(self) -> tuple[str, str]:
         """An id of its own for the whole request, and what tells this request from another with the same Idempotency-Key."""
         return f"request:{self.operation_id}", self.event_id
