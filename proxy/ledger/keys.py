@@ -150,7 +150,12 @@ def loans_of(account_id: str) -> str:
 
 
 def dividend(dividend_id: str) -> str:
-    return f"cl:dividend:{dividend_id}"
+    return f"cl:{{dividend:{dividend_id}}}:state"
+
+
+def counted(dividend_id: str, page: int) -> str:
+    """Who was counted for a dividend: a page of them."""
+    return f"cl:{{dividend:{dividend_id}}}:{page}"
 
 
 def unfinished_loans_of(account_id: str) -> str:

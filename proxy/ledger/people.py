@@ -55,6 +55,15 @@ class People:
             found.append(Person(path, plan.decode(), int(weight) or own_plan.weight, int(created)))
         return found, accounts[-1] if len(accounts) == limit else None
 
+    async def open_paths(self, accounts: Sequence[AccountId]) -> list[Path | None]:
+        """Where each of some accounts stands; None where it is closed."""
+        texts = await self._engine.commands(*(("GET", keys.path_of(account)) for account in accounts))
+        paths = [None if text is None else records.decode_path(text) for text in texts]
+        there = [path for path in paths if path is not None]
+        statuses = await self._engine.commands(*(("HGET", keys.account(path[0], path[-1]), "status") for path in there))
+        closed = {path for path, status in zip(there, statuses, strict=True) if status == b"closed"}
+        return [None if path in closed else path for path in paths]
+
     async def _has_people_below(self, account: AccountId) -> bool:
         start = "-"
         while True:

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field, WithJsonSchema
 
 from proxy.dialects.protocol import utc_time
 from proxy.domain import credits_from_nanocredits as credits
-from proxy.ledger.dividends import By, Dividend, DividendState
+from proxy.ledger.shares import By, Dividend, DividendState
 from proxy.server.admin import events
 from proxy.server.admin.fields import CreditsText, GivenReason, Moment, MomentText, exact_nanocredits
 from proxy.server.admin.models import Asked, CountCursor, NoBody, NoQuery, PageQuery
