@@ -141,8 +141,8 @@ class Ledger(Protocol):
         What came from a limit expires when that limit's window would have ended, at whichever of these levels that is first, and nothing
         lasts beyond `expires_at_ms`. `into` is for a receiver of very many: what expires at the same time becomes one grant, whose id
         begins with it. What `comes_back` was taken at every level that leads from the target to the source, and each that has limits gets
-        it, too. Once it is taken it is on its way, also where the receiver cannot have it yet. Raises Refusal: insufficient_quota (its
-        account is the level that lacks), account_suspended, units_differ, conflict.
+        it, too; it may also leave who is closed. Once it is taken it is on its way, also where the receiver cannot have it yet. Raises
+        Refusal: insufficient_quota (its account is the level that lacks), account_suspended, units_differ, conflict.
         """
         ...
 

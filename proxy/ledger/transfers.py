@@ -67,6 +67,7 @@ class Transfers:
             "expires": expires_ms,
             "from": _first(source, levels_left(source, target, comes_back=comes_back)),
             "arrive": _first(target, levels_left(target, source)) if comes_back else len(target),
+            **({"comes_back": True} if comes_back else {}),
         }
         reply = await self._verbs.operate("transfer", source, operation_id, arguments)
         if reply[0] == "INSUFFICIENT" and not reply[3]:

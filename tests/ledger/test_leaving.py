@@ -120,6 +120,23 @@ async def test_nothing_leaves_a_suspended_organisation(bench: Bench) -> None:
     assert (await bench.totals(org))["given"] == 1
 
 
+async def test_what_was_lent_comes_back_from_who_is_closed(bench: Bench) -> None:
+    """Closed itself, or below who is, also where it is suspended; gifts stay refused, and who is only suspended keeps what it has."""
+    await bench.account("org", day(20))
+    ann, eve = await bench.account("ann", day(10), parent="org"), await bench.account("eve", ever(5))
+    await bench.status("ann", "suspended")
+    refusal = await bench.refused("account_suspended", bench.ledger.transfer(ann, eve, "t1", credits_nanocredits=1, comes_back=True))
+    assert refusal.account == "ann"
+    await bench.status("org", "closed")
+    refusal = await bench.refused("account_suspended", bench.ledger.transfer(ann, eve, "t2", credits_nanocredits=1))
+    assert refusal.account == "org"
+    await bench.ledger.transfer(ann, eve, "t3", credits_nanocredits=4, comes_back=True)
+    await bench.status("eve", "closed")
+    await bench.refused("account_suspended", bench.ledger.transfer(eve, ann, "t4", credits_nanocredits=9))
+    await bench.ledger.transfer(eve, ann, "t4 again", credits_nanocredits=9, comes_back=True)
+    assert (await bench.totals(ann), await bench.totals(eve)) == ({"given": 4, "granted": 9}, {"given": 9, "granted": 4})
+
+
 async def test_what_comes_back_restores_every_level_that_it_had_left(bench: Bench) -> None:
     """Those that have limits, as grants, and once: asked for again, or by another process, it changes nothing."""
     org = await bench.account("org", day(20))

@@ -237,8 +237,9 @@ class ModelLedger:
             now_ms = self._now_ms()
             leaves = self._left(source, target, comes_back=comes_back)
             giver = leaves[-1]
+            is_over = comes_back and any(level.status == "closed" for level in self._on(source))
             for level in leaves:
-                if level.status != "active":
+                if level.status != "active" and not is_over:
                     raise Refusal("account_suspended", f"{level.id} is {level.status}", account=level.id)
             if not giver.limits and giver.granted_left(now_ms) < credits_nanocredits:
                 raise Refusal("invalid_request", f"{giver.id} has no limit to give from", account=giver.id)

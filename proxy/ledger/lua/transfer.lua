@@ -1,6 +1,7 @@
 -- Takes credits from what the last account of the path has left, alike at every level that they leave, and notes them as in transit.
 -- ARGV  6 credits, reason, target (the receiving path, joined by spaces), into ('', or see grant), expires (the latest that they may last),
---         from (the number of the first level that they leave), arrive (that of the first level of the target that gets them)
+--         from (the number of the first level that they leave), arrive (that of the first level of the target that gets them),
+--         comes_back: they were lent, and may leave who is closed
 -- Answer {OK, now, target, arrive, reason, into, credits, expires, credits, expires...} as strings: one grant for each pair
 --        | {CONFLICT, now} | {INSUFFICIENT, now, level, limit, available, held, capacity, resets, 0} | {SUSPENDED, ...} | {STALE_...}
 -- Invariant: what leaves here stands in the outbox until the receiver has it; no level loses more than it could have spent, and credits
@@ -14,8 +15,11 @@ demand(type(asked.into) == 'string' and whole(asked.expires), 'into')
 demand(whole(asked.from, 1) and asked.from <= #path and whole(asked.arrive, 1), 'levels')
 local no = open_path(true)
 if no then return no end
+-- Where a level is closed nothing below it is spent any more, so what is owed goes back; who is suspended may be resumed, and keeps it.
+local is_closed = false
+for i = 1, #accounts do is_closed = is_closed or accounts[i][STATUS] == CLOSED end
 local account = narrow(asked.from)
-no = inactive()
+no = not (asked.comes_back and is_closed) and inactive()
 if no then return no end
 
 -- An account without limits of its own has nothing but its grants to give; above it such a level lets everything pass.
