@@ -1,4 +1,5 @@
-"""All redistribution conserves: random sequences of use, gifts, tithes, loans, dividends and expiries, with processes that die in between.
+"""All redistribution conserves: random sequences of use, gifts, tithes, loans, dividends and expiries, with processes that die in between
+and accounts that are suspended, resumed and closed.
 
 After each step the books of every account must balance, and what was given must be what arrived or is on its way. A failure prints the
 steps that lead to it and can be seen again with `--hypothesis-seed=N`. The long run: `-m long`.
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from proxy.config import LedgerSection
-from proxy.domain import AccountId, JournalEntry, Limit, Path, Plan
+from proxy.domain import AccountId, AccountStatus, JournalEntry, Limit, Path, Plan
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import keys, open_ledger, records
 from proxy.ledger.collecting import Collecting
@@ -42,6 +43,8 @@ people = st.sampled_from([*PEOPLE, "fund"])
 amounts = st.integers(1, 80)
 nth = st.integers(0, 5)
 DAY_MS = 86_400_000
+CLOSED_MAX = 3
+"""So many are closed in one run at most: some must be left to give and to lend."""
 
 
 class Redistribution(RuleBasedStateMachine):
@@ -64,6 +67,7 @@ class Redistribution(RuleBasedStateMachine):
         """Who a gift is for, by its id."""
         self.loan_ids: list[str] = []
         self.dividend_ids: list[str] = []
+        self.closed: set[str] = set()
 
     def processes(self) -> None:
         """Those that work from now on; whoever died before holds its leases no longer."""
@@ -165,7 +169,7 @@ class Redistribution(RuleBasedStateMachine):
         self.attempt(self.loans.offer(loan_id, AccountId(lender), AccountId(borrower), **terms))
 
     @precondition(lambda self: self.loan_ids)
-    @rule(n=nth, answer=st.sampled_from(["accept", "accept", "decline", "repay", "repay part"]), amount=amounts)
+    @rule(n=nth, answer=st.sampled_from(["accept", "accept", "decline", "repay", "repay part", "forgive"]), amount=amounts)
     def answer_loan(self, n: int, answer: str, amount: int) -> None:
         async def answered() -> None:
             loan = await self.loans.find(self.loan_ids[-1 - n % len(self.loan_ids)])
@@ -175,6 +179,24 @@ class Redistribution(RuleBasedStateMachine):
                 await getattr(self.loans, answer)(loan)
 
         self.attempt(answered())
+
+    @precondition(lambda self: self.loan_ids and len(self.closed) < CLOSED_MAX)
+    @rule(n=nth, side=st.sampled_from(["lender", "borrower"]))
+    def close(self, n: int, side: str) -> None:
+        """Somebody who lends or borrows, or was to, is closed for good."""
+
+        async def closed() -> None:
+            loan = await self.loans.find(self.loan_ids[-1 - n % len(self.loan_ids)])
+            name = getattr(loan, side)
+            if name != FUND:
+                await self.store.directory.update_account(name, status="closed", operation_id=self.new_id("close"))
+                self.closed.add(name)
+
+        self.attempt(closed())
+
+    @rule(name=st.sampled_from([*PEOPLE]), status=st.sampled_from(["suspended", "active", "active"]))
+    def suspend_or_resume(self, name: str, status: AccountStatus) -> None:
+        self.attempt(self.store.directory.update_account(AccountId(name), status=status, operation_id=self.new_id("status")))
 
     @rule(amount=st.none() | amounts, by=st.sampled_from(["equal", "weight"]), hours=st.sampled_from([None, 5]))
     def declare(self, amount: int | None, by: Any, hours: int | None) -> None:
@@ -252,6 +274,12 @@ class Redistribution(RuleBasedStateMachine):
                 loan = await self.loans.find(loan_id)
                 assert loan.state != "opening"
                 assert before.repaid_nanocredits <= loan.repaid_nanocredits <= loan.credits_nanocredits
+        self.clock.pass_s(DAY_MS // 1000)
+        await self.loans.look()
+        for loan_id in self.loan_ids:
+            with contextlib.suppress(Refusal):
+                loan = await self.loans.find(loan_id)
+                assert loan.is_over or not self.closed.intersection(self.paths[loan.borrower]), "nobody who is closed owes anything"
         while await self.dividends.step():
             pass
         for dividend_id in self.dividend_ids:

@@ -11,8 +11,9 @@ from proxy.config import LedgerSection
 from proxy.domain import AccountId, Ledger, Limit, Plan
 from proxy.errors import Conflict, LedgerUnavailable, Refusal
 from proxy.ledger import Store, keys, open_ledger
-from proxy.ledger.lent import Loan
-from proxy.ledger.loans import UNFINISHED_MAX, Loans
+from proxy.ledger.lent import PARTS_MAX, Loan
+from proxy.ledger.loan_lists import KEPT_MS, READ_LEAST, TRIMMED_MAX, UNFINISHED_MAX
+from proxy.ledger.loans import Loans
 from proxy.ledger.transfers import GRANTS_MAX
 from tests.support.dying_ledger import DyingLedger, When
 from tests.support.ledger_bench import Clock
@@ -58,6 +59,17 @@ async def available(store: Store, name: AccountId) -> int:
 async def spend(store: Store, name: AccountId, amount: int, hold_id: str) -> None:
     await store.ledger.hold((name,), hold_id, want_nanocredits=amount, least_nanocredits=amount)
     await store.ledger.settle((name,), hold_id, spent_nanocredits=amount)
+
+
+async def close(store: Store, *names: str) -> None:
+    for name in names:
+        await store.directory.update_account(AccountId(name), status="closed", operation_id=f"close {name}")
+
+
+async def is_listed(store: Store, loan: Loan) -> list[bool]:
+    """Whether it still counts for its lender, for its borrower, and is looked at."""
+    lists = (keys.unfinished_loans_of(loan.lender), keys.unfinished_loans_of(loan.borrower), keys.LOANS_DUE)
+    return [await store.engine.command("ZSCORE", name, loan.loan_id) is not None for name in lists]
 
 
 async def pass_to_due(loans: Loans, clock: Clock, seconds: float = DAY_S) -> None:
@@ -364,3 +376,257 @@ async def test_an_offer_stands_until_it_would_be_due_though_its_opener_died(stor
     assert ((await loans.find("l1")).state, await available(store, BOB)) == ("open", 160)
     await pass_to_due(loans, clock, 3 * DAY_S)
     assert (await loans.find("l1")).state == "repaid"
+
+
+@pytest.mark.parametrize("due_s", [HOUR_S, 300 * DAY_S], ids=["due", "not due"])
+async def test_who_is_closed_gives_back_what_it_has_left_and_is_forgiven_the_rest(
+    store: Store, loans: Loans, clock: Clock, due_s: int
+) -> None:
+    """At the next look, within an hour: it will spend nothing more, and gets nothing more. The lender's slot is free again."""
+    loan = await lend(loans, clock, due_s=due_s)
+    await spend(store, BOB, 110, "h")
+    await close(store, BOB)
+    await pass_to_due(loans, clock, HOUR_S)
+    loan = await loans.find("l1")
+    assert (loan.state, loan.repaid_nanocredits) == ("forgiven", 50)
+    assert (await available(store, ANN), await available(store, BOB)) == (90, 0)
+    assert await is_listed(store, loan) == [False, False, False]
+    assert (await loans.of_account(ANN, after=None, limit=9)).items == (loan,)
+    await pass_to_due(loans, clock, due_s + DAY_S)
+    assert await loans.find("l1") == loan
+    with pytest.raises(Conflict):
+        await loans.repay(loan, None, operation_id="late")
+
+
+async def test_who_is_closed_and_has_it_all_repays_all(store: Store, loans: Loans, clock: Clock) -> None:
+    """Nothing is left to forgive."""
+    await lend(loans, clock)
+    await close(store, BOB)
+    await pass_to_due(loans, clock, HOUR_S)
+    assert ((await loans.find("l1")).state, await available(store, ANN)) == ("repaid", 100)
+
+
+async def test_who_is_suspended_owes_what_it_owes(store: Store, loans: Loans, clock: Clock) -> None:
+    """It may be resumed, so nothing is taken or forgiven; then it is asked for, or it is closed after all."""
+    await lend(loans, clock, 40)
+    await lend(loans, clock, 10, loan_id="l2", due_s=300 * DAY_S)
+    await store.directory.update_account(BOB, status="suspended", operation_id="s")
+    await pass_to_due(loans, clock)
+    loan = await loans.find("l1")
+    assert (loan.state, loan.repaid_nanocredits, await is_listed(store, loan)) == ("open", 0, [True, True, True])
+    await store.directory.update_account(BOB, status="active", operation_id="r")
+    await pass_to_due(loans, clock, HOUR_S)
+    assert [(await loans.find(name)).state for name in ("l1", "l2")] == ["repaid", "open"]
+    await store.directory.update_account(BOB, status="suspended", operation_id="s2")
+    await close(store, BOB)
+    await pass_to_due(loans, clock, HOUR_S)
+    assert (await loans.find("l2")).state == "repaid"
+
+
+async def test_who_stands_below_a_closed_organisation_is_closed_too(store: Store, loans: Loans, clock: Clock) -> None:
+    """Also where it is suspended itself: what the organisation has left bounds what comes back, the rest is forgiven."""
+    await store.directory.create_account(AccountId("org"), limits=(Limit(50, "day"),), operation_id="org")
+    for name in ("kim", "lee"):
+        await store.directory.create_account(AccountId(name), parent=AccountId("org"), operation_id=name)
+    kim, lee = AccountId("kim"), AccountId("lee")
+    terms = {"due_at_ms": clock.now_ms + 90 * DAY_S * 1000, "reason": "", "accepted": True}
+    for borrower, amount in ((kim, 30), (lee, 25)):
+        await loans.offer(f"to {borrower}", ANN, borrower, credits_nanocredits=amount, **terms)
+    await store.directory.update_account(lee, status="suspended", operation_id="s")
+    await close(store, "org")
+    await pass_to_due(loans, clock, HOUR_S)
+    found = [await loans.find(f"to {name}") for name in (kim, lee)]
+    assert [(loan.state, loan.repaid_nanocredits) for loan in found] == [("repaid", 30), ("forgiven", 20)]
+    with pytest.raises(Conflict, match="'org' is closed"):
+        await loans.offer("more", ANN, kim, credits_nanocredits=1, **terms)
+
+
+async def test_what_still_runs_of_who_is_closed_is_waited_for(store: Store, loans: Loans, clock: Clock) -> None:
+    """What it leaves goes back before anything is forgiven."""
+    await lend(loans, clock, due_s=300 * DAY_S)
+    await store.ledger.hold((BOB,), "runs", want_nanocredits=130, least_nanocredits=130)
+    await close(store, BOB)
+    await pass_to_due(loans, clock, HOUR_S)
+    loan = await loans.find("l1")
+    assert (loan.state, loan.repaid_nanocredits) == ("open", 30)
+    await store.ledger.settle((BOB,), "runs", spent_nanocredits=110)
+    await pass_to_due(loans, clock, HOUR_S)
+    loan = await loans.find("l1")
+    assert (loan.state, loan.repaid_nanocredits, await available(store, BOB)) == ("forgiven", 50, 0)
+
+
+@pytest.mark.parametrize("when", ["before", "between", "after"])
+async def test_who_looks_at_the_closed_may_die(store: Store, loans: Loans, clock: Clock, when: When) -> None:
+    """Whoever looks next goes on: what is left comes back once, and the rest is forgiven."""
+    await lend(loans, clock, due_s=300 * DAY_S)
+    await spend(store, BOB, 110, "h")
+    await close(store, BOB)
+    clock.pass_s(HOUR_S)
+    with pytest.raises(LedgerUnavailable):
+        await Loans(store.engine, store.directory, DyingLedger(store.ledger, when)).look()
+    await store.ledger.expire_due()
+    await pass_to_due(loans, clock, 40)
+    await store.ledger.expire_due()
+    loan = await loans.find("l1")
+    assert (loan.state, loan.repaid_nanocredits, await available(store, ANN)) == ("forgiven", 50, 90)
+    assert (await store.directory.account(BOB)).totals.given == 50
+
+
+@pytest.mark.parametrize("closed", [ANN, BOB], ids=["the lender", "the borrower"])
+async def test_an_offer_to_or_by_who_is_closed_is_over(store: Store, loans: Loans, clock: Clock, closed: AccountId) -> None:
+    """Nobody accepts it, and at the next look, long before it would be due, it counts as declined."""
+    offered = await lend(loans, clock, due_s=300 * DAY_S, accepted=False)
+    await close(store, closed)
+    with pytest.raises(Conflict, match="is closed"):
+        await loans.accept(offered)
+    assert ((await loans.find("l1")).state, await is_listed(store, offered)) == ("offered", [True, False, True])
+    await pass_to_due(loans, clock, HOUR_S)
+    assert ((await loans.find("l1")).state, await is_listed(store, offered)) == ("declined", [False, False, False])
+    assert await available(store, BOB if closed == ANN else ANN) == 100
+
+
+async def test_what_comes_back_to_a_closed_lender_restores_its_organisation(store: Store, loans: Loans, clock: Clock) -> None:
+    """The lender's own part lies in its account, where nobody spends it."""
+    await store.directory.create_account(AccountId("org"), limits=(Limit(70, "ever"),), operation_id="org")
+    lee = (await store.directory.create_account(AccountId("lee"), parent=AccountId("org"), operation_id="lee")).id
+    terms = {"credits_nanocredits": 60, "due_at_ms": clock.now_ms + 7_200_000, "reason": "", "accepted": True}
+    await loans.offer("l1", lee, BOB, **terms)
+    await close(store, lee)
+    await pass_to_due(loans, clock, 7_200)
+    assert ((await loans.find("l1")).state, await available(store, AccountId("org"))) == ("repaid", 70)
+    assert (await store.directory.account(lee)).totals.granted == 60
+
+
+async def test_a_loan_is_forgiven(store: Store, loans: Loans, clock: Clock) -> None:
+    """The borrower keeps what is outstanding, and it is asked for no more; again is no change, and what is not open is no such thing."""
+    offered = await lend(loans, clock, accepted=False)
+    with pytest.raises(Conflict):
+        await loans.forgive(offered)
+    opened = await loans.accept(offered)
+    loan = await loans.forgive(await loans.repay(opened, 20, operation_id="r"))
+    assert (loan.state, loan.outstanding_nanocredits, await is_listed(store, loan)) == ("forgiven", 40, [False, False, False])
+    assert await loans.forgive(loan) == await loans.forgive(opened) == loan
+    assert await loans.repay(loan, 20, operation_id="r") == loan, "a repeat of what was done is no new repayment"
+    for refused in (loans.accept(loan), loans.decline(loan), loans.repay(loan, 1, operation_id="s")):
+        with pytest.raises(Conflict, match="is forgiven"):
+            await refused
+    await pass_to_due(loans, clock, HOUR_S)
+    assert (await available(store, ANN), await available(store, BOB)) == (60, 140)
+    await lend(loans, clock, 10, loan_id="l2")
+    repaid = await loans.repay(await loans.find("l2"), None, operation_id="all")
+    with pytest.raises(Conflict, match="is repaid"):
+        await loans.forgive(repaid)
+
+
+@pytest.mark.parametrize(("when", "is_refused"), [("before", False), ("before", True), ("between", False), ("after", False)])
+async def test_a_repayment_under_way_is_finished_before_the_rest_is_forgiven(
+    store: Store, loans: Loans, clock: Clock, when: When, is_refused: bool
+) -> None:
+    """Made or refused, whoever died with it; nothing is taken after that."""
+    loan = await lend(loans, clock)
+    dying = Loans(store.engine, store.directory, DyingLedger(store.ledger, when))
+    with pytest.raises(LedgerUnavailable):
+        await dying.repay(loan, 25, operation_id="r")
+    if is_refused:
+        await spend(store, BOB, 150, "h")
+    for old in (loan, await loans.find("l1")):
+        forgiven = await loans.forgive(old)
+        repaid = 0 if is_refused else 25
+        assert (forgiven.state, forgiven.repaid_nanocredits) == ("forgiven", repaid)
+    await store.ledger.expire_due()
+    await pass_to_due(loans, clock, 40)
+    assert await available(store, ANN) == 40 + repaid
+
+
+@pytest.mark.parametrize("how", ["by hand", "at the due date"])
+async def test_a_loan_is_repaid_in_so_many_parts(store: Store, loans: Loans, clock: Clock, how: str) -> None:
+    """Each is remembered, so that no repeat, however late, pays again; after them it is repaid whole, or asked for."""
+    await store.ledger.grant((ANN,), "bonus", credits_nanocredits=100)
+    await lend(loans, clock, 120)
+
+    async def repay(amount: int | None, operation_id: str) -> Loan:
+        return await loans.repay(await loans.find("l1"), amount, operation_id=operation_id)
+
+    for n in range(PARTS_MAX):
+        await repay(1, f"r{n}")
+    for n in range(PARTS_MAX):
+        assert (await repay(1, f"r{n}")).repaid_nanocredits == PARTS_MAX
+    with pytest.raises(Conflict):
+        await repay(2, "r0")
+    with pytest.raises(Conflict, match=f"in {PARTS_MAX} parts") as refused:
+        await repay(1, "one more")
+    assert "all that is left" in (refused.value.hint or "")
+    if how == "by hand":
+        await repay(None, "all")
+    else:
+        await pass_to_due(loans, clock)
+    for operation_id in ("r0", f"r{PARTS_MAX - 1}"):
+        loan = await repay(1, operation_id)
+        assert (loan.state, loan.repaid_nanocredits) == ("repaid", 120)
+
+
+async def test_what_is_asked_for_takes_no_part_away(store: Store, loans: Loans, clock: Clock) -> None:
+    """A loan that was asked for ever so often is repaid by hand as if it had not been, and remembers no more for it."""
+    await lend(loans, clock, 60, due_s=1)
+    await store.ledger.set_limits((BOB,), "none", limits=(Limit(0, "ever"),))
+    await spend(store, BOB, 60, "h")
+    for n in range(20):
+        await store.ledger.grant((BOB,), f"g{n}", credits_nanocredits=1)
+        await pass_to_due(loans, clock, HOUR_S)
+    loan = await loans.find("l1")
+    assert (loan.repaid_nanocredits, loan.repayments) == (20, ())
+
+
+async def decline_many(loans: Loans, clock: Clock, count: int) -> None:
+    """So many offers, each declined before the next."""
+    for n in range(count):
+        await lend(loans, clock, 1, loan_id=f"gone{n}", accepted=False)
+        await loans.decline(await loans.find(f"gone{n}"))
+        clock.pass_s(0.001)
+
+
+async def let_go(store: Store, count: int) -> None:
+    """As the server does once they have been over for long."""
+    await store.engine.commands(*(("DEL", keys.loan(f"gone{n}")) for n in range(count)))
+
+
+async def test_a_page_of_loans_is_full_though_many_have_gone(store: Store, loans: Loans, clock: Clock) -> None:
+    """Whoever reads where they stood forgets them, and reads on to the end; one that may be under way keeps its place."""
+    await lend(loans, clock, 1, loan_id="first", due_s=900 * DAY_S)
+    clock.pass_s(1)
+    count = READ_LEAST + 20
+    await decline_many(loans, clock, count)
+    await let_go(store, count)
+    page = await loans.of_account(ANN, after=None, limit=5)
+    assert ([loan.loan_id for loan in page.items], page.next) == (["first"], None)
+    assert await store.engine.command("ZCARD", keys.loans_of(ANN)) == count + 1, "they might have been refused just now"
+    clock.pass_s(KEPT_MS // 1000)
+    for n in range(3):
+        await lend(loans, clock, 1, loan_id=f"new{n}", due_s=900 * DAY_S)
+        clock.pass_s(1)
+    await store.engine.command("ZADD", keys.loans_of(ANN), clock.now_ms - 1, "young")
+    page = await loans.of_account(ANN, after=None, limit=2)
+    assert [loan.loan_id for loan in page.items] == ["new2", "new1"]
+    page = await loans.of_account(ANN, after=page.next, limit=2)
+    assert [loan.loan_id for loan in page.items] == ["new0", "first"]
+    assert page.next is None
+    assert await store.engine.command("ZCARD", keys.loans_of(ANN)) == 5
+    assert len((await loans.of_account(BOB, after=None, limit=1000)).items) == 4
+    assert await store.engine.command("ZCARD", keys.loans_of(BOB)) == 4
+
+
+async def test_the_list_of_all_loans_forgets_those_that_have_gone(store: Store, loans: Loans, clock: Clock) -> None:
+    """A few at each look, past those that are still there; at its end it rests for an hour."""
+    await lend(loans, clock, 1, loan_id="first", due_s=900 * DAY_S)
+    clock.pass_s(1)
+    count = 2 * TRIMMED_MAX + 5
+    await decline_many(loans, clock, count)
+    await let_go(store, count)
+    await loans.look()
+    assert await store.engine.command("ZCARD", keys.LOANS) == count + 1
+    clock.pass_s(KEPT_MS // 1000 + HOUR_S)
+    counts = []
+    for _ in range(4):
+        await loans.look()
+        counts.append(await store.engine.command("ZCARD", keys.LOANS))
+    assert counts == [count + 2 - TRIMMED_MAX, count + 2 - 2 * TRIMMED_MAX, 1, 1]
