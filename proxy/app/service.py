@@ -116,6 +116,7 @@ class Service:
         )
         desk = Desk(store.directory, store.ledger, store.journal, giving=giving)
         own_agents = OwnAgents(desk, giving.agents, lambda: self._settings.agents.max_per_person)
+        own_loans = OwnLoans(desk, giving, lambda: self._settings.self_service.loan_days_max)
         self._proxy.own_pages = SelfService(
             store.directory,
             store.ledger,
@@ -126,7 +127,7 @@ class Service:
             giving=giving,
             places=EqualityFigures(store.equality, lambda: self._settings.equality).places,
             count_write=WriteRate(store.ledger, lambda: self._settings.self_service.writes_per_minute, metrics).count,
-            calls=(*own_agents.calls, *OwnLoans(desk, giving).calls, *OwnInterventions(self._interventions).calls),
+            calls=(*own_agents.calls, *own_loans.calls, *OwnInterventions(self._interventions).calls),
         ).handle
         self._listener = Listener(self._proxy.handle, settings.listen)
         self._server: asyncio.Server | None = None

@@ -72,6 +72,8 @@ class SelfService(Section):
 
     writes_per_minute: int = Field(default=300, ge=1, le=1_000_000)
     """Calls that change something, of each person and its agents together; as many at once after a quiet minute."""
+    loan_days_max: int = Field(default=366, ge=1, le=36_500)
+    """In so many days a loan must be due that a person offers; an operator's may last longer."""
 
 
 class Agents(Section):

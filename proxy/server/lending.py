@@ -1,4 +1,4 @@
-"""People's own loans, under `/ledger/v1/loans`: offered, accepted, repaid with one's own key.
+"""People's own loans, under `/ledger/v1/loans`: offered, accepted, repaid or forgiven with one's own key.
 
 A loan obliges the borrower, so it begins only when the borrower accepts it. Whose plan lets it give credits away, or lend them, may lend;
 anybody but an agent may borrow.
@@ -6,7 +6,9 @@ anybody but an agent may borrow.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from proxy.errors import Refusal
 from proxy.ledger.giving import Giving
@@ -25,6 +27,8 @@ class OwnLoans:
 
     desk: Desk
     giving: Giving
+    days_max: Callable[[], int]
+    """In how many days a loan that is offered must be due."""
     calls: tuple[OwnCall, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -35,6 +39,7 @@ class OwnLoans:
             OwnCall("POST", "/loans/{loan_id}/accept", self.accept),
             OwnCall("POST", "/loans/{loan_id}/decline", self.decline),
             OwnCall("POST", "/loans/{loan_id}/repay", self.repay),
+            OwnCall("POST", "/loans/{loan_id}/forgive", self.forgive),
         )
 
     async def offer(self, asking: Asking) -> LoanView:
@@ -52,6 +57,7 @@ class OwnLoans:
             due_at_ms=body.due_at,
             reason=body.reason,
             accepted=False,
+            days_max=self.days_max(),
         )
         return await record(self.desk, author, "loan.offer", loan, reason=body.reason)
 
@@ -68,7 +74,7 @@ class OwnLoans:
     async def accept(self, asking: Asking) -> LoanView:
         """Accept what the caller was offered; it has the credits at once."""
         body, author = await asking.body(LoanAnswer)
-        loan = await self._own(asking, as_borrower=True)
+        loan = await self._own(asking, only="borrower")
         return await record(self.desk, author, "loan.accept", await self.giving.loans.accept(loan), reason=body.reason)
 
     async def decline(self, asking: Asking) -> LoanView:
@@ -80,15 +86,21 @@ class OwnLoans:
     async def repay(self, asking: Asking) -> LoanView:
         """Pay back what the caller borrowed, before it is asked for."""
         body, author = await asking.body(Repayment)
-        loan = await self._own(asking, as_borrower=True)
+        loan = await self._own(asking, only="borrower")
         loan = await self.giving.loans.repay(loan, body.credits, operation_id=author.operation_id)
         return await record(self.desk, author, "loan.repay", loan, reason=body.reason)
 
-    async def _own(self, asking: Asking, *, as_borrower: bool = False) -> Loan:
+    async def forgive(self, asking: Asking) -> LoanView:
+        """Leave the borrower what is outstanding of a loan that the caller has made."""
+        body, author = await asking.body(LoanAnswer)
+        loan = await self.giving.loans.forgive(await self._own(asking, only="lender"))
+        return await record(self.desk, author, "loan.forgive", loan, reason=body.reason)
+
+    async def _own(self, asking: Asking, *, only: Literal["lender", "borrower"] | None = None) -> Loan:
         """A loan that the caller lends or borrows. Raises Refusal: not_found, forbidden."""
         loan = await self.giving.loans.find(asking.ids["loan_id"], of=asking.caller.account)
-        if as_borrower and loan.borrower != asking.caller.account:
-            raise Refusal("forbidden", "Only the borrower can do that.")
+        if only is not None and asking.caller.account != (loan.lender if only == "lender" else loan.borrower):
+            raise Refusal("forbidden", f"Only the {only} can do that.")
         return loan
 
 

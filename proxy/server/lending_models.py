@@ -35,6 +35,10 @@ class LoanAnswer(Asked):
     reason: Reason = ""
 
 
+class LoanForgive(Asked):
+    reason: GivenReason
+
+
 class Repayment(Asked):
     credits: PositiveAmount | None = Field(default=None, description="Default: all that is outstanding")
     reason: Reason = ""
@@ -54,7 +58,7 @@ class LoanView(View):
     borrower: str = Field(serialization_alias="to")
     credits: CreditsText
     repaid: CreditsText
-    outstanding: CreditsText = Field(description="What the borrower has and has not given back")
+    outstanding: CreditsText = Field(description="What the borrower has still to give back")
     state: LoanState
     due_at: MomentText
     created_at: MomentText

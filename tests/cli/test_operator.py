@@ -142,7 +142,7 @@ async def test_credits_are_granted_moved_and_corrected(command: Command) -> None
     assert (await command(f"grant revoke user:ann {grant['grant_id']} --json")).json["remaining"] == "0"
 
 
-async def test_loans_are_made_and_listed(command: Command) -> None:
+async def test_loans_are_made_listed_and_forgiven(command: Command) -> None:
     """And what agents ask for, which is nothing yet."""
     for name in ("ann", "bob"):
         await command(f"account create {name}")
@@ -152,6 +152,8 @@ async def test_loans_are_made_and_listed(command: Command) -> None:
     assert (await command(f"loan show {loan_id}")).table == made.table
     assert (await command("loan list --account bob")).table == made.table
     assert (await command("loan list --json")).json["items"][0]["outstanding"] == "2.5"
+    forgiven = await command(f"loan forgive {loan_id} --reason 'never mind'")
+    assert forgiven.table[1][1:] == ["ann", "bob", "2.5", "0", "forgiven", "2199-01-01 00:00Z", "lunch"]
     assert (await command("request list ann")).table == [["REQUEST", "AGENT", "LIMITS", "AT", "REASON"], ["(none)"]]
 
 

@@ -170,6 +170,8 @@ def _add_giving(subparsers: Subparsers) -> None:
     create.add_argument("--due", required=True, metavar="TIME", help='when it comes back, such as "2026-12-01T00:00:00Z"')
     noun.verb("list", giving.list_loans, "List loans, newest first", many=True).add_argument("--account", metavar="ACCOUNT")
     noun.verb("show", giving.show_loan, "Show a loan").add_argument("loan_id", metavar="LOAN_ID")
+    forgive = noun.verb("forgive", giving.forgive_loan, "Leave a borrower what is outstanding", changes=True, explained=True)
+    forgive.add_argument("loan_id", metavar="LOAN_ID")
     noun = _noun(subparsers, "dividend", "Dividends: credits of the commons for everybody who is entitled")
     create = noun.verb("create", giving.create_dividend, "Hand out credits of the commons", changes=True, explained=True)
     create.add_argument("credits", metavar="CREDITS", help='together; "all": what the commons has')

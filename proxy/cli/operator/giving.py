@@ -27,6 +27,11 @@ def show_loan(client: AdminClient, args: argparse.Namespace) -> Shown:
     return Shown(loan, _loans([loan]))
 
 
+def forgive_loan(client: AdminClient, args: argparse.Namespace) -> Shown:
+    loan = client.call("POST", f"/loans/{segment(args.loan_id)}/forgive", body={"reason": args.reason})
+    return Shown(loan, _loans([loan]))
+
+
 def _loans(loans: list[dict[str, Any]]) -> str:
     columns = ("loan_id", "from", "to", "credits", "repaid", "state")
     rows = [(*(loan[name] for name in columns), short_time(loan["due_at"]), loan["reason"]) for loan in loans]

@@ -1,4 +1,4 @@
-"""Routes of loans: an operator's begin at once, and everybody's are seen."""
+"""Routes of loans: an operator's begin at once, and everybody's are seen, and forgiven where need be."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from proxy.domain import AccountId
 from proxy.server.admin.models import NoBody, NoQuery
 from proxy.server.admin.routing import Ask, Desk, route
 from proxy.server.lending import loan_id_of, record
-from proxy.server.lending_models import AccountLoansQuery, LoanCreate, LoanPage, LoanView
+from proxy.server.lending_models import AccountLoansQuery, LoanCreate, LoanForgive, LoanPage, LoanView
 
 _REFUSALS = ("account_not_found", "insufficient_quota", "account_suspended", "conflict")
 
@@ -42,4 +42,12 @@ async def show_loan(desk: Desk, ask: Ask[NoBody, NoQuery]) -> LoanView:
     return LoanView.of(await desk.gives.loans.find(ask.ids["id"]))
 
 
-ROUTES = (create_loan, list_loans, show_loan)
+@route("POST", "/loans/{id}/forgive", "operator", answer=LoanView, body=LoanForgive, refusals=("not_found", "conflict"))
+async def forgive_loan(desk: Desk, ask: Ask[LoanForgive, NoQuery]) -> LoanView:
+    """Leave a loan's borrower what is outstanding: it is asked for no more."""
+    loans = desk.gives.loans
+    loan = await loans.forgive(await loans.find(ask.ids["id"]))
+    return await record(desk, ask.author, "loan.forgive", loan, reason=ask.body.reason)
+
+
+ROUTES = (create_loan, list_loans, show_loan, forgive_loan)

@@ -70,7 +70,12 @@ class Pages:
 
 @contextlib.asynccontextmanager
 async def serve(
-    store: Store, use: KnownUse | None = None, *, agents_max: Callable[[], int] = lambda: 100, writes_per_minute: int = 300
+    store: Store,
+    use: KnownUse | None = None,
+    *,
+    agents_max: Callable[[], int] = lambda: 100,
+    writes_per_minute: int = 300,
+    loan_days_max: int = 366,
 ) -> AsyncIterator[str]:
     """The pages of a ledger; gives their base URL."""
     endpoint = Endpoint(UPSTREAM, api_key=None)
@@ -87,7 +92,7 @@ async def serve(
         places=EqualityFigures(use or KnownUse(), config.Equality).places,
         giving=giving,
         count_write=WriteRate(store.ledger, lambda: writes_per_minute, Metrics()).count,
-        calls=(*OwnAgents(desk, giving.agents, agents_max).calls, *OwnLoans(desk, giving).calls),
+        calls=(*OwnAgents(desk, giving.agents, agents_max).calls, *OwnLoans(desk, giving, lambda: loan_days_max).calls),
     )
 
     async def handle(request: web.BaseRequest) -> web.StreamResponse:

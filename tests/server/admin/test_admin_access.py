@@ -34,6 +34,7 @@ NEEDS = {
     ("POST", "/loans"): "operator",
     ("GET", "/loans"): "viewer",
     ("GET", "/loans/{id}"): "viewer",
+    ("POST", "/loans/{id}/forgive"): "operator",
     ("GET", "/accounts/{id}/journal"): "viewer",
     ("GET", "/accounts/{id}/holds"): "viewer",
     ("GET", "/plans"): "viewer",

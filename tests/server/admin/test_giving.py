@@ -14,7 +14,7 @@ from tests.server.admin.bench import COMMONS, CREDIT, Client, giving_of
 from tests.server.admin.own_pages import Pages, serve
 
 ANN, BOB = AccountId("user:ann"), AccountId("user:bob")
-FAR = "2199-01-01T00:00:00Z"
+FAR = (dt.datetime.now(dt.UTC) + dt.timedelta(days=300)).strftime("%Y-%m-%dT00:00:00Z")
 
 
 @pytest.fixture
@@ -109,6 +109,42 @@ async def test_an_operators_loan_begins_at_once(ann: Pages, bob: Pages, call: Cl
     reply = await call("POST", "/admin/v1/loans", {**body, "credits": "2"}, key="k")
     assert (reply.status, reply.json["code"]) == (409, "conflict")
     assert [loan["loan_id"] for loan in (await call.done("GET", "/loans"))["items"]] == [first["loan_id"]]
+
+
+async def test_a_persons_loan_is_due_within_a_year(ann: Pages, bob: Pages, call: Client) -> None:
+    """Lending for good would be giving, which its plan does not let it; an operator's loan may last as long as it will."""
+    later = (dt.datetime.now(dt.UTC) + dt.timedelta(days=367)).isoformat()
+    terms = {"to": "user:bob", "credits": "1"}
+    for due_at in (later, "9999-12-31T23:59:59Z"):
+        reply = await ann("POST", "/ledger/v1/loans", {**terms, "due_at": due_at})
+        assert (reply.status, reply.json["error"]["code"]) == (400, "invalid_request")
+        assert "within 366 days" in reply.text
+    assert (await ann.done("GET", "/loans"))["items"] == []
+    made = await call.done("POST", "/loans", {**terms, "from": "user:ann", "due_at": "9999-12-31T23:59:59Z", "reason": "lasting"})
+    assert made["state"] == "open"
+
+
+@pytest.mark.parametrize("who", ["the lender", "an operator"])
+async def test_a_loan_is_forgiven_by_its_lender_or_an_operator(ann: Pages, bob: Pages, store: Store, call: Client, who: str) -> None:
+    """Not by its borrower; both see it, as often as it is asked for it is done once, and it is in the audit log."""
+    loan = await ann.done("POST", "/loans", {"to": "user:bob", "credits": "4", "due_at": FAR})
+    place = f"/loans/{loan['loan_id']}"
+    assert await ann.refused("POST", f"{place}/forgive") == (409, "conflict")
+    await bob.done("POST", f"{place}/accept")
+    await bob.done("POST", f"{place}/repay", {"credits": "1"})
+    assert await bob.refused("POST", f"{place}/forgive") == (403, "forbidden")
+    assert (await call("POST", "/admin/v1/loans/nothing/forgive", {"reason": "x"})).status == 404
+    forgive, name = (ann.done, "account:user:ann") if who == "the lender" else (call.done, "owner-1")
+    for _ in range(2):
+        forgiven = await forgive("POST", f"{place}/forgive", {"reason": "never mind"}, key="k")
+    assert (forgiven["state"], forgiven["repaid"], forgiven["outstanding"]) == ("forgiven", "1", "0")
+    for pages in (ann, bob, call):
+        assert (await pages.done("GET", "/loans"))["items"] == [forgiven]
+    assert (await bob.done("GET", "/account"))["available"] == "8"
+    events = [event for event in (await call.done("GET", "/events"))["items"] if event["action"] == "loan.forgive"]
+    assert [(event["subject"], event["actor"], event["reason"]) for event in events] == [(loan["loan_id"], name, "never mind")]
+    assert await bob.refused("POST", f"{place}/repay") == (409, "conflict")
+    assert (await store.journal.audit()).broken == ()
 
 
 async def test_gifts_to_the_commons_are_merged(ann: Pages, bob: Pages, store: Store, call: Client) -> None:

@@ -45,6 +45,7 @@ async def test_every_change_counts_and_no_reading_does(ann: Pages) -> None:
         *(("POST", "/agents"), ("PATCH", "/agents"), ("PATCH", "/agents/a"), ("DELETE", "/agents/a"), ("POST", "/agents/a/keys")),
         *(("POST", "/agents/a/requests"), ("POST", "/requests/r/approve"), ("POST", "/requests/r/decline"), ("POST", "/transfers")),
         *(("POST", "/loans"), ("POST", "/loans/l/accept"), ("POST", "/loans/l/decline"), ("POST", "/loans/l/repay")),
+        ("POST", "/loans/l/forgive"),
     ):
         assert await ann.refused(method, path, {}) == REFUSED, path
     for path in ("/account", "/journal", "/prices", "/agents", "/requests", "/loans"):
