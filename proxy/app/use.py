@@ -31,8 +31,8 @@ def noting_denials(store: Store) -> Callable[[Caller, str, int], None]:
     directory, denials = store.directory, store.equality.denials
 
     def denied(caller: Caller, code: str, amount_nanocredits: int) -> None:
-        amount = directory.levels.counted_in(caller.plan.unit, amount_nanocredits, store.engine.now_ms())
-        denials.note(caller.path, code, amount)
+        unit = caller.plan.unit
+        denials.note(caller.path, code, directory.levels.counted_in(unit, amount_nanocredits, store.engine.now_ms()), unit=unit)
 
     return denied
 

@@ -60,6 +60,11 @@ class Book(Changes):
             raise Refusal("not_found", f"there is no plan {name!r}")
         return plan
 
+    def unit_of_plan(self, name: str) -> str | None:
+        """What a plan's amounts count, which never changes; None where this process does not know the plan."""
+        plan = self._plans.get(name)
+        return None if plan is None else plan.unit
+
     async def known_plan(self, name: str) -> Plan:
         """An account's plan, which another process may have defined a moment ago."""
         if name not in self._plans:  # the change may have been read and not yet taken in, so it is no use to ask for changes

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
-from proxy.domain import AccountId, Path
+from proxy.domain import CREDITS, AccountId, Path
 from proxy.errors import Refusal
 from proxy.ledger import keys
 from proxy.ledger.additions import Additions
@@ -60,28 +60,30 @@ class Denials:
         self._directory = directory
         self._additions = additions
         self._folding = folding
-        self._pending: dict[tuple[Path, str], int] = {}
-        self._denied: dict[WindowName, Denied] = {}
+        self._pending: dict[tuple[Path, str, str], int] = {}
+        """By path, the refusal's code, and unit."""
+        self._denied: dict[tuple[WindowName, str], Denied] = {}
+        """By window and unit."""
         self._read_at_s = float("-inf")
 
-    def note(self, path: Path, code: str, amount_nanocredits: int) -> None:
-        """Count a refusal with what it withheld, as estimated. Others than those for want of something are none."""
-        key = path, code
+    def note(self, path: Path, code: str, amount_nanocredits: int, *, unit: str = CREDITS) -> None:
+        """Count a refusal with what it withheld, as estimated, in the account's unit. Others than those for want of something are none."""
+        key = path, code, unit
         if code in COUNTED and (key in self._pending or len(self._pending) < PENDING_MAX):
             self._pending[key] = self._pending.get(key, 0) + amount_nanocredits
 
     async def gather(self, half_life_days: int) -> None:
         """Hand over what was noted. Raises LedgerUnavailable."""
-        for path, code in list(self._pending):
+        for path, code, unit in list(self._pending):
             try:
                 person = await self._directory.person(path)
             except Refusal:  # nobody is there any more: the amount alone counts
                 person = path[-1]
-            amount = self._pending.pop((path, code))
+            amount = self._pending.pop((path, code, unit))
             for name, gone in self._names("denied", half_life_days):
-                self._additions.add(name, " ".join((path[0], person)), (amount,), gone_ms=gone, fields_max=PERSONS_MAX)
+                self._additions.add(name, " ".join((path[0], person, unit)), (amount,), gone_ms=gone, fields_max=PERSONS_MAX)
             for name, gone in self._names("totals", half_life_days):
-                self._additions.add(name, code, (amount,), gone_ms=gone)
+                self._additions.add(name, f"{code} {unit}", (amount,), gone_ms=gone)
 
     def seats_were(self, *, taken: int, there: int, seconds: float, half_life_days: int) -> None:
         """Count how many seats were taken, and how many there were, for some time."""
@@ -95,8 +97,8 @@ class Denials:
             index = index_on(window, today, half_life_days)
             yield name_of(0, window, index, half_life_days, what), gone_ms(window, index, half_life_days)
 
-    async def totals(self, window: WindowName, half_life_days: int) -> Totals:
-        """The sums of a window as they stand; of the half-life, those of its present epoch and the one before, which counts half."""
+    async def totals(self, window: WindowName, unit: str, half_life_days: int) -> Totals:
+        """A window's sums as they stand, in a unit; of the half-life, those of its present epoch and the one before, which counts half."""
         sums: dict[str, list[float]] = {}
         index = index_on(window, day_of(self._engine.now_ms()), half_life_days)
         epochs = range(2 if window == "half_life" else 1)
@@ -109,14 +111,14 @@ class Denials:
                     for at, number in enumerate(numbers):
                         there[at] += number * 0.5**ago
         taken, seats = sums.pop(_SEATS, (0.0, 0.0))
-        deficit = {code: round(amount) for code, (amount,) in sums.items()}
+        deficit = {name.split(" ")[0]: round(amount) for name, (amount,) in sums.items() if name.split(" ")[1] == unit}
         return Totals(deficit, taken / seats if seats else None)
 
-    async def denied(self, window: WindowName, half_life_days: int) -> Denied:
-        """What was found when it was last looked at, at most some seconds ago."""
+    async def denied(self, window: WindowName, unit: str, half_life_days: int) -> Denied:
+        """What was found of those who count in a unit when it was last looked at, at most some seconds ago."""
         if time.monotonic() - self._read_at_s >= KEPT_S:
             await self._look(half_life_days)
-        return self._denied.get(window, Denied())
+        return self._denied.get((window, unit), Denied())
 
     async def _look(self, half_life_days: int) -> None:
         """Read all who were denied anything, and what each of them used; costs by them, which is bounded."""
@@ -129,9 +131,12 @@ class Denials:
                     person = flat[n].decode()
                     found[person] = found.get(person, 0.0) + struct.unpack("<d", flat[n + 1])[0]
         used = await self._used({person for found in amounts.values() for person in found})
+        shares: dict[tuple[WindowName, str], list[float]] = {}
         for window, found in amounts.items():
-            shares = [used[person].get(window, 0.0) / (used[person].get(window, 0.0) + amount) for person, amount in found.items()]
-            self._denied[window] = Denied(sum(1 for share in shares if share <= 0), min(shares, default=None))
+            for person, amount in found.items():
+                use = used[person].get(window, 0.0)
+                shares.setdefault((window, person.rpartition(" ")[2]), []).append(use / (use + amount))
+        self._denied = {of: Denied(sum(1 for share in there if share <= 0), min(there)) for of, there in shares.items()}
         self._read_at_s = time.monotonic()
 
     async def _used(self, persons: set[str]) -> dict[str, Mapping[WindowName, float]]:
@@ -140,7 +145,7 @@ class Denials:
         for start in range(0, len(ordered), BATCH):
             batch = ordered[start : start + BATCH]
             places = [person.split(" ") for person in batch]
-            rows = await self._engine.commands(*(("GET", keys.balance(root, AccountId(account))) for root, account in places))
+            rows = await self._engine.commands(*(("GET", keys.balance(root, AccountId(account))) for root, account, _ in places))
             for person, packed in zip(batch, rows, strict=True):
                 uses = read_balance(packed).uses if packed is not None else None
                 used[person] = {} if uses is None else present_uses(uses, now_ms).use_nanocredits

@@ -8,12 +8,14 @@ recount (`recount`) corrects what was lost. Must not know how it is shown.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from proxy.domain import AccountId, Path
+from proxy.domain import CREDITS, AccountId, Path
 from proxy.errors import LedgerUnavailable, Refusal
 from proxy.ledger import keys
 from proxy.ledger.additions import Additions
@@ -24,12 +26,14 @@ from proxy.ledger.engine import Engine
 from proxy.ledger.enrolment import Enrolment
 from proxy.ledger.folding import FEW_PIECES, Folding
 from proxy.ledger.marks import Era
-from proxy.ledger.moves import Moves
+from proxy.ledger.moves import Move, Moves
 from proxy.ledger.tallying import (
     ALL,
     DAY_MS,
     EPOCHS,
     Counted,
+    Hash,
+    by_unit,
     count,
     day_of,
     entitled_name,
@@ -175,43 +179,66 @@ class EqualityLedger:
     async def _gather(self, counting: Counting) -> None:
         """Turn pending moves into additions, a few at a time beside the requests; from then on they are sent once, whatever fails."""
         for _ in range(0, len(self._moves.pending), COUNTED_AT_ONCE):
-            moves = self._moves.pending.take(COUNTED_AT_ONCE)
-            for name, told in count(moves, counting.generations, self._engine.now_ms()).items():
+            hashes = await self._counted(self._moves.pending.take(COUNTED_AT_ONCE), counting.generations)
+            for name, told in hashes.items():
                 for of, sums, buckets in told.fields():
                     self._additions.add(name, of, sums, buckets, gone_ms=told.gone_ms)
             await asyncio.sleep(0)
 
+    async def _counted(self, moves: Sequence[Move], generations: tuple[int, ...]) -> dict[str, Hash]:
+        """What moves add to each hash; once more where a plan is met that another process has defined a moment ago."""
+        unknown: set[str] = set()
+
+        def unit_of(plan: str) -> str:
+            unit = self._directory.unit_of_plan(plan)
+            if unit is None:
+                unknown.add(plan)
+            return unit or CREDITS
+
+        hashes = count(moves, generations, self._engine.now_ms(), unit_of=unit_of)
+        if unknown:
+            for plan in tuple(unknown):
+                with contextlib.suppress(Refusal, LedgerUnavailable):  # then they count as credits, until the recount
+                    await self._directory.known_plan(plan)
+            hashes = count(moves, generations, self._engine.now_ms(), unit_of=unit_of)
+        return hashes
+
     # --- what is known -------------------------------------------------------------------------------------------------------------
 
-    async def state(self, window: WindowName, group: str | None = None) -> WindowState:
-        """A window as it stands, divided by `plan`, `organisation` or a label, or by nothing. Raises LedgerUnavailable."""
+    async def state(self, window: WindowName, group: str | None = None, unit: str | None = None) -> WindowState:
+        """A window as it stands, divided by `plan`, `organisation` or a label, or by nothing; of those who count in one unit (None: the
+        one that most people count in). Raises LedgerUnavailable."""
         counting = await read_counting(self._engine)
         now_ms, half_life_days = self._engine.now_ms(), counting.half_life_days
         index = index_on(window, day_of(now_ms), half_life_days)
         divided = group if group in (None, "plan", "organisation") else f"label:{group}"
         places = [(counting.generation, dimension) for dimension in (ALL, divided) if dimension is not None]
-        total, *parts = await self.groups(window, half_life_days, *places)
-        denied = await self.denials.denied(window, half_life_days)
-        totals = await self.denials.totals(window, half_life_days)
+        everybody, *parts = (by_unit(fields) for fields in await self.groups(window, half_life_days, *places))
+        people = {name: _people(fields[""]) for name, fields in everybody.items()}
+        unit = unit or max(people, key=lambda name: (people[name], name == CREDITS, name), default=CREDITS)
+        denied = await self.denials.denied(window, unit, half_life_days)
+        totals = await self.denials.totals(window, unit, half_life_days)
         starts, is_aged = starts_ms(window, index, half_life_days), window == "half_life"
         return WindowState(
             window=window,
             starts_at_ms=now_ms - half_life_days * DAY_MS if is_aged else starts,
             resets_at_ms=None if is_aged else starts_ms(window, index + 1, half_life_days),
-            total=total.get("", Group(Population(), Tally())),
-            groups=parts[0] if parts else {},
+            total=everybody.get(unit, {}).get("", Group(Population(), Tally())),
+            groups=parts[0].get(unit, {}) if parts else {},
             denied_people=denied.without_use,
             deficit_nanocredits=totals.deficit_nanocredits,
             least_served_of_demand=denied.least_served_of_demand,
             utilisation=totals.utilisation,
             drift=next((drift["of_use"] for drift in json.loads(counting.drifts) if drift["window"] == window), None),
             use_scale=2.0 ** -((now_ms - starts) / (half_life_days * DAY_MS)) if is_aged else 1.0,
+            unit=unit,
+            people_by_unit=people,
         )
 
     async def groups(self, window: WindowName, half_life_days: int, *places: tuple[int, str]) -> list[dict[str, Group]]:
-        """A window's groups, for each generation and dimension; costs by groups and buckets. Raises LedgerUnavailable.
+        """A window's fields (`tallying.field_of`), for each generation and dimension; costs by groups and buckets.
 
-        What one process told at once is in all of them or in none, so they can be compared.
+        Raises LedgerUnavailable. What one process told at once is in all of them or in none, so they can be compared.
         """
         index = index_on(window, day_of(self._engine.now_ms()), half_life_days)
         epochs = range(EPOCHS if window == "half_life" else 1)
@@ -236,4 +263,10 @@ class EqualityLedger:
         person = await self._directory.person(path)
         packed = await self._engine.command("GET", keys.balance(path[0], person))
         uses = read_balance(packed).uses if packed is not None else None
-        return None if uses is None else present_uses(uses, self._engine.now_ms())
+        if uses is None:
+            return None
+        return present_uses(uses, self._engine.now_ms(), unit=await self._directory.unit(person))
+
+
+def _people(group: Group) -> int:
+    return max(group.population.people, group.tally.people)

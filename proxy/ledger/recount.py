@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Final
 
@@ -166,8 +166,7 @@ class Recounter:
                 await asyncio.sleep(self._pace.settle_s / READINGS)
             places = ((generation, ALL) for generation in (counting.generation, counting.next))
             both = await self._equality.groups(window, counting.half_life_days, *places)
-            before, anew = (whole.get("", _NOBODY) for whole in both)
-            found.append(_difference(window, before, anew))
+            found.append(_difference(window, *both))
         return min(found, key=lambda drift: (drift.use_nanocredits, drift.people))
 
     async def _drop(self, counting: Counting) -> None:
@@ -186,12 +185,19 @@ class Recounter:
 _NOBODY: Final = Group(Population(), Tally())
 
 
-def _difference(window: WindowName, before: Group, anew: Group) -> Drift:
+def _difference(window: WindowName, before: Mapping[str, Group], anew: Mapping[str, Group]) -> Drift:
+    """How far what was told of everybody, in each unit, is from what was counted anew."""
+    parts = [_between(before.get(of, _NOBODY), anew.get(of, _NOBODY)) for of in before.keys() | anew.keys()]
+    people, use, all_use = (sum(numbers) for numbers in zip(*parts, strict=True)) if parts else (0, 0.0, 0.0)
+    return Drift(window, round(people), use, min(1.0, use / all_use) if all_use else 0.0)
+
+
+def _between(before: Group, anew: Group) -> tuple[int, float, float]:
+    """People and use that were told wrong, and all use there is."""
     people, use = abs(anew.population.people - before.population.people), 0.0
     for number in before.tally.buckets.keys() | anew.tally.buckets.keys():
         there, right = before.tally.buckets.get(number, Bucket()), anew.tally.buckets.get(number, Bucket())
         people += abs(right.count - there.count)
         difference = abs(right.use_nanocredits - there.use_nanocredits)
         use += difference if difference > ROUNDING * anew.tally.use_nanocredits else 0.0
-    all_use = max(before.tally.use_nanocredits, anew.tally.use_nanocredits)
-    return Drift(window, people, use, min(1.0, use / all_use) if all_use else 0.0)
+    return people, use, max(before.tally.use_nanocredits, anew.tally.use_nanocredits)

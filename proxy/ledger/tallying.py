@@ -1,18 +1,20 @@
 """From moves to what they add to the tallies, and from the stored tallies back.
 
 A tally stands in hashes named after generation, window, index of the window, and dimension (`all`, `plan`, `organisation`,
-`label:<name>`); a field of one is a group's tally: its sums, and a row {number, people, weight, use} for each bucket. Who is entitled
-stands apart, without a window; who used something without being entitled is counted as a stray: population = entitled + strays. Pure.
+`label:<name>`); a field of one is a group's tally, of those who count in one unit: its sums, and a row {number, people, weight, use} for
+each bucket. Who is entitled stands apart, without a window; who used something without being entitled is counted as a stray: population =
+entitled + strays. Pure.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, Literal, NamedTuple
+from typing import Final, Literal, NamedTuple, TypeVar
 
+from proxy.domain import CREDITS
 from proxy.ledger.additions import Row
 from proxy.ledger.balances import StoredUses, read_uses
 from proxy.ledger.marks import groups_of, read_mark
@@ -34,7 +36,9 @@ _SUMS: Final = struct.Struct("<6d")
 _BUCKET: Final = struct.Struct("<4d")
 
 ALL: Final = "all"
-_TOGETHER: Final = {ALL: ""}
+_TOGETHER: Final = ((ALL, ""),)
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -131,9 +135,23 @@ def use_of(uses: StoredUses, window: WindowName) -> float:
             return uses.aged
 
 
-def count(moves: Iterable[Move], generations: Iterable[int], now_ms: int) -> dict[str, Hash]:
+def field_of(group: str, unit: str) -> str:
+    """The field of a group's people who count in one unit: amounts of two units are not added up."""
+    return f"{unit} {group}"
+
+
+def by_unit(fields: Mapping[str, T]) -> dict[str, dict[str, T]]:
+    """What fields say, by unit and then by group."""
+    found: dict[str, dict[str, T]] = {}
+    for name, told in fields.items():
+        unit, _, group = name.partition(" ")
+        found.setdefault(unit, {})[group] = told
+    return found
+
+
+def count(moves: Iterable[Move], generations: Iterable[int], now_ms: int, *, unit_of: Callable[[str], str]) -> dict[str, Hash]:
     """What moves add to each hash, of everybody together and of groups, in each of the generations that are counted now: a record is part
-    of all up to its own, also of one that has begun since."""
+    of all up to its own, also of one that has begun since. `unit_of` tells what a plan's amounts count."""
     hashes: dict[str, Hash] = {}
     counted_in = tuple(generations)
     today = day_of(now_ms)
@@ -147,7 +165,8 @@ def count(moves: Iterable[Move], generations: Iterable[int], now_ms: int) -> dic
             if uses.generation > max(among):
                 among = (*counted_in, uses.generation)
             mark = read_mark(uses.mark)
-            places = {**_TOGETHER, **groups_of(mark, organisation)}
+            unit = unit_of(mark.plan)
+            places = {name: field_of(group, unit) for name, group in (*_TOGETHER, *groups_of(mark, organisation).items())}
             for generation in among:
                 if generation <= uses.generation:
                     for dimension, group in places.items():
@@ -205,7 +224,7 @@ def read_hash(flat: list[bytes], into: dict[str, Counted], *, epochs_ago: int = 
 
 
 def groups(entitled: Mapping[str, Counted], used: Mapping[str, Counted]) -> dict[str, Group]:
-    """Each group's population and tally."""
+    """The population and tally of each field."""
     nobody = Counted()
     found = {}
     for name in entitled.keys() | used.keys():
@@ -216,12 +235,12 @@ def groups(entitled: Mapping[str, Counted], used: Mapping[str, Counted]) -> dict
     return found
 
 
-def present_uses(uses: StoredUses, now_ms: int) -> Uses:
-    """What a person used in the windows that hold now; of the half-life, in units of the present epoch."""
+def present_uses(uses: StoredUses, now_ms: int, *, unit: str = CREDITS) -> Uses:
+    """What a person used in the windows that hold now; of the half-life, as of the present epoch. `unit` is what its amounts count."""
     today, half_life_days = day_of(now_ms), uses.half_life_days
     found: dict[WindowName, float] = {}
     for window in WINDOWS:
         past = index_on(window, today, half_life_days) - index_on(window, uses.day, half_life_days)
         used = use_of(uses, window)
         found[window] = used * 2.0**-past if window == "half_life" else used if past <= 0 else 0.0
-    return Uses(weight=read_mark(uses.mark).weight, use_nanocredits=found)
+    return Uses(weight=read_mark(uses.mark).weight, use_nanocredits=found, unit=unit)

@@ -14,6 +14,7 @@ from proxy.metrics.definition import Definition, Rows, credits
 from proxy.policy.equality import Equality, Indices
 
 PLANS_MAX: Final = 100
+UNITS_MAX: Final = 20
 
 _WINDOW: Final = ("window",)
 DEFINITIONS: Final = (
@@ -35,6 +36,7 @@ DEFINITIONS: Final = (
     Definition("groups_suppressed", "gauge", "Plans with too few people, or too much of one, to be told of.", _WINDOW),
     Definition("equality_drift", "gauge", "By how much of all use the last recount corrected a window, at most."),
     Definition("equality_people", "gauge", "Everyone who counts in the figures of equality: with or without use."),
+    Definition("equality_unit_people", "gauge", "Everyone by what they count in; the figures are of the unit that most do.", ("unit",)),
     Definition("equality_age_seconds", "gauge", "Time since the figures of equality were last taken; -1 before the first."),
 )
 
@@ -59,6 +61,9 @@ def rows_of(windows: Collection[Equality], *, plans: Collection[str]) -> Mapping
         rows["equality_drift"][()] = max(drifts)
     if windows:
         rows["equality_people"][()] = max(found.people for found in windows)
+        for found in windows:
+            for unit, people in sorted(found.state.people_by_unit.items())[:UNITS_MAX]:
+                rows["equality_unit_people"][(unit,)] = max(people, rows["equality_unit_people"].get((unit,), 0))
     return rows
 
 

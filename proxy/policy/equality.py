@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Final
 
+from proxy.domain import CREDITS
 from proxy.policy.lorenz import Curve, Interval
 from proxy.policy.tallies import Population, Tally, WindowName, bucket_bounds, bucket_of
 
@@ -35,7 +36,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class WindowState:
-    """What the ledger knows of a window at one instant, without anybody's name."""
+    """What the ledger knows of a window at one instant, without anybody's name: of those who count in one unit."""
 
     window: WindowName
     starts_at_ms: int
@@ -56,6 +57,10 @@ class WindowState:
     """By how much, as a share of all use, the last recount corrected this window; None before the first."""
     use_scale: float = 1.0
     """What the tallies' use is to be multiplied by to be credits of now: in the half-life it stands as of some moment before."""
+    unit: str = CREDITS
+    """What all amounts count."""
+    people_by_unit: Mapping[str, int] = field(default_factory=dict)
+    """Everyone who counts, also in other units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +69,7 @@ class Uses:
 
     weight: int
     use_nanocredits: Mapping[WindowName, float]
+    unit: str = CREDITS
 
 
 @dataclass(frozen=True, slots=True)

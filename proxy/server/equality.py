@@ -27,8 +27,9 @@ ORGANISATION: Final = "organisation"
 class EqualityStates(Protocol):
     """What the ledger knows of use. Every call raises LedgerUnavailable."""
 
-    async def state(self, window: WindowName, group: str | None) -> WindowState:
-        """A window as it stands, divided by `plan`, `organisation` or a configured label, or by nothing."""
+    async def state(self, window: WindowName, group: str | None = None, unit: str | None = None) -> WindowState:
+        """A window as it stands, divided by `plan`, `organisation` or a configured label, or by nothing; of those who count in one unit
+        (None: the one that most people count in)."""
         ...
 
     async def standing(self, path: Path) -> Uses | None:
@@ -51,8 +52,8 @@ class EqualityFigures:
         self._section = section
         self._run_recount = recount
         self._recount: asyncio.Task[Recount] | None = None
-        self._kept: Mapping[WindowName, WindowState] = {}
-        self._kept_at_s = -KEPT_S
+        self._kept: dict[str, tuple[float, Mapping[WindowName, WindowState]]] = {}
+        """By unit: when they were read, and what. Bounded by the units that accounts have."""
         self._reading = asyncio.Lock()
 
     @property
@@ -60,9 +61,13 @@ class EqualityFigures:
         """What people can be divided by."""
         return (PLAN, ORGANISATION, *self._section().labels)
 
-    async def of(self, window: WindowName, group: str | None = None) -> Equality:
-        """A window as it stands now, by one of the dimensions or by none."""
-        return measure(await self._states.state(window, group), group_min=self._section().group_min)
+    async def of(self, window: WindowName, group: str | None = None, unit: str | None = None) -> Equality:
+        """A window as it stands now, by one of the dimensions or by none; of those who count in a unit (None: in the commonest)."""
+        return measure(await self._states.state(window, group, unit), group_min=self._section().group_min)
+
+    def are_few(self, found: Equality) -> bool:
+        """Whether those who count in a unit are too few to be told of, beside others who count in another."""
+        return found.people < self._section().group_min and found.people < sum(found.state.people_by_unit.values())
 
     async def recount(self) -> Recount | None:
         """Count all use anew, or wait for the recount that is at work; None where it takes longer than a caller may wait.
@@ -87,20 +92,21 @@ class EqualityFigures:
             await asyncio.wait((self._recount,))
 
     async def places(self, path: Path) -> Mapping[WindowName, Standing | None]:
-        """Where the person of a path stands in each window; None where too few people are counted to say."""
+        """Where the person of a path stands in each window, among those who count in its unit; None where too few are counted to say."""
         uses = await self._states.standing(path)
-        states = await self._recent_states()
+        if uses is None:
+            return dict.fromkeys(WINDOWS)
+        states = await self._recent_states(uses.unit)
         return {window: self._place(states[window], uses) for window in WINDOWS}
 
-    def _place(self, state: WindowState, uses: Uses | None) -> Standing | None:
-        if uses is None:
-            return None
+    def _place(self, state: WindowState, uses: Uses) -> Standing | None:
         use_nanocredits = uses.use_nanocredits.get(state.window, 0)
         return standing(state.total, use_nanocredits=use_nanocredits, weight=uses.weight, group_min=self._section().group_min)
 
-    async def _recent_states(self) -> Mapping[WindowName, WindowState]:
+    async def _recent_states(self, unit: str) -> Mapping[WindowName, WindowState]:
         async with self._reading:  # however many ask at once, it is read once
-            if time.monotonic() - self._kept_at_s >= KEPT_S:
-                self._kept = {window: await self._states.state(window, None) for window in WINDOWS}
-                self._kept_at_s = time.monotonic()
-        return self._kept
+            read_s, kept = self._kept.get(unit, (float("-inf"), {}))
+            if time.monotonic() - read_s >= KEPT_S:
+                kept = {window: await self._states.state(window, None, unit) for window in WINDOWS}
+                self._kept[unit] = time.monotonic(), kept
+        return kept

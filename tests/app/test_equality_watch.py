@@ -20,10 +20,10 @@ class Ledger(KnownUse):
 
     away = False
 
-    async def state(self, window: WindowName, group: str | None) -> WindowState:
+    async def state(self, window: WindowName, group: str | None = None, unit: str | None = None) -> WindowState:
         if self.away:
             raise LedgerUnavailable("the ledger is away")
-        return await super().state(window, group)
+        return await super().state(window, group, unit)
 
 
 async def test_gauges_are_taken_and_grow_old() -> None:

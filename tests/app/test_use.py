@@ -26,9 +26,9 @@ async def store(ledger_server: LedgerServer) -> AsyncIterator[Store]:
 @pytest.mark.parametrize(("unit", "noted"), [("credits", 3 * CREDIT), ("small", 12 * CREDIT), ("unheard-of", 3 * CREDIT)])
 async def test_a_denial_is_noted_in_what_the_account_counts(store: Store, monkeypatch: pytest.MonkeyPatch, unit: str, noted: int) -> None:
     """Three credits are twelve units at an index of a quarter."""
-    told: list[tuple[Path, str, int]] = []
-    monkeypatch.setattr(type(store.equality.denials), "note", lambda _, *what: told.append(what))
+    told: list[tuple[Path, str, int, str]] = []
+    monkeypatch.setattr(type(store.equality.denials), "note", lambda _, *what, unit: told.append((*what, unit)))
     path = (AccountId("org"), AccountId("ann"))
     caller = Caller(path[-1], path, Plan("p", (Limit(CREDIT, "day"),), unit=unit), "key")
     noting_denials(store)(caller, "queue_full", 3 * CREDIT)
-    assert told == [(path, "queue_full", noted)]
+    assert told == [(path, "queue_full", noted, unit)]

@@ -41,6 +41,18 @@ async def test_who_got_nothing_is_told_from_who_wanted_nothing(world: World) -> 
     assert state.denied_people == 1
 
 
+async def test_what_is_denied_is_told_in_the_unit_that_it_was_counted_in(world: World) -> None:
+    """Neither amounts nor people of one unit stand among those of another."""
+    await world.spend("ann", 100)
+    noted = world.stores[0].equality.denials
+    noted.note(world.paths["ann"], "queue_full", 100)
+    noted.note(world.paths["uma"], "queue_full", 9_000, unit="general")
+    await world.flush()
+    state, units = [await world.stores[1].equality.state("day", None, unit) for unit in (None, "general")]
+    assert (state.deficit_nanocredits, state.denied_people, state.least_served_of_demand) == ({"queue_full": 100}, 0, 0.5)
+    assert (units.deficit_nanocredits, units.denied_people, units.least_served_of_demand) == ({"queue_full": 9_000}, 1, 0.0)
+
+
 async def test_an_agents_refusals_are_its_persons(world: World) -> None:
     """The person has used a tenth of what it and its agent wanted."""
     await world.spend("ann", 10)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from proxy.domain import AccountId
+from proxy.domain import AccountId, Limit, Plan
 from proxy.errors import Refusal
 from proxy.ledger import equality
 from proxy.policy.tallies import WINDOWS
@@ -20,7 +20,7 @@ from tests.support.ledger_bench import NOON_MS, Clock
 from tests.support.ledger_server import LedgerServer, ledger_binaries
 from tests.support.use_counting import DAY_S, PlainUses, World, day_at, open_world
 
-PERSONS = {"org:acme": "org:acme", "ann": "ann", "ann:agents": "ann", "bot": "ann", "bob": "bob", "solo": "solo"}
+PERSONS = {"org:acme": "org:acme", "ann": "ann", "ann:agents": "ann", "bot": "ann", "bob": "bob", "solo": "solo", "uma": "uma"}
 """Whom the use of each account is attributed to."""
 
 
@@ -152,6 +152,33 @@ async def test_a_change_of_plan_weight_or_status_moves_a_person_over(world: Worl
     await directory.update_account(AccountId("idle"), status="closed", operation_id=world.operation_id())
     await world.flush()
     assert (await world.stores[0].equality.state("day")).total.population.people == 3
+
+
+async def test_who_counts_in_another_unit_is_told_of_apart(world: World) -> None:
+    """Nobody's units are added to anybody's credits; whoever asks for no unit is told of the one that most people count in, and how many
+    count in others. A process that has not heard of a plan yet asks what it counts in."""
+    await world.spend("ann", 30)
+    await world.spend("uma", 7_000)
+    await world.flush()
+    for window in ("day", "week", "month"):
+        state = await world.stores[1].equality.state(window)
+        assert (state.unit, state.total.tally.use_nanocredits) == ("credits", 30)
+        assert state.people_by_unit == {"credits": 4, "general": 1}
+        units = await world.stores[1].equality.state(window, "plan", "general")
+        assert (units.unit, units.total.tally.use_nanocredits, list(units.groups)) == ("general", 7_000, ["measured"])
+    standing = await world.stores[1].equality.standing(world.paths["uma"])
+    assert standing is not None
+    assert (standing.unit, standing.use_nanocredits["day"]) == ("general", 7_000)
+    await world.stores[1].directory.put_plan(Plan("late", (Limit(10**15, "day"),), unit="general"), operation_id="late")
+    await world.stores[1].directory.create_account(AccountId("ulf"), plan="late", operation_id="ulf")
+    await world.stores[1].equality.flush()
+    assert world.stores[0].directory.unit_of_plan("late") is None
+    path = await world.stores[0].directory.path(AccountId("ulf"))
+    await world.stores[0].ledger.hold(path, "h", want_nanocredits=5, least_nanocredits=5)
+    await world.stores[0].ledger.settle(path, "h", spent_nanocredits=5)
+    await world.stores[0].equality.flush()
+    state = await world.stores[0].equality.state("day", None, "general")
+    assert (state.people_by_unit["general"], state.total.tally.use_nanocredits) == (2, 7_005)
 
 
 async def test_the_commons_is_nobody(world: World) -> None:

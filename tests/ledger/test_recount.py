@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from proxy.domain import AccountId, Plan
+from proxy.domain import CREDITS, AccountId, Plan
 from proxy.ledger import keys
 from proxy.ledger.additions import SHARDS, Additions
 from proxy.ledger.equality import read_counting
 from proxy.ledger.folding import FEW_PIECES, Folding
 from proxy.ledger.recount import Pace, Recounter
-from proxy.ledger.tallying import count
+from proxy.ledger.tallying import count, field_of
 from proxy.policy.tallies import WINDOWS
 from tests.support.deployment import until
 from tests.support.faulty_link import faulty_link
@@ -361,7 +361,7 @@ async def test_a_move_into_a_generation_that_its_process_has_not_heard_of_counts
     await world.stores[0].engine.command("HSET", keys.EQUALITY, "next", 2)
     await world.stores[0].equality.learn()
     await world.spend("ann", 1, by=0)
-    hashes = count(world.stores[0].moves.pending.take(most=10), [1], world.clock.now_ms)
+    hashes = count(world.stores[0].moves.pending.take(most=10), [1], world.clock.now_ms, unit_of=lambda _plan: CREDITS)
     of_day = {name.split(":")[0]: told for name, told in hashes.items() if ":day:" in name and name.endswith(":all")}
-    told = {generation: told.groups[""].tally.sound().use_nanocredits for generation, told in of_day.items()}
+    told = {generation: told.groups[field_of("", CREDITS)].tally.sound().use_nanocredits for generation, told in of_day.items()}
     assert told == {"1": 11, "2": 11}

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from proxy.domain import AccountId, Path
+from proxy.domain import CREDITS, AccountId, Path
 from proxy.policy.equality import Drift, Group, Recount, Uses, WindowState
 from proxy.policy.tallies import WINDOWS, Population, Tally, WindowName
 
@@ -29,6 +30,7 @@ class Person:
     weight: int = 1
     groups: Mapping[str, str] = field(default_factory=dict)
     denied: bool = False
+    unit: str = CREDITS
 
 
 @dataclass(slots=True)
@@ -43,26 +45,31 @@ class KnownUse:
     recounts: int = 0
     asked: list[tuple[WindowName, str | None]] = field(default_factory=list)
 
-    async def state(self, window: WindowName, group: str | None) -> WindowState:
+    async def state(self, window: WindowName, group: str | None = None, unit: str | None = None) -> WindowState:
         self.asked.append((window, group))
+        by_unit = Counter(person.unit for person in self.people)
+        unit = unit or next((name for name, _ in by_unit.most_common(1)), CREDITS)
+        people = [person for person in self.people if person.unit == unit]
         await asyncio.sleep(0)  # as a ledger's answer takes a while, so that others come in between
-        names = {person.groups.get(group, "") for person in self.people} if group is not None else set()
+        names = {person.groups.get(group, "") for person in people} if group is not None else set()
         return WindowState(
             window=window,
             starts_at_ms=20_000 * DAY_MS,
             resets_at_ms=None if window == "half_life" else 20_001 * DAY_MS,
-            total=_group(self.people),
-            groups={name: _group([p for p in self.people if group is not None and p.groups.get(group, "") == name]) for name in names},
-            denied_people=sum(person.denied for person in self.people),
+            total=_group(people),
+            groups={name: _group([p for p in people if group is not None and p.groups.get(group, "") == name]) for name in names},
+            denied_people=sum(person.denied for person in people),
             deficit_nanocredits=self.deficit_nanocredits,
             least_served_of_demand=self.least_served_of_demand,
             utilisation=self.utilisation,
             drift=self.drift,
+            unit=unit,
+            people_by_unit=by_unit,
         )
 
     async def standing(self, path: Path) -> Uses | None:
         found = next((person for person in self.people if AccountId(person.id) in path), None)
-        return None if found is None else Uses(found.weight, dict.fromkeys(WINDOWS, found.use_nanocredits))
+        return None if found is None else Uses(found.weight, dict.fromkeys(WINDOWS, found.use_nanocredits), found.unit)
 
     async def recount(self) -> Recount:
         self.recounts += 1

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime as dt
+import itertools
 from collections.abc import AsyncIterator, Mapping
 
 from proxy import config
-from proxy.domain import AccountId, AccountKind, Limit, Path, Plan
+from proxy.domain import CREDITS, AccountId, AccountKind, Limit, Path, Plan
 from proxy.ledger import Store, keys, open_ledger
 from proxy.ledger.balances import StoredUses, read_balance
 from proxy.ledger.marks import groups_of, read_mark
@@ -24,6 +25,8 @@ USE_MAX = 1e10
 USE_LEAST = 1e-3
 """Less is no use: what rounding leaves where all that has aged was given back."""
 DIMENSIONS = (None, "plan", "organisation")
+UNITS = {"measured": "general"}
+"""What a plan counts that counts in units of a level."""
 
 
 @dataclasses.dataclass
@@ -71,14 +74,16 @@ class World:
         packed = await self.stores[0].engine.command("GET", keys.balance(path[0], path[-1]))
         return read_balance(packed).uses
 
-    async def told_anew(self, window: WindowName, dimension: str | None) -> dict[str, Group]:
-        """What the balances say of a window's groups."""
+    async def told_anew(self, window: WindowName, dimension: str | None, unit: str) -> dict[str, Group]:
+        """What the balances say of a window's groups, of those who count in a unit."""
         found: dict[str, Group] = {}
         for path in self.paths.values():
             uses = await self.uses(path[-1])
             if uses is None:
                 continue
             mark = read_mark(uses.mark)
+            if UNITS.get(mark.plan, CREDITS) != unit:
+                continue
             group = "" if dimension is None else groups_of(mark, path[0] if len(path) > 1 else "")[dimension]
             use = present_use(uses, window, self.clock.now_ms)
             if not uses.is_entitled and not use:
@@ -89,13 +94,12 @@ class World:
         return found
 
     async def check(self) -> None:
-        """Every window, undivided and by each dimension, is what the balances say."""
-        for window in WINDOWS:
-            for dimension in DIMENSIONS:
-                state = await self.stores[-1].equality.state(window, dimension)
-                anew = await self.told_anew(window, dimension)
-                told = {"": state.total} if dimension is None else dict(state.groups)
-                assert_same_groups(told, anew, (window, dimension))
+        """Every window, in each unit, undivided and by each dimension, is what the balances say."""
+        for window, dimension, unit in itertools.product(WINDOWS, DIMENSIONS, (CREDITS, *UNITS.values())):
+            state = await self.stores[-1].equality.state(window, dimension, unit)
+            anew = await self.told_anew(window, dimension, unit)
+            told = {"": state.total} if dimension is None else dict(state.groups)
+            assert_same_groups(told, anew, (window, dimension, unit))
 
 
 def assert_same_groups(told: Mapping[str, Group], anew: Mapping[str, Group], what: object) -> None:
@@ -182,6 +186,8 @@ async def open_world(server: LedgerServer, clock: Clock, *, processes: int = 2, 
         world = World(clock, stores)
         for name, weight in (("everyone", 1), ("triple", 3)):
             await stores[0].directory.put_plan(Plan(name, (Limit(10**15, "day"),), weight=weight), operation_id=f"plan-{name}")
+        for name, unit in UNITS.items():
+            await stores[0].directory.put_plan(Plan(name, (Limit(10**15, "day"),), unit=unit), operation_id=f"plan-{name}")
         await world.refresh()
         await world.account("org:acme")
         await world.account("ann", parent="org:acme")
@@ -190,4 +196,5 @@ async def open_world(server: LedgerServer, clock: Clock, *, processes: int = 2, 
         await world.account("bob", parent="org:acme", plan="triple")
         await world.account("solo", plan="triple")
         await world.account("idle")
+        await world.account("uma", plan="measured")
         yield world

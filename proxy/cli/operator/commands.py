@@ -253,6 +253,7 @@ def _add_equality(subparsers: Subparsers) -> None:
     parser = _leaf(subparsers, "equality", equality.show, "How equally use is spread over people")
     parser.add_argument("--window", choices=equality.WINDOWS, default="day", help="(default day)")
     parser.add_argument("--group", metavar="DIMENSION", help="divide people by plan, organisation, or a label of [equality] labels")
+    parser.add_argument("--unit", help="people who count in credits, or in units of a level (default: what most people count in)")
     verbs = parser.add_subparsers(metavar="[VERB]")
     _leaf(verbs, "recount", equality.recount, "Count all use anew, and tell how far the figures had drifted")
 

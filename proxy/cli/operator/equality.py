@@ -17,7 +17,7 @@ AGAIN_S: Final = 0.5
 
 
 def show(client: AdminClient, args: argparse.Namespace) -> Shown:
-    told = client.call("GET", "/equality", query={"window": args.window, "group": args.group})
+    told = client.call("GET", "/equality", query={"window": args.window, "group": args.group, "unit": args.unit})
     parts = [_heading(told), _figures(told), _curve(told), _groups(told) if args.group is not None else ""]
     return Shown(told, "\n\n".join(part for part in parts if part))
 
@@ -33,7 +33,10 @@ def recount(client: AdminClient, args: argparse.Namespace) -> Shown:
 
 def _heading(told: dict[str, Any]) -> str:
     until = f" to {short_time(told['resets_at'])}" if told["resets_at"] else ", older use counts less"
-    return f"{told['window']}: use per weight from {short_time(told['starts_at'])}{until}"
+    of = "" if told["unit"] == "credits" else f" in units of {told['unit']}"
+    others = ", ".join(f"{people} in {unit}" for unit, people in told["people_by_unit"].items() if unit != told["unit"])
+    besides = f"\n  besides these people there are {others}: --unit shows them" if others else ""
+    return f"{told['window']}: use per weight{of} from {short_time(told['starts_at'])}{until}{besides}"
 
 
 def _figures(told: dict[str, Any]) -> str:

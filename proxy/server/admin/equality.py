@@ -16,7 +16,11 @@ async def equality(desk: Desk, ask: Ask[NoBody, EqualityQuery]) -> EqualityView:
     figures, group = _figures(desk), ask.query.group
     if group is not None and group not in figures.dimensions:
         raise Mistakes((Mistake(place="?group", message=f"must be one of {', '.join(figures.dimensions)}"),))
-    return EqualityView.of(await figures.of(ask.query.window, group), group)
+    found, unit = await figures.of(ask.query.window, group, ask.query.unit), ask.query.unit
+    if unit is not None and figures.are_few(found):
+        message = f"too few people count in {unit!r} to be told of; there are {', '.join(sorted(found.state.people_by_unit)) or 'none yet'}"
+        raise Mistakes((Mistake(place="?unit", message=message),))
+    return EqualityView.of(found, group)
 
 
 @route("POST", "/equality/recount", "operator", answer=RecountView)

@@ -19,6 +19,7 @@ from proxy.server.admin.views import AccountView, View, time_or_none
 class EqualityQuery(Asked):
     window: WindowName = "day"
     group: Identifier | None = Field(default=None, description="plan, organisation, or a label of the configuration's [equality] labels")
+    unit: Identifier | None = Field(default=None, description="credits, or a level; else what most people count in")
 
 
 class IntervalView(View):
@@ -87,6 +88,8 @@ class EqualityView(View):
 
     window: WindowName
     group: str | None
+    unit: str = Field(description="What all amounts count; the figures are of those who count in it")
+    people_by_unit: dict[str, int] = Field(description="Everyone who counts, by what they count in")
     starts_at: MomentText
     resets_at: MomentText | None = Field(description="Null: the half-life has no end")
     accounts: int
@@ -119,6 +122,8 @@ class EqualityView(View):
         return cls(
             window=state.window,
             group=group,
+            unit=state.unit,
+            people_by_unit=dict(sorted(state.people_by_unit.items())),
             starts_at=utc_time(state.starts_at_ms),
             resets_at=time_or_none(state.resets_at_ms),
             accounts=found.people,

@@ -16,9 +16,9 @@ from tests.server.admin.bench import CREDIT, Client, ClientOf, Health
 from tests.support.known_use import KnownUse, Person
 
 
-def people(count: int, use_nanocredits: int, *, denied: bool = False, **groups: str) -> list[Person]:
+def people(count: int, use_nanocredits: int, *, denied: bool = False, unit: str = "credits", **groups: str) -> list[Person]:
     name = "-".join([*groups.values(), str(use_nanocredits), "denied" if denied else ""])
-    return [Person(f"{name}-{n}", use_nanocredits, groups=groups, denied=denied) for n in range(count)]
+    return [Person(f"{name}-{n}", use_nanocredits, groups=groups, denied=denied, unit=unit) for n in range(count)]
 
 
 @pytest.fixture
@@ -45,6 +45,8 @@ async def test_a_window_is_told_as_the_contract_says(call: Client, use: KnownUse
     assert told == {
         "window": "week",
         "group": "plan",
+        "unit": "credits",
+        "people_by_unit": {"credits": 100},
         "starts_at": "2024-10-04T00:00:00Z",
         "resets_at": "2024-10-05T00:00:00Z",
         "accounts": 100,
@@ -97,6 +99,19 @@ async def test_groups_are_plans_organisations_and_configured_labels(call: Client
     for query, place in (("group=shoe_size", "?group"), ("window=hour", "?window"), ("gruop=plan", "?gruop")):
         reply = await call("GET", f"/admin/v1/equality?{query}")
         assert (reply.status, reply.json["errors"][0]["place"]) == (400, place)
+
+
+async def test_people_who_count_in_different_units_are_told_of_apart(call: Client, use: KnownUse) -> None:
+    """Amounts of two units are not added up: without being asked the figures are of what most people count in; too few are not told of."""
+    use.people = [*use.people, *people(30, 700 * CREDIT, unit="general", plan="lab"), *people(3, CREDIT, unit="vision", plan="eyes")]
+    told, by_plan = await call.done("GET", "/equality"), await call.done("GET", "/equality?group=plan&unit=general")
+    assert (told["unit"], told["accounts"], told["served"]) == ("credits", 100, "150")
+    assert told["people_by_unit"] == by_plan["people_by_unit"] == {"credits": 100, "general": 30, "vision": 3}
+    assert (by_plan["unit"], by_plan["accounts"], by_plan["served"], by_plan["gini"]["high"] < 0.01) == ("general", 30, "21000", True)
+    assert [group["name"] for group in by_plan["groups"]] == ["lab"]
+    for unit in ("vision", "none-such"):
+        reply = await call("GET", f"/admin/v1/equality?unit={unit}")
+        assert (reply.status, reply.json["errors"][0]["place"]) == (400, "?unit")
 
 
 async def test_nothing_used_is_told_without_indices(call: Client, health: Health) -> None:

@@ -109,6 +109,7 @@ async def test_nobody_is_placed_among_few(ann: Pages, use: KnownUse) -> None:
 
 async def test_asking_again_for_ones_place_reads_no_window_again(ann: Pages, bob: Pages, use: KnownUse) -> None:
     """Places are told from states that may be some seconds old, whoever asks, and however many at once."""
+    use.people = [Person("user:ann", CREDIT), Person("user:bob", CREDIT)]
     replies = await asyncio.gather(*(person("GET", "/ledger/v1/account") for person in (ann, bob, ann)))
     replies.append(await ann("GET", "/ledger/v1/account"))
     assert [reply.status for reply in replies] == [200] * 4
