@@ -12,7 +12,7 @@ import pytest
 from proxy.metrics import Fleet, Metrics, equality
 from proxy.metrics.definition import Rows
 from proxy.policy.equality import Equality, Group, WindowState, measure
-from proxy.policy.tallies import WINDOWS, Bucket, Population, Tally
+from proxy.policy.tallies import WINDOWS, Bucket, Octave, Population, Tally
 from tests.support.known_use import KnownUse, Person
 from tests.test_metrics import page
 
@@ -107,8 +107,10 @@ async def test_only_configured_plans_become_labels() -> None:
 def million(window: WindowState) -> WindowState:
     """A million people over every bucket from a thousandth of a credit to a thousand, in twenty plans."""
     buckets = {k: Bucket(6_250, 6_250, 6_250 * int(2 ** ((k + 0.5) / 8))) for k in range(160, 320)}
-    total = Tally(buckets, 1e18, 1e12, 1e22, 1e24)
-    tally = Tally({k: Bucket(b.count // 20, b.weight // 20, b.use_nanocredits // 20) for k, b in buckets.items()}, 1e17, 1e11, 1e21, 1e22)
+    octaves = range(20, 40)
+    total = Tally(buckets, {n: Octave(1e17, 1e21, 1e23) for n in octaves}, 1e12)
+    parts = {k: Bucket(b.count // 20, b.weight // 20, b.use_nanocredits // 20) for k, b in buckets.items()}
+    tally = Tally(parts, {n: Octave(1e16, 1e20, 1e21) for n in octaves}, 1e11)
     groups = {f"plan-{n}": Group(Population(50_000, 50_000), tally) for n in range(20)}
     return replace(window, total=Group(Population(1_000_000, 1_000_000), total), groups=groups)
 

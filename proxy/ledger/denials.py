@@ -20,7 +20,7 @@ from proxy.ledger.balances import read_balance
 from proxy.ledger.directory import Directory
 from proxy.ledger.engine import Engine
 from proxy.ledger.folding import Folding
-from proxy.ledger.tallying import day_of, gone_ms, index_on, name_of, present_uses
+from proxy.ledger.tallying import DAY_MS, day_of, gone_ms, index_on, name_of, present_uses, starts_ms
 from proxy.policy.tallies import WINDOWS, WindowName
 
 COUNTED: Final = frozenset(
@@ -31,6 +31,8 @@ PERSONS_MAX: Final = 10_000
 """Denied persons in one shard of one window."""
 PENDING_MAX: Final = 10_000
 KEPT_S: Final = 15.0
+EPOCHS_READ: Final = 4
+"""Half-lives after which what was denied counts as none."""
 BATCH: Final = 500
 _SEATS: Final = "seats"
 
@@ -80,29 +82,37 @@ class Denials:
             except Refusal:  # nobody is there any more: the amount alone counts
                 person = path[-1]
             amount = self._pending.pop((path, code, unit))
-            for name, gone in self._names("denied", half_life_days):
-                self._additions.add(name, " ".join((path[0], person, unit)), (amount,), gone_ms=gone, fields_max=PERSONS_MAX)
-            for name, gone in self._names("totals", half_life_days):
-                self._additions.add(name, f"{code} {unit}", (amount,), gone_ms=gone)
+            for name, gone, scale in self._places("denied", half_life_days):
+                self._additions.add(name, " ".join((path[0], person, unit)), (amount * scale,), gone_ms=gone, fields_max=PERSONS_MAX)
+            for name, gone, scale in self._places("totals", half_life_days):
+                self._additions.add(name, f"{code} {unit}", (amount * scale,), gone_ms=gone)
 
     def seats_were(self, *, taken: int, there: int, seconds: float, half_life_days: int) -> None:
         """Count how many seats were taken, and how many there were, for some time."""
-        for name, gone in self._names("totals", half_life_days):
-            self._additions.add(name, _SEATS, (taken * seconds, there * seconds), gone_ms=gone)
+        for name, gone, scale in self._places("totals", half_life_days):
+            self._additions.add(name, _SEATS, (taken * seconds * scale, there * seconds * scale), gone_ms=gone)
 
-    def _names(self, what: str, half_life_days: int) -> Iterator[tuple[str, int]]:
-        """The hash of each window that holds now, and when it may go."""
+    def _places(self, what: str, half_life_days: int) -> Iterator[tuple[str, int, float]]:
+        """The hash of each window that holds now, when it may go, and how often an amount of now counts there: in the half-life, like use,
+        so often as makes up for the halving since the epoch's start."""
         today = day_of(self._engine.now_ms())
         for window in WINDOWS:
             index = index_on(window, today, half_life_days)
-            yield name_of(0, window, index, half_life_days, what), gone_ms(window, index, half_life_days)
+            scale = 1 / self._aged(half_life_days) if window == "half_life" else 1.0
+            yield name_of(0, window, index, half_life_days, what), gone_ms(window, index, half_life_days), scale
 
-    async def totals(self, window: WindowName, unit: str, half_life_days: int) -> Totals:
-        """A window's sums as they stand, in a unit; of the half-life, those of its present epoch and the one before, which counts half."""
+    def _aged(self, half_life_days: int) -> float:
+        """What is left by now of what happened when the present epoch started."""
+        now_ms = self._engine.now_ms()
+        starts = starts_ms("half_life", index_on("half_life", day_of(now_ms), half_life_days), half_life_days)
+        return float(2.0 ** -((now_ms - starts) / (half_life_days * DAY_MS)))
+
+    async def _sums(self, window: WindowName, half_life_days: int, what: str) -> dict[str, list[float]]:
+        """What a window's hash says, field by field; of the half-life as of the present epoch's start, without what was long ago."""
         sums: dict[str, list[float]] = {}
         index = index_on(window, day_of(self._engine.now_ms()), half_life_days)
-        epochs = range(2 if window == "half_life" else 1)
-        names = [name_of(0, window, index - ago, half_life_days, "totals") for ago in epochs]
+        epochs = range(EPOCHS_READ if window == "half_life" else 1)
+        names = [name_of(0, window, index - ago, half_life_days, what) for ago in epochs]
         for ago, flats in enumerate(await self._folding.read(*names)):
             for flat in flats:
                 for n in range(0, len(flat), 2):
@@ -110,8 +120,14 @@ class Denials:
                     there = sums.setdefault(flat[n].decode(), [0.0] * len(numbers))
                     for at, number in enumerate(numbers):
                         there[at] += number * 0.5**ago
+        return sums
+
+    async def totals(self, window: WindowName, unit: str, half_life_days: int) -> Totals:
+        """A window's sums as they stand, in a unit."""
+        sums = await self._sums(window, half_life_days, "totals")
+        scale = self._aged(half_life_days) if window == "half_life" else 1.0
         taken, seats = sums.pop(_SEATS, (0.0, 0.0))
-        deficit = {name.split(" ")[0]: round(amount) for name, (amount,) in sums.items() if name.split(" ")[1] == unit}
+        deficit = {name.split(" ")[0]: round(amount * scale) for name, (amount,) in sums.items() if name.split(" ")[1] == unit}
         return Totals(deficit, taken / seats if seats else None)
 
     async def denied(self, window: WindowName, unit: str, half_life_days: int) -> Denied:
@@ -121,25 +137,21 @@ class Denials:
         return self._denied.get((window, unit), Denied())
 
     async def _look(self, half_life_days: int) -> None:
-        """Read all who were denied anything, and what each of them used; costs by them, which is bounded."""
-        amounts: dict[WindowName, dict[str, float]] = {}
-        names = [name for name, _ in self._names("denied", half_life_days)]
-        for window, flats in zip(WINDOWS, await self._folding.read(*names), strict=True):
-            found = amounts.setdefault(window, {})
-            for flat in flats:
-                for n in range(0, len(flat), 2):
-                    person = flat[n].decode()
-                    found[person] = found.get(person, 0.0) + struct.unpack("<d", flat[n + 1])[0]
+        """Read all who were denied anything, and what each of them used; costs by them, which is bounded. Who has gone does not count."""
+        amounts = {window: await self._sums(window, half_life_days, "denied") for window in WINDOWS}
         used = await self._used({person for found in amounts.values() for person in found})
         shares: dict[tuple[WindowName, str], list[float]] = {}
         for window, found in amounts.items():
-            for person, amount in found.items():
-                use = used[person].get(window, 0.0)
-                shares.setdefault((window, person.rpartition(" ")[2]), []).append(use / (use + amount))
+            for person, (amount,) in found.items():
+                if (uses := used.get(person)) is not None:
+                    use = uses.get(window, 0.0)
+                    served = use / (use + amount) if use > 0 else 0.0
+                    shares.setdefault((window, person.rpartition(" ")[2]), []).append(served)
         self._denied = {of: Denied(sum(1 for share in there if share <= 0), min(there)) for of, there in shares.items()}
         self._read_at_s = time.monotonic()
 
     async def _used(self, persons: set[str]) -> dict[str, Mapping[WindowName, float]]:
+        """What each used, but of those who are entitled no more and have used nothing."""
         ordered, now_ms = sorted(persons), self._engine.now_ms()
         used: dict[str, Mapping[WindowName, float]] = {}
         for start in range(0, len(ordered), BATCH):
@@ -148,5 +160,8 @@ class Denials:
             rows = await self._engine.commands(*(("GET", keys.balance(root, AccountId(account))) for root, account, _ in places))
             for person, packed in zip(batch, rows, strict=True):
                 uses = read_balance(packed).uses if packed is not None else None
-                used[person] = {} if uses is None else present_uses(uses, now_ms).use_nanocredits
+                if uses is not None:
+                    found = present_uses(uses, now_ms).use_nanocredits
+                    if uses.is_entitled or any(found.values()):
+                        used[person] = found
         return used

@@ -1,9 +1,9 @@
 """From moves to what they add to the tallies, and from the stored tallies back.
 
-A tally stands in hashes named after generation, window, index of the window, and dimension (`all`, `plan`, `organisation`,
-`label:<name>`); a field of one is a group's tally, of those who count in one unit: its sums, and a row {number, people, weight, use} for
-each bucket. Who is entitled stands apart, without a window; who used something without being entitled is counted as a stray: population =
-entitled + strays. Pure.
+A tally stands in hashes named after generation, window, index of the window, and dimension (`all`, `plan`, `organisation`, `label:<name>`);
+a field of one is a group's tally, of those who count in one unit: its sums, a row {number, people, weight, use} for each bucket, and one
+{OCTAVES + number, log, square, concentration} for each octave. Who is entitled stands apart, without a window; who used something without
+being entitled is counted as a stray: population = entitled + strays. Pure.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from proxy.ledger.marks import groups_of, read_mark
 from proxy.ledger.moves import Move
 from proxy.policy import windows
 from proxy.policy.equality import Group, Uses
-from proxy.policy.tallies import WINDOWS, Bucket, Population, Tally, WindowName
+from proxy.policy.tallies import WINDOWS, Bucket, Octave, Population, Tally, WindowName
 
 DAY_MS: Final = 86_400_000
 FIRST_DAY: Final = 719_163
@@ -32,8 +32,10 @@ LEAST_USE: Final = 1e-3
 """Of a nanocredit: what has aged below it counts as none."""
 ENTITLED_KEPT_MS: Final = 40 * DAY_MS
 """How long the numbers of the entitled stay after the last change; each recount writes them anew."""
-_SUMS: Final = struct.Struct("<6d")
-_BUCKET: Final = struct.Struct("<4d")
+OCTAVES: Final = 1_000_000
+"""Above the number of any bucket; what stands between the numbers of buckets and those of octaves, in a field's rows."""
+_SUMS: Final = struct.Struct("<3d")
+_ROW: Final = struct.Struct("<4d")
 
 ALL: Final = "all"
 _TOGETHER: Final = ((ALL, ""),)
@@ -64,11 +66,12 @@ class Hash:
         return counted
 
     def fields(self) -> Iterator[tuple[str, tuple[float, ...], dict[int, Row]]]:
-        """Each group's name, sums and buckets."""
+        """Each group's name, sums, and rows of buckets and octaves."""
         for name, counted in self.groups.items():
             tally = counted.tally
-            buckets: dict[int, Row] = {n: (b.count, b.weight, b.use_nanocredits) for n, b in tally.buckets.items()}
-            yield name, (tally.log, tally.root, tally.square, tally.concentration, counted.people, counted.weight), buckets
+            rows: dict[int, Row] = {n: (b.count, b.weight, b.use_nanocredits) for n, b in tally.buckets.items()}
+            rows |= {OCTAVES + n: (octave.log, octave.square, octave.concentration) for n, octave in tally.octaves.items()}
+            yield name, (tally.root, counted.people, counted.weight), rows
 
 
 # --- windows ---------------------------------------------------------------------------------------------------------------------
@@ -213,10 +216,13 @@ def read_hash(flat: list[bytes], into: dict[str, Counted], *, epochs_ago: int = 
     """Add a stored hash, aged where it is of an earlier epoch, to the groups that it tells of."""
     for n in range(0, len(flat), 2):
         packed = flat[n + 1]
-        log, root, square, concentration, people, weight = _SUMS.unpack_from(packed)
-        rows = _BUCKET.iter_unpack(packed[_SUMS.size :])
-        buckets = {int(number): Bucket(round(count), round(weighs), use) for number, count, weighs, use in rows}
-        tally = Tally(buckets, log, root, square, concentration)
+        root, people, weight = _SUMS.unpack_from(packed)
+        tally = Tally(root=root)
+        for number, first, second, third in _ROW.iter_unpack(packed[_SUMS.size :]):
+            if number < OCTAVES // 2:
+                tally.buckets[int(number)] = Bucket(round(first), round(second), third)
+            else:
+                tally.octaves[int(number) - OCTAVES] = Octave(first, second, third)
         there = into.setdefault(flat[n].decode(), Counted())
         there.tally.add(tally.aged(epochs_ago) if epochs_ago else tally)
         there.people += round(people)

@@ -75,7 +75,7 @@ def _add_window(rows: Mapping[str, Rows], found: Equality) -> None:
     rows["window_served_credits"][(window,)] = found.served_nanocredits
     rows["window_deficit_credits"][(window,)] = found.deficit_nanocredits
     rows["groups_suppressed"][(window,)] = found.groups_suppressed
-    for name, ratio in (("least_served_ratio", found.state.least_served_of_demand), ("utilisation", found.state.utilisation)):
+    for name, ratio in (("least_served_ratio", found.least_served_of_demand), ("utilisation", found.state.utilisation)):
         if ratio is not None:
             rows[name][(window,)] = ratio
     if found.indices is not None:

@@ -22,6 +22,8 @@ GROUP_MIN: Final = 20
 GROUPS_SHOWN_MAX: Final = 100
 LORENZ_AT: Final = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 """Shares of the population at which the curve is told; finer where most of the use is."""
+OF_AVERAGE_MAX: Final = 10.0
+"""More a person is not told: the larger its own part, the closer it would tell what the others have."""
 PERCENT_STEP: Final = 10
 """How coarsely a person learns its place."""
 
@@ -50,7 +52,7 @@ class WindowState:
     deficit_nanocredits: Mapping[str, int] = field(default_factory=dict)
     """What was asked for and not served, as estimated, by the refusal's code."""
     least_served_of_demand: float | None = None
-    """The smallest share of its demand that anybody was served; None where nobody asked."""
+    """The smallest share of its demand that anybody was served who was denied something; None where nobody was."""
     utilisation: float | None = None
     """Seat-time taken of the seat-time there was; None where no pool has seats."""
     drift: float | None = None
@@ -144,6 +146,8 @@ class Equality:
     groups_left_out: int
     """How many more there are to show."""
     groups_suppressed: int
+    least_served_of_demand: float | None
+    """The smallest share of its demand that anybody was served; None where nobody asked."""
 
     @property
     def demand_nanocredits(self) -> int:
@@ -155,7 +159,7 @@ class Standing:
     """A person's own place, told coarsely enough to say nothing of anybody else."""
 
     of_average: float
-    """Its use per weight over the average."""
+    """Its use per weight over the average, at most 10."""
     percentile: tuple[int, int]
     """In which part of the people it stands, from the least use to the most."""
 
@@ -186,6 +190,7 @@ def measure(state: WindowState, *, group_min: int = GROUP_MIN) -> Equality:
         groups=tuple(_shown(name, groups[name], people, use) for name in named[:GROUPS_SHOWN_MAX]),
         groups_left_out=max(0, len(named) - GROUPS_SHOWN_MAX),
         groups_suppressed=len(suppressed),
+        least_served_of_demand=1.0 if state.least_served_of_demand is None and active else state.least_served_of_demand,
     )
 
 
@@ -212,10 +217,11 @@ def indices(group: Group) -> Indices | None:
 
 
 def standing(group: Group, *, use_nanocredits: float, weight: int, group_min: int = GROUP_MIN) -> Standing | None:
-    """The place of one of these people; None where they are too few to be told of, or have no use."""
+    """The place of one of these people; None where those with use are too few to be told of, or one of them may have more than half of it:
+    else whoever knows its own use, and how many there are, would know another's."""
     tally = group.tally.sound()
     people = max(group.population.people, tally.people)
-    if people < group_min or not tally.buckets:
+    if tally.people < group_min or _may_dominate(tally):
         return None
     average = tally.use_nanocredits / max(group.population.weight, tally.weight)
     below, beside = 0, people - tally.people
@@ -226,7 +232,8 @@ def standing(group: Group, *, use_nanocredits: float, weight: int, group_min: in
     steps, step_people = 100 // PERCENT_STEP, people * PERCENT_STEP
     low = min(100 * below // step_people, steps - 1) * PERCENT_STEP
     high = -(-100 * (below + beside) // step_people) * PERCENT_STEP
-    return Standing(of_average=round(use_nanocredits / weight / average, 1), percentile=(low, max(high, low + PERCENT_STEP)))
+    of_average = min(OF_AVERAGE_MAX, round(use_nanocredits / weight / average, 1))
+    return Standing(of_average=of_average, percentile=(low, max(high, low + PERCENT_STEP)))
 
 
 # --- groups --------------------------------------------------------------------------------------------------------------------

@@ -56,18 +56,39 @@ class Bucket:
 
 
 @dataclass(slots=True)
+class Octave:
+    """Sums over the people of eight buckets. Their terms grow so fast with use that what rounding leaves of somebody large who has gone
+    would drown all small ones: so those of each doubling stand apart, and go with the last of its people."""
+
+    log: float = 0.0
+    """Of use x ln(use per weight): Theil's index."""
+    square: float = 0.0
+    """Of weight x (use per weight)^2: Jain's index."""
+    concentration: float = 0.0
+    """Of use^2: below a quarter of the squared sum of all use, nobody has half of it."""
+
+
+@dataclass(slots=True)
 class Tally:
     """The people with use, by bucket, and the sums over them that no bucket can give."""
 
     buckets: dict[int, Bucket] = field(default_factory=dict)
-    log: float = 0.0
-    """Sum of use x ln(use per weight): Theil's index."""
+    octaves: dict[int, Octave] = field(default_factory=dict)
+    """By the bucket's number in doublings."""
     root: float = 0.0
     """Sum of weight x sqrt(use per weight): Atkinson's index at 1/2."""
-    square: float = 0.0
-    """Sum of weight x (use per weight)^2: Jain's index."""
-    concentration: float = 0.0
-    """Sum of use^2: below a quarter of the squared sum of use, nobody has half of it."""
+
+    @property
+    def log(self) -> float:
+        return sum(octave.log for octave in self.octaves.values())
+
+    @property
+    def square(self) -> float:
+        return sum(octave.square for octave in self.octaves.values())
+
+    @property
+    def concentration(self) -> float:
+        return sum(octave.concentration for octave in self.octaves.values())
 
     @property
     def people(self) -> int:
@@ -93,10 +114,17 @@ class Tally:
         bucket.count += sign
         bucket.weight += sign * weight
         bucket.use_nanocredits += sign * use_nanocredits
-        self.log += sign * use_nanocredits * math.log(x)
+        octave = self._octave(number // BUCKETS_PER_DOUBLING)
+        octave.log += sign * use_nanocredits * math.log(x)
+        octave.square += sign * use_nanocredits * x
+        octave.concentration += sign * float(use_nanocredits) * use_nanocredits
         self.root += sign * weight * math.sqrt(x)
-        self.square += sign * use_nanocredits * x
-        self.concentration += sign * float(use_nanocredits) * use_nanocredits
+
+    def _octave(self, number: int) -> Octave:
+        octave = self.octaves.get(number)
+        if octave is None:
+            octave = self.octaves[number] = Octave()
+        return octave
 
     def add(self, other: Tally) -> None:
         """Add another tally to this one: a part of the same people, or what has changed since."""
@@ -107,28 +135,42 @@ class Tally:
             bucket.count += theirs.count
             bucket.weight += theirs.weight
             bucket.use_nanocredits += theirs.use_nanocredits
-        self.log += other.log
+        for number, sums in other.octaves.items():
+            octave = self._octave(number)
+            octave.log += sums.log
+            octave.square += sums.square
+            octave.concentration += sums.concentration
         self.root += other.root
-        self.square += other.square
-        self.concentration += other.concentration
 
     def aged(self, half_lives: int) -> Tally:
         """The same people after so many half-lives without use: all use is halved as often, and all move down by as many doublings."""
         scale = 2.0**-half_lives
         shift = BUCKETS_PER_DOUBLING * half_lives
+        use: dict[int, float] = {}
+        for number, bucket in self.buckets.items():
+            octave = number // BUCKETS_PER_DOUBLING
+            use[octave] = use.get(octave, 0.0) + bucket.use_nanocredits
         return Tally(
             buckets={
                 number - shift: Bucket(bucket.count, bucket.weight, bucket.use_nanocredits * scale)
                 for number, bucket in self.buckets.items()
             },
-            log=scale * (self.log - self.use_nanocredits * half_lives * math.log(2)),
+            octaves={
+                number - half_lives: Octave(
+                    log=scale * (sums.log - use.get(number, 0.0) * half_lives * math.log(2)),
+                    square=sums.square * scale**2,
+                    concentration=sums.concentration * scale**2,
+                )
+                for number, sums in self.octaves.items()
+            },
             root=self.root * math.sqrt(scale),
-            square=self.square * scale**2,
-            concentration=self.concentration * scale**2,
         )
 
     def sound(self) -> Tally:
-        """What may be shown of the whole: buckets in order, without those that nobody is left in. Sums are as they are, never below zero
-        where no sum of theirs can be."""
+        """What may be shown of the whole: buckets in order, and sums, without those that nobody is left in. Sums are as they are, never
+        below zero where no sum of theirs can be."""
         kept = {number: b for number, b in sorted(self.buckets.items()) if b.count > 0 and b.weight > 0 and b.use_nanocredits > 0}
-        return Tally(kept, self.log, max(self.root, 0.0), max(self.square, 0.0), max(self.concentration, 0.0))
+        there = {number // BUCKETS_PER_DOUBLING for number in kept}
+        sums = {number: octave for number, octave in self.octaves.items() if number in there}
+        octaves = {number: Octave(o.log, max(o.square, 0.0), max(o.concentration, 0.0)) for number, o in sums.items()}
+        return Tally(kept, octaves, max(self.root, 0.0))

@@ -21,6 +21,7 @@ from proxy.errors import BUDGET_CODES, Conflict, Expected, Failure, LedgerUnavai
 from proxy.ledger.batches import BatchInput, BatchRecords, KeptBatch, KeptFile
 from proxy.policy.orders import NEUTRAL, Treatment
 from proxy.policy.pricing import BatchBill
+from proxy.policy.units import nominal_nanocredits
 from proxy.server import answers, fetching
 from proxy.server.admission import Admission, Asked
 from proxy.server.batch_settling import OPERATIONS, BatchSettler
@@ -67,6 +68,7 @@ class Batching:
         *,
         admission: Callable[[], Admission],
         check_active: Callable[[Path], Awaitable[None]],
+        not_served: Callable[[Caller, str, str, int], None],
         interventions: Callable[[], Interventions | None],
         write_timeout_s: Callable[[], float],
         now_ms: Callable[[], int],
@@ -76,6 +78,7 @@ class Batching:
         self._settler = settler
         self._admission = admission
         self._check_active = check_active
+        self._not_served = not_served
         self._interventions = interventions
         self._write_timeout_s = write_timeout_s
         self._now_ms = now_ms
@@ -201,7 +204,11 @@ class Batching:
             price_percent=treatment.price_percent,
             tithe_share=treatment.tithe_share,
         )
-        hold = await self._hold_for(batch, caller, treatment)
+        try:
+            hold = await self._hold_for(batch, caller, treatment)
+        except Refusal as refusal:
+            self._not_served(caller, endpoint.name, refusal.code, nominal_nanocredits(batch.price, batch.bound_nanocredits))
+            raise
         began = await asyncio.shield(self._holds.in_background(self._begin(concern, batch, endpoint)))
         if isinstance(began, Expected):
             raise began

@@ -117,6 +117,7 @@ class Proxy:
             *(batches, self._holds, self.settler),
             admission=lambda: self.admission,
             check_active=directory.check_active,
+            not_served=self.seating.not_served,
             interventions=lambda: self.interventions,
             write_timeout_s=lambda: self._listen.body_timeout_s,
             now_ms=now_ms,

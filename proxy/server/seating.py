@@ -218,9 +218,12 @@ class Seating:
             self.estimates.observe(caller.account, pool, spent_nanocredits)
             self.metrics.served(pool=pool, amount_nanocredits=spent_nanocredits)
         elif outcome != "complete":
-            amount = self.likely(caller, pool, most_nanocredits=most())
-            self.denied(caller, outcome, amount)
-            self.metrics.not_served(pool=pool, reason=_REASONS.get(outcome, "other"), amount_nanocredits=amount)
+            self.not_served(caller, pool, outcome, self.likely(caller, pool, most_nanocredits=most()))
+
+    def not_served(self, caller: Caller, pool: str, outcome: str, amount_nanocredits: int) -> None:
+        """Count what was asked of a pool and not served, and why, in credits."""
+        self.denied(caller, outcome, amount_nanocredits)
+        self.metrics.not_served(pool=pool, reason=_REASONS.get(outcome, "other"), amount_nanocredits=amount_nanocredits)
 
     def heard(self, section: config.Upstream, status: int | None, asked_s: float) -> None:
         """An upstream that was asked then answered now, or (None) did not; one whose seats are "auto" gets more or fewer by it."""

@@ -16,12 +16,13 @@ from pathlib import Path
 
 from proxy.app.equality import EqualityWatch
 from proxy.config import Equality, LedgerSection
+from proxy.domain import CREDITS
 from proxy.ledger import Store, open_ledger
 from proxy.ledger.additions import SHARDS, Additions
 from proxy.ledger.folding import Folding
-from proxy.ledger.tallying import ALL, Counted, Hash, day_of, entitled_name, gone_ms, index_on, name_of
+from proxy.ledger.tallying import ALL, Counted, Hash, day_of, entitled_name, field_of, gone_ms, index_on, name_of
 from proxy.metrics import Fleet, Metrics, render
-from proxy.policy.tallies import WINDOWS, Bucket, Tally
+from proxy.policy.tallies import BUCKETS_PER_DOUBLING, WINDOWS, Bucket, Octave, Tally
 from proxy.server.equality import EqualityFigures
 from tests.bench import counting
 from tests.support.ledger_server import ledger_binaries, running
@@ -43,14 +44,15 @@ async def fill(store: Store) -> None:
         writer.shard = shard
         for dimension, groups in ((ALL, ("",)), ("plan", PLANS)):
             crowd = each * len(PLANS) // len(groups)
-            entitled = {group: Counted(people=crowd * len(BUCKETS), weight=crowd * len(BUCKETS)) for group in groups}
+            fields = [field_of(group, CREDITS) for group in groups]
+            entitled = {field: Counted(people=crowd * len(BUCKETS), weight=crowd * len(BUCKETS)) for field in fields}
             hashes = {entitled_name(1, dimension): Hash(now_ms + 10**9, entitled)}
             for window in WINDOWS:
                 index = index_on(window, day_of(now_ms), HALF_LIFE_DAYS)
                 deep = EPOCHS if window == "half_life" else 1
                 for ago in range(deep):
                     name = name_of(1, window, index - ago, HALF_LIFE_DAYS, dimension)
-                    used = {group: Counted(crowd_of(crowd // deep)) for group in groups}
+                    used = {field: Counted(crowd_of(crowd // deep)) for field in fields}
                     hashes[name] = Hash(gone_ms(window, index, HALF_LIFE_DAYS), used)
             for name, told in hashes.items():
                 for row in told.fields():
@@ -62,7 +64,8 @@ async def fill(store: Store) -> None:
 def crowd_of(each: int) -> Tally:
     """So many people in every bucket."""
     buckets = {number: Bucket(each, each, each * 2.0 ** ((number + 0.5) / 8)) for number in BUCKETS}
-    return Tally(buckets, log=1e20, root=1e15, square=1e26, concentration=1e28)
+    octaves = {number // BUCKETS_PER_DOUBLING: Octave(log=1e19, square=1e25, concentration=1e27) for number in BUCKETS}
+    return Tally(buckets, octaves, root=1e15)
 
 
 async def least_ms(act: Callable[[], Awaitable[object]]) -> float:

@@ -6,7 +6,10 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from proxy.domain import AccountId
 from proxy.ledger import denials
+from proxy.policy.equality import measure
+from proxy.policy.tallies import WINDOWS
 from tests.support.ledger_bench import Clock
 from tests.support.ledger_server import LedgerServer
 from tests.support.use_counting import DAY_S, World, open_world
@@ -51,6 +54,41 @@ async def test_what_is_denied_is_told_in_the_unit_that_it_was_counted_in(world: 
     state, units = [await world.stores[1].equality.state("day", None, unit) for unit in (None, "general")]
     assert (state.deficit_nanocredits, state.denied_people, state.least_served_of_demand) == ({"queue_full": 100}, 0, 0.5)
     assert (units.deficit_nanocredits, units.denied_people, units.least_served_of_demand) == ({"queue_full": 9_000}, 1, 0.0)
+
+
+async def test_what_was_worth_nothing_is_a_denial_all_the_same(world: World) -> None:
+    """A free request, or one that rounds down to nothing in a unit, of somebody without use: every figure can still be told."""
+    world.stores[0].equality.denials.note(world.paths["idle"], "too_many_requests", 0)
+    await world.flush()
+    for window in WINDOWS:
+        state = await world.stores[1].equality.state(window)
+        assert (state.denied_people, state.least_served_of_demand) == (1, 0.0)
+
+
+async def test_half_served_stays_half_served_while_both_grow_old(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the half-life what was denied ages as use does, also over the turn of an epoch, until it counts as none."""
+    monkeypatch.setattr(denials, "KEPT_S", 0.0)
+    await world.spend("ann", 1_000_000)
+    world.stores[0].equality.denials.note(world.paths["ann"], "queue_full", 1_000_000)
+    world.stores[0].equality.denials.note(world.paths["idle"], "queue_full", 500)
+    await world.flush()
+    for days in (0, 1, 5, 5, 7):
+        world.clock.pass_s(days * DAY_S)
+        state = await world.stores[1].equality.state("half_life")
+        measured_now = measure(state)
+        assert state.denied_people == 1
+        assert measured_now.deficit_nanocredits == pytest.approx(measured_now.served_nanocredits, rel=2e-3)
+    world.clock.pass_s(40 * DAY_S)
+    assert (await world.stores[1].equality.state("half_life")).denied_people == 0
+
+
+async def test_whoever_is_gone_was_not_denied(world: World) -> None:
+    """Its account was closed: it is neither among the people nor among those of them who got nothing."""
+    world.stores[0].equality.denials.note(world.paths["idle"], "queue_full", 5)
+    await world.stores[0].directory.update_account(AccountId("idle"), status="closed", operation_id="close")
+    await world.flush()
+    found = measure(await world.stores[1].equality.state("day"))
+    assert (found.people, found.denied, found.idle) == (3, 0, 3)
 
 
 async def test_an_agents_refusals_are_its_persons(world: World) -> None:

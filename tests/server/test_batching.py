@@ -680,3 +680,14 @@ async def test_a_person_sees_and_cancels_what_its_agent_runs(proxied: Proxied, b
     await look(proxied)
     assert (await asked(proxied, "GET", "/v1/batches/batch_1"))[0] == 404
     assert (await asked(proxied, "GET", "/v1/batches/batch_1", key=AGENT_KEYS[0]))[0] == 200
+
+
+async def test_a_batch_that_is_refused_is_demand_that_was_not_met(start: Start, batching: BatchingUpstream) -> None:
+    """With all that it might have cost; what has begun is not."""
+    denied: list[tuple[AccountId, str, int]] = []
+    async with start(prices=(ROW,), credits_nanocredits=BOUND) as proxied:
+        proxied.proxy.seating.denied = lambda caller, code, amount: denied.append((caller.account, code, amount))
+        await begun(proxied)
+        assert denied == []
+        assert (await begin(proxied))[0] in (402, 429)
+        assert [(account, amount) for account, _, amount in denied] == [(ACCOUNT, BOUND)]

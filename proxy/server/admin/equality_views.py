@@ -141,7 +141,7 @@ class EqualityView(View):
             served=credits(found.served_nanocredits),
             deficit=credits(found.deficit_nanocredits),
             deficit_reasons={reason: credits(amount) for reason, amount in sorted(state.deficit_nanocredits.items())},
-            least_served=state.least_served_of_demand,
+            least_served=found.least_served_of_demand,
             utilisation=state.utilisation,
             drift=state.drift,
             groups=tuple(GroupView.of(shown) for shown in found.groups),
@@ -202,7 +202,7 @@ class RecountView(View):
 class PlaceView(View):
     """Where a person stands: its use per weight over the average, and between which percentages of all people, from the least use up."""
 
-    of_average: str = Field(examples=["1.4"])
+    of_average: str = Field(examples=["1.4"], description="At most 10, which means 10 or more")
     percentile: tuple[int, int] = Field(examples=[(60, 70)])
 
     @classmethod
