@@ -8,7 +8,8 @@ from multidict import CIMultiDict, CIMultiDictProxy
 from proxy.domain import Caller, Plan
 from proxy.errors import Refusal
 from proxy.server.identity import identify, key_of
-from tests.support.proxied import ACCOUNT, KEY, PATH, Book
+from tests.support.model_ledger import ModelLedger
+from tests.support.proxied import ACCOUNT, KEY, PATH, Book, Clock
 
 OTHER = "cl-" + "o" * 43
 
@@ -66,7 +67,7 @@ def test_keys_of_an_operators_making_may_have_any_form() -> None:
 
 async def test_caller_is_looked_up_by_the_hash_of_the_whole_key() -> None:
     """A key that shares all but its last character with a known one is unknown."""
-    book = Book(())
+    book = Book((), ModelLedger(Clock()))
     book.add(KEY, Caller(ACCOUNT, PATH, Plan("everyone", ()), "key-1"))
     caller, key = await identify(headers(("x-api-key", KEY)), book)
     assert (caller.account, key) == (ACCOUNT, KEY)
