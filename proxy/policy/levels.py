@@ -17,6 +17,7 @@ from proxy.policy.pricing import rate
 
 DAY_MS = 86_400_000
 YEAR_DAYS = 365.25
+LEAST_INDEX_NANOCREDITS = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,16 +85,21 @@ def step_at(steps: Sequence[Step], at_ms: int) -> Step | None:
 def planned_index(level: Level, steps: Sequence[Step], at_ms: int, *, as_of_ms: int) -> int | None:
     """The index to plan with at an instant, by what is known as of another; None where there is none by then.
 
-    Up to `as_of` it is what was in force. Later it falls by the level's schedule, from `as_of` or from the last known step on, whichever
-    is later: a known price counts from its date on, whatever the schedule had made of it by then. Rounded down, never below 1.
+    Until the last known step it is what is known, and it stays so until `as_of`; from then on it falls by the level's schedule. So it
+    never rises where prices do not. Rounded down, never below the least index there is.
     """
     step = step_at(steps, at_ms)
     if step is None:
         return None
-    days = (at_ms - max(step.at_ms, as_of_ms)) / DAY_MS
+    days = (at_ms - known_until_ms(steps, as_of_ms=as_of_ms)) / DAY_MS
     if days <= 0:
         return step.index_nanocredits
-    return max(1, int(step.index_nanocredits * level.deflation ** -(days / YEAR_DAYS)))
+    return max(LEAST_INDEX_NANOCREDITS, int(step.index_nanocredits * level.deflation ** -(days / YEAR_DAYS)))
+
+
+def known_until_ms(steps: Sequence[Step], *, as_of_ms: int) -> int:
+    """Until when the index is known, as of an instant: until then, or until the last step, where that is yet to come."""
+    return max(steps[-1].at_ms, as_of_ms) if steps else as_of_ms
 
 
 class Levels:

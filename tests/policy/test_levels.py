@@ -149,15 +149,19 @@ def test_the_schedule_never_touches_what_is_in_force() -> None:
 
 
 def test_a_known_later_price_counts_from_its_date_on() -> None:
-    """Whatever the schedule had made of the index by then, be it more or less; and the schedule goes on from there."""
+    """Until the last that is known the index is the prices' alone; the schedule begins there."""
     steps = (Step(0, 1_000_000, "a"), Step(YEAR_MS, 500_000, "b"))
-    planned = [planned_index(LEVEL, steps, at_ms, as_of_ms=0) for at_ms in (YEAR_MS - 1, YEAR_MS, 2 * YEAR_MS)]
-    assert planned == [100_000, 500_000, 50_000]
+    planned = [planned_index(LEVEL, steps, at_ms, as_of_ms=0) for at_ms in (0, YEAR_MS // 2, YEAR_MS - 1, YEAR_MS, 2 * YEAR_MS)]
+    assert planned == [1_000_000, 1_000_000, 1_000_000, 500_000, 50_000]
 
 
-@given(deflation=st.floats(1, 1000), as_of_day=st.integers(0, 100))
-def test_planned_indices_never_rise_between_known_steps(deflation: float, as_of_day: int) -> None:
-    """For any deflation and any day that is known."""
-    level, steps = replace(LEVEL, deflation=deflation), (Step(0, CREDIT, "a"),)
-    planned = [planned_index(level, steps, day * DAY_MS, as_of_ms=as_of_day * DAY_MS) or 0 for day in range(0, 1500, 30)]
+days_ahead = st.lists(st.tuples(st.integers(0, 1500), st.integers(1, CREDIT)), min_size=1, max_size=6)
+
+
+@given(deflation=st.floats(1, 1000), as_of_day=st.integers(0, 100), priced=days_ahead)
+def test_planned_indices_never_rise(deflation: float, as_of_day: int, priced: list[tuple[int, int]]) -> None:
+    """For any deflation, any day that is known, and any prices to come of a level that may not rise."""
+    level = replace(LEVEL, deflation=deflation)
+    steps = index_steps(level, [row("a", 0, CREDIT), *(row(f"m{n}", day, rate) for n, (day, rate) in enumerate(priced))])
+    planned = [planned_index(level, steps, day * DAY_MS, as_of_ms=as_of_day * DAY_MS) or 0 for day in range(0, 3000, 30)]
     assert planned == sorted(planned, reverse=True)

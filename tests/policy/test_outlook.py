@@ -43,11 +43,23 @@ def test_a_pool_buys_each_person_what_it_pays_at_the_index() -> None:
 
 
 def test_known_prices_to_come_are_planned_with() -> None:
-    """From their date on, and the schedule from there; before it the schedule from today."""
-    steps = (*STEPS, Step(NOW_MS + round(365.25 * DAY_MS), CREDIT // 2, "c"))
-    known = [look_ahead(LEVEL, steps, as_of_ms=NOW_MS, months=months, people=1, units_nanounits=UNIT) for months in (6, 12, 24)]
-    assert [outlook.day_nanocredits for outlook in known[1:]] == [CREDIT // 2, CREDIT // 20]
-    assert [outlook.known_at_ms for outlook in known] == [NOW_MS, steps[-1].at_ms, steps[-1].at_ms]
+    """Until the last of them the prices that are known hold, as long as each is in force; the schedule begins there."""
+    year_ms = round(365.25 * DAY_MS)
+    steps = (*STEPS, Step(NOW_MS + year_ms // 2, CREDIT // 2, "c"), Step(NOW_MS + year_ms * 3 // 2, CREDIT // 4, "d"))
+    known = [look_ahead(LEVEL, steps, as_of_ms=NOW_MS, months=months, people=1, units_nanounits=UNIT) for months in (0, 5, 6, 17, 18, 30)]
+    assert [outlook.day_nanocredits for outlook in known] == [CREDIT, CREDIT, CREDIT // 2, CREDIT // 2, CREDIT // 4, CREDIT // 40]
+    assert [outlook.known_at_ms == outlook.at_ms for outlook in known] == [True] * 5 + [False]
+    assert known[-1].known_at_ms == steps[-1].at_ms
+
+
+@pytest.mark.parametrize(
+    ("index", "deflation", "months", "is_least"), [(50, 10, 0, False), (50, 10, 12, True), (1, 10, 0, True), (1, 1, 36, False)]
+)
+def test_the_schedule_stops_at_the_least_index_and_says_so(index: int, deflation: float, months: int, is_least: bool) -> None:
+    """Where it comes to it by the end of the 365 days; a level that is not taken to fall does not stop."""
+    level, steps = Level("small", deflation=deflation), (Step(0, index, "a"),)
+    outlook = look_ahead(level, steps, as_of_ms=NOW_MS, months=months, people=1, units_nanounits=UNIT)
+    assert outlook.is_least is is_least
 
 
 def test_a_level_that_is_yet_to_come_costs_nobody_knows_what_until_then() -> None:
