@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -17,6 +18,7 @@ from proxy import __version__
 from proxy.cli.operator import add_operator_commands
 from proxy.errors import Expected, SetupError
 
+_AMOUNT = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 DESCRIPTION = "A reverse proxy that gives every person a real compute budget in front of any model inference endpoint."
 
 
@@ -91,8 +93,8 @@ def _add_audit(parser: argparse.ArgumentParser) -> None:
 def _add_plan_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--level", required=True, metavar="NAME", help="the level whose units are planned with")
     parser.add_argument("--people", type=_count_of_people, required=True, metavar="N", help="how many share")
-    parser.add_argument("--units", metavar="UNITS", help="that each has a day: what do they cost?")
-    parser.add_argument("--pool", metavar="CREDITS", help="that there are a day: what does each get?")
+    parser.add_argument("--units", type=_amount_planned, metavar="UNITS", help="that each has a day: what do they cost?")
+    parser.add_argument("--pool", type=_amount_planned, metavar="CREDITS", help="that there are a day: what does each get?")
     parser.add_argument("--config", type=Path, metavar="FILE", help="whose prices count (default: the running proxy's, over its admin API)")
     parser.add_argument("--json", action="store_true", help="exact figures, for scripts")
 
@@ -108,6 +110,13 @@ def _count_of_people(text: str) -> int:
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 10**10:
         raise argparse.ArgumentTypeError("must be a number from 1 to 10000000000")
     return int(text)
+
+
+def _amount_planned(text: str) -> str:
+    """As it was given; a plan may be larger than any ledger."""
+    if not _AMOUNT.fullmatch(text) or not text.strip("0."):
+        raise argparse.ArgumentTypeError('must be an amount above 0 with at most 9 decimal places, such as "12.5"')
+    return text
 
 
 def _add_simulate(parser: argparse.ArgumentParser) -> None:

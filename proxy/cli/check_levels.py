@@ -18,10 +18,10 @@ def level_warnings(settings: Config, now_ms: int) -> list[str]:
     lines = []
     for level in settings.level:
         if not levels.steps[level.name]:
-            lines.append(f"level {level.name!r}: no price row names it with prices for its blend, so it has no index")
+            lines.append(f"level {level.name!r}: no price row names it with prices above 0 for its blend, so it has no index")
     for name in sorted({row.level for row in settings.price if row.level is not None} - {level.name for level in settings.level}):
         if not levels.steps[name]:
-            lines.append(f"level {name!r}: none of its price rows has prices for its blend, so it has no index")
+            lines.append(f"level {name!r}: none of its price rows has prices above 0 for its blend, so it has no index")
     for plan in settings.plan:
         if plan.unit == CREDITS:
             continue

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import datetime as dt
 import json
-import re
 import textwrap
 import time
 from collections.abc import Sequence
@@ -22,12 +21,11 @@ from proxy.cli.operator.tables import table
 from proxy.config import milliseconds
 from proxy.domain import NANOCREDITS_PER_CREDIT, Level, credits_from_nanocredits, nanocredits_from_credits
 from proxy.errors import SetupError
-from proxy.policy.levels import Levels, Step
+from proxy.policy.levels import LEAST_INDEX_NANOCREDITS, YEAR_DAYS, Levels, Step
 from proxy.policy.outlook import Outlook, look_ahead
 
 MONTHS = (0, 12, 24, 36)
 LINE_CELLS = 80
-_AMOUNT = re.compile(r"[0-9]{1,15}(\.[0-9]{1,9})?")
 DIGITS_SHOWN = 4
 
 
@@ -41,19 +39,18 @@ class Known:
 
 def run(args: argparse.Namespace) -> int:
     """Show the plan. Raises SetupError."""
-    units, pool = _amount("--units", args.units), _amount("--pool", args.pool)
     known = _of_file(args) if args.config is not None else _of_proxy(args.level)
     now_ms = round(time.time() * 1000)
     if not known.steps:
-        raise SetupError(f"the level {args.level!r} has no index: no price row names it with prices for its blend")
+        raise SetupError(f"the level {args.level!r} has no index: no price row names it with prices above 0 for its blend")
     outlooks = [
         look_ahead(
             *(known.level, known.steps),
             as_of_ms=now_ms,
             months=months,
             people=args.people,
-            units_nanounits=units,
-            pool_nanocredits=pool,
+            units_nanounits=_nano(args.units),
+            pool_nanocredits=_nano(args.pool),
         )
         for months in MONTHS
     ]
@@ -64,13 +61,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _amount(option: str, text: str | None) -> int | None:
-    """Nano-amounts for a decimal; a plan may be larger than any ledger. Raises SetupError."""
-    if text is None:
-        return None
-    if not _AMOUNT.fullmatch(text) or not Decimal(text):
-        raise SetupError(f'{option} must be an amount above 0 with at most 9 decimal places, such as "12.5"')
-    return int(Decimal(text).scaleb(9))
+def _nano(text: str | None) -> int | None:
+    return None if text is None else int(Decimal(text).scaleb(9))
 
 
 # --- what is known -----------------------------------------------------------------------------------------------------------------
@@ -118,6 +110,7 @@ def _document(known: Known, outlooks: Sequence[Outlook], args: argparse.Namespac
                 "months": outlook.months,
                 "day": f"{_moment(outlook.at_ms):%Y-%m-%d}",
                 "index": _exact(outlook.index_nanocredits),
+                "index_at_its_least": outlook.is_least,
                 "known_until": None if outlook.known_at_ms is None else f"{_moment(outlook.known_at_ms):%Y-%m-%d}",
                 "credits_a_day": _exact(outlook.day_nanocredits),
                 "credits_in_365_days": _exact(outlook.year_nanocredits),
@@ -131,25 +124,34 @@ def _document(known: Known, outlooks: Sequence[Outlook], args: argparse.Namespac
 def _lines(known: Known, outlooks: Sequence[Outlook], args: argparse.Namespace) -> list[str]:
     level = known.level
     blend = f"{level.input_parts} parts input to {level.output_parts} of output"
-    falls = f"by a factor of {level.deflation:g} a year" if level.deflation > 1 else "not at all"
+    falls = "stay as it is"
+    if level.deflation > 1:
+        falls = f"fall by a factor of {level.deflation:,.10g} in {YEAR_DAYS} days, which are 12 months here"
+    people = f"{args.people:,} people" if args.people > 1 else "1 person"
+    each = " each" if args.people > 1 else ""
     lines = [
         *_filled(f"A unit of level {level.name} is a million tokens, {blend}, and costs its index."),
-        *_filled(f"Where no later price is known, the index is taken to fall {falls}."),
+        *_filled(f"Up to the last price that is known the index is the price's; later it is taken to {falls}."),
     ]
     if args.units is not None:
-        lines += ["", f"{args.people:,} people with {args.units} units a day each, in credits:"]
+        lines += ["", f"{people} with {_counted(args.units, 'unit')} a day{each}, in credits:"]
         amounts = [(_shown(outlook.day_nanocredits), _shown(outlook.year_nanocredits)) for outlook in outlooks]
-        lines.append(_table("A_DAY# 365_DAYS_FROM_THEN#", outlooks, amounts))
+        lines.append(_table("A_DAY# 365_DAYS_FROM_THEN#", outlooks, amounts, may_fall=level.deflation > 1))
     if args.pool is not None:
-        lines += ["", f"A pool of {args.pool} credits a day buys each of {args.people:,} people:"]
+        lines += ["", f"A pool of {_counted(args.pool, 'credit')} a day buys {'each of ' if each else ''}{people}:"]
         bought = [(_shown(outlook.each_nanounits), _tokens(outlook.each_nanounits)) for outlook in outlooks]
-        lines.append(_table("UNITS_A_DAY# TOKENS_A_DAY#", outlooks, bought))
+        lines.append(_table("UNITS_A_DAY# TOKENS_A_DAY#", outlooks, bought, may_fall=level.deflation > 1))
+    if least := [outlook for outlook in outlooks if outlook.is_least]:
+        index = credits_from_nanocredits(LEAST_INDEX_NANOCREDITS)
+        told = f"In the 365 days that begin {_when(least[0])} the index comes to the least there is, {index}, and falls no further."
+        lines += ["", *_filled(told)]
     return lines
 
 
-def _table(titles: str, outlooks: Sequence[Outlook], amounts: Sequence[tuple[str, ...]]) -> str:
+def _table(titles: str, outlooks: Sequence[Outlook], amounts: Sequence[tuple[str, ...]], *, may_fall: bool) -> str:
     rows = [
-        (_when(outlook), _shown(outlook.index_nanocredits), *cells, _by(outlook)) for outlook, cells in zip(outlooks, amounts, strict=True)
+        (_when(outlook), _shown(outlook.index_nanocredits), *cells, _by(outlook, may_fall=may_fall))
+        for outlook, cells in zip(outlooks, amounts, strict=True)
     ]
     return table(f"WHEN INDEX# {titles} BY", rows, indent="  ")
 
@@ -158,11 +160,17 @@ def _when(outlook: Outlook) -> str:
     return f"in {outlook.months} months" if outlook.months else "now"
 
 
-def _by(outlook: Outlook) -> str:
+def _by(outlook: Outlook, *, may_fall: bool) -> str:
     """Whether the index is a price's, or the schedule's since when."""
     if outlook.known_at_ms is None:
         return "no price yet"
-    return "price" if outlook.known_at_ms >= outlook.at_ms else f"schedule from {_moment(outlook.known_at_ms):%Y-%m-%d}"
+    if outlook.known_at_ms >= outlook.at_ms:
+        return "price"
+    return f"schedule from {_moment(outlook.known_at_ms):%Y-%m-%d}" if may_fall else "last price"
+
+
+def _counted(text: str, what: str) -> str:
+    return f"{text} {what}" if Decimal(text) == 1 else f"{text} {what}s"
 
 
 def _filled(text: str) -> list[str]:

@@ -23,7 +23,11 @@ UNITS = [{"name": "p", "unit": "small"}]
         ({"plan": UNITS}, ["plan 'p': counts in units of 'small', which no price row names"]),
         ({"price": [{**ROW, "effective": "2099-01-01"}], "plan": UNITS}, ["plan 'p': counts in units of 'small', which has no index yet"]),
         ({"level": [{"name": "small"}]}, ["level 'small': no price row names it"]),
-        ({"price": [{"model": "m", "input": "1", "level": "small"}]}, ["level 'small': none of its price rows has prices for its blend"]),
+        (
+            {"price": [{"model": "m", "input": "1", "level": "small"}]},
+            ["level 'small': none of its price rows has prices above 0 for its blend"],
+        ),
+        ({"price": [{**ROW, "input": "0", "output": "0"}]}, ["level 'small': none of its price rows has prices above 0 for its blend"]),
         ({"price": [{"model": "m", "input": "1", "level": "small"}], "level": [{"name": "small", "output_parts": 0}]}, []),
         (
             {"level": [{"name": "small"}], "plan": UNITS},

@@ -21,12 +21,13 @@ def list_levels(client: AdminClient, args: argparse.Namespace) -> Shown:
 
 def show_level(client: AdminClient, args: argparse.Namespace) -> Shown:
     level = client.call("GET", f"/levels/{segment(args.name)}")
+    falls = f"by a factor of {level['deflation']:,.10g} in 365.25 days" if level["deflation"] > 1 else "not at all"
     pairs = [
         ("index", "none yet" if level["index"] is None else f"{level['index']} credits a unit"),
         ("since", short_time(level["since"])),
         ("a unit", f"a million tokens, {level['input_parts']} parts input to {level['output_parts']} of output"),
         ("may rise", level["may_rise"]),
-        ("planned to fall", f"by a factor of {level['deflation']:g} a year where no price is known"),
+        ("planned to fall", f"{falls} after the last price that is known"),
         ("plans", " ".join(level["plans"])),
     ]
     parts = [level["name"], facts(pairs), "", "models", _members(level), "", "how the index moved", _steps(level)]
