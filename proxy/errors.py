@@ -48,7 +48,7 @@ class Expected(Exception):
     """An outcome that a caller is told about: a code, a sentence, and what helps to act on it.
 
     `message` says what happened; `hint` says what to do. `account`, `limit`, `needed`, `available` (nanocredits) and `resets_at_ms` are
-    set as far as they apply.
+    set as far as they apply. Whoever knows that the amounts are not in credits says so by `counts_in`.
     """
 
     def __init__(
@@ -75,6 +75,15 @@ class Expected(Exception):
         self.available_nanocredits = available_nanocredits
         self.resets_at_ms = resets_at_ms
         self.retry_after_s = retry_after_s
+        self.unit: str | None = None
+        """The level in whose units the amounts are; None where they are in credits, or where there are none."""
+        self.worth_nanocredits: int | None = None
+        """What one of the units is worth, as far as it is known."""
+
+    def counts_in(self, unit: str, worth_nanocredits: int | None) -> None:
+        """Say that the amounts, if there are any, are in units of a level."""
+        if self.needed_nanocredits is not None or self.available_nanocredits is not None:
+            self.unit, self.worth_nanocredits = unit, worth_nanocredits
 
 
 class Refusal(Expected):

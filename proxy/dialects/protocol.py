@@ -162,13 +162,15 @@ class Dialect(Protocol):
 
 
 def ledger_member(refusal: Expected) -> dict[str, str]:
-    """The `compute_ledger` member of an error body: amounts as decimal credits, times in RFC 3339; what does not apply is left out."""
+    """The `compute_ledger` member of an error body: amounts as decimal credits, or units of the level that `unit` names; times in RFC
+    3339. What does not apply is left out."""
     members = {
         "code": refusal.code,
         "account": refusal.account,
         "limit": refusal.limit,
         "needed": _credits(refusal.needed_nanocredits),
         "available": _credits(refusal.available_nanocredits),
+        "unit": refusal.unit,
         "resets_at": None if refusal.resets_at_ms is None else utc_time(refusal.resets_at_ms),
         "hint": refusal.hint,
     }

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.domain import CREDITS, NANOCREDITS_PER_CREDIT, AccountId, Plan, Price, Tier, credits_from_nanocredits
-from proxy.errors import Refusal
+from proxy.errors import Expected, Refusal
 from proxy.policy.price_row import KINDS, RATE_KINDS
 
 
@@ -46,6 +46,12 @@ def note_of(price: Price) -> str:
     level = "" if price.unit == CREDITS else f"level:{price.unit}@{credits_from_nanocredits(price.worth_nanocredits)}"
     raised = "" if price.raised_percent == 100 else f"price:{price.raised_percent / 100:.2f}"
     return " ".join(filter(None, (level, raised)))
+
+
+def name_unit(refusal: Expected, price: Price) -> None:
+    """Have a refusal say what its amounts count, where that is not credits."""
+    if price.unit != CREDITS:
+        refusal.counts_in(price.unit, price.worth_nanocredits)
 
 
 def check_one_unit(plan: Plan, others: Iterable[Plan], account: AccountId) -> None:

@@ -1,7 +1,8 @@
 """How a no, and the state of the budget, stand in an HTTP answer: status, body in the dialect's words, headers.
 
 The headers that go with each code are decided here and nowhere else (the contract's table). RateLimit fields follow
-draft-ietf-httpapi-ratelimit-headers-11, which still changes; they count whole microcredits, rounded down.
+draft-ietf-httpapi-ratelimit-headers-11, which still changes; they count whole microcredits, rounded down, or (`qu="microunits"`)
+millionths of a unit of the level that `X-Ledger-Unit` names.
 """
 
 from __future__ import annotations
@@ -42,11 +43,14 @@ def refused(
     budget_status: BudgetStatus = 402,
     allow: str | None = None,
 ) -> web.Response:
-    """The answer for a refusal or failure. `allow` lists a path's methods, for a 405."""
+    """The answer for a refusal or failure; what its amounts count is named where it is not credits. `allow` lists a path's methods, for
+    a 405."""
     headers: CIMultiDict[str] = CIMultiDict({"Content-Type": _JSON, "Server": SERVER, "X-Request-Id": request_id})
     headers.update(_advice(refusal, now_ms))
     if refusal.available_nanocredits is not None:
         headers["X-Ledger-Remaining"] = credits_from_nanocredits(refusal.available_nanocredits)
+    if refusal.unit is not None:
+        headers["X-Ledger-Unit"] = _unit(refusal.unit, refusal.worth_nanocredits)
     if allow is not None:
         headers["Allow"] = allow
     status = budget_status if refusal.code in BUDGET_CODES else refusal.status
@@ -90,9 +94,13 @@ def add_price(headers: CIMultiDict[str], price: Price) -> None:
     """What the amounts in the other headers count, and what one of it is worth in credits, where they do not count credits; and by how
     much this caller's price was raised, where it was."""
     if price.unit != CREDITS:
-        headers["X-Ledger-Unit"] = f"{price.unit};index={credits_from_nanocredits(price.worth_nanocredits)}"
+        headers["X-Ledger-Unit"] = _unit(price.unit, price.worth_nanocredits)
     if price.raised_percent != 100:
         headers["X-Ledger-Price-Factor"] = f"{price.raised_percent / 100:.2f}"
+
+
+def _unit(level: str, worth_nanocredits: int | None) -> str:
+    return level if worth_nanocredits is None else f"{level};index={credits_from_nanocredits(worth_nanocredits)}"
 
 
 def add_interventions(headers: CIMultiDict[str], policies: Sequence[str]) -> None:
@@ -109,8 +117,10 @@ def add_budget(
     now_ms: int,
     rate: RequestRate | None = None,
     settlement: Settlement | None = None,
+    unit: str = CREDITS,
 ) -> None:
-    """Our own headers of an answer that was let through; `settlement` where the cost is known before the answer is sent."""
+    """Our own headers of an answer that was let through; `settlement` where the cost is known before the answer is sent. `unit`: what
+    the tightest limit counts."""
     headers["X-Request-Id"] = request_id
     if "Server" not in headers:
         headers["Server"] = SERVER
@@ -118,7 +128,7 @@ def add_budget(
         headers["X-Ledger-Cost"] = credits_from_nanocredits(settlement.spent_nanocredits)
     policies, limits = [], []
     if tightest is not None:
-        policies.append(_policy(tightest.limit_key, tightest.credits_nanocredits, tightest.window_s))
+        policies.append(_policy(tightest.limit_key, tightest.credits_nanocredits, tightest.window_s, unit))
         limits.append(_limit(tightest, now_ms))
         headers["X-Ledger-Remaining"] = credits_from_nanocredits(tightest.remaining_nanocredits)
     if rate is not None:
@@ -129,9 +139,10 @@ def add_budget(
 
 
 @lru_cache(maxsize=1024)
-def _policy(limit_key: str, credits_nanocredits: int, window_s: int | None) -> str:
+def _policy(limit_key: str, credits_nanocredits: int, window_s: int | None, unit: str) -> str:
     window = "" if window_s is None else f";w={window_s}"
-    return f'"{limit_key}";q={_microcredits(credits_nanocredits)};qu="microcredits"{window}'
+    counted = "microcredits" if unit == CREDITS else "microunits"
+    return f'"{limit_key}";q={_microcredits(credits_nanocredits)};qu="{counted}"{window}'
 
 
 def _limit(tightest: Tightest, now_ms: int) -> str:

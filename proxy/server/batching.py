@@ -21,7 +21,7 @@ from proxy.errors import BUDGET_CODES, Conflict, Expected, Failure, LedgerUnavai
 from proxy.ledger.batches import BatchInput, BatchRecords, KeptBatch, KeptFile
 from proxy.policy.orders import NEUTRAL, Treatment
 from proxy.policy.pricing import BatchBill
-from proxy.policy.units import nominal_nanocredits
+from proxy.policy.units import name_unit, nominal_nanocredits
 from proxy.server import answers, fetching
 from proxy.server.admission import Admission, Asked
 from proxy.server.batch_settling import OPERATIONS, BatchSettler
@@ -215,7 +215,8 @@ class Batching:
         response = self._shown(concern, began)
         answers.add_price(response.headers, batch.price)
         answers.add_interventions(response.headers, treatment.applied)
-        answers.add_budget(response.headers, hold.tightest, request_id=visit.request_id, now_ms=self._now_ms(), rate=hold.rate)
+        now_ms, unit = self._now_ms(), batch.price.unit
+        answers.add_budget(response.headers, hold.tightest, request_id=visit.request_id, now_ms=now_ms, rate=hold.rate, unit=unit)
         return response
 
     def _check_input(self, caller: Caller, asked: BatchInput, url: str) -> None:
@@ -253,6 +254,9 @@ class Batching:
         bound = batch.bound_nanocredits
         try:
             return await self._holds.ledger.hold(batch.path, batch.hold_id, want_nanocredits=bound, least_nanocredits=bound)
+        except Refusal as refusal:
+            name_unit(refusal, batch.price)
+            raise
         except (LedgerUnavailable, asyncio.CancelledError):
             if self._holds.has_time:  # it may have been made all the same; if this does not come to pass, it expires
                 self._holds.in_background(self._void(batch))

@@ -79,9 +79,15 @@ class Forwarder:
         await self._cover_whole(errand, charge)
         held_nanocredits = hold.amount_nanocredits
         settlement = await hold.settle(charge)
-        tightest = hold.left_after(held_nanocredits, charge)
-        at_ms = self._now_ms()
-        answers.add_budget(reply.headers, tightest, request_id=visit.request_id, now_ms=at_ms, rate=hold.rate, settlement=settlement)
+        answers.add_budget(
+            reply.headers,
+            hold.left_after(held_nanocredits, charge),
+            request_id=visit.request_id,
+            now_ms=self._now_ms(),
+            rate=hold.rate,
+            settlement=settlement,
+            unit=hold.meter.price.unit,
+        )
         response = Whole(reply.status, reply.headers, body)
         if len(body) > JOINED_MAX_BYTES:  # a client that does not read it must not keep it in memory for ever
             with errand.exchange:
@@ -133,8 +139,8 @@ class Forwarder:
     async def _forward_stream(self, errand: Errand, reply: Reply, reader: Reader) -> web.StreamResponse:
         """Forward it as it comes, as far as the hold covers it; its end marker waits until the hold is settled."""
         hold, request = errand.hold, errand.request
-        request_id = errand.visit.request_id
-        answers.add_budget(reply.headers, hold.tightest, request_id=request_id, now_ms=self._now_ms(), rate=hold.rate)
+        request_id, unit = errand.visit.request_id, hold.meter.price.unit
+        answers.add_budget(reply.headers, hold.tightest, request_id=request_id, now_ms=self._now_ms(), rate=hold.rate, unit=unit)
         response = web.StreamResponse(status=reply.status, headers=reply.headers)
         if request.version >= HttpVersion11:
             response.enable_chunked_encoding()

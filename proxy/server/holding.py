@@ -16,7 +16,7 @@ from typing import Generic, Literal, Protocol, Self, TypeVar
 from proxy.domain import Path, Price, RequestRate, Settlement, Tightest
 from proxy.errors import BUDGET_CODES, LedgerUnavailable, Refusal
 from proxy.ledger.backlog import Record
-from proxy.policy.units import nominal_nanocredits, note_of
+from proxy.policy.units import name_unit, nominal_nanocredits, note_of
 from proxy.server.estimating import Estimate
 from proxy.server.holds import Holds
 from proxy.server.metering import NO_CHARGE, Charge
@@ -114,6 +114,7 @@ class Reservation(Generic[AnyMeter]):
                 self.path, self.hold_id, want_nanocredits=wanted.want_nanocredits, least_nanocredits=wanted.least_nanocredits
             )
         except Refusal as refusal:
+            name_unit(refusal, self.meter.price)
             path = None if self.otherwise is None or refusal.code not in BUDGET_CODES else await self.otherwise(refusal)
             if path is None:
                 raise
@@ -253,7 +254,7 @@ class Reservation(Generic[AnyMeter]):
         tightest = self.tightest
         if tightest is None:
             return Refusal("insufficient_quota", "The budget is used up.")
-        return Refusal(
+        refusal = Refusal(
             "insufficient_quota",
             f"The budget of {tightest.account} is used up.",
             account=tightest.account,
@@ -261,6 +262,8 @@ class Reservation(Generic[AnyMeter]):
             available_nanocredits=tightest.remaining_nanocredits,
             resets_at_ms=tightest.resets_at_ms,
         )
+        name_unit(refusal, self.meter.price)
+        return refusal
 
     def is_due_for_debit(self, now_s: float) -> bool:
         """Whether the ledger should hear of it: something is newly spent, or it has heard nothing for so long that the hold might expire.

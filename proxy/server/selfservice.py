@@ -114,6 +114,8 @@ class SelfService:
             refusal = Refusal("invalid_request", f"{error.mistakes[0].place}: {error.mistakes[0].message}")
             return self._refused(request, refusal, number)
         except Expected as error:
+            if caller.plan.unit != CREDITS:
+                error.counts_in(caller.plan.unit, self._directory.levels.index(caller.plan.unit, self._now_ms()))
             return self._refused(request, error, number)
         if not response.prepared:
             response.headers.update({"X-Request-Id": number, "Server": answers.SERVER, "Cache-Control": "no-store"})

@@ -102,6 +102,15 @@ def test_budget_headers_with_a_rate() -> None:
     assert (alone["RateLimit-Policy"], alone["RateLimit"], "X-Ledger-Remaining" in alone) == (policy, left, False)
 
 
+def test_budget_headers_of_who_counts_in_units_of_a_level() -> None:
+    """The same figures, under a unit of their own: nobody may take them for credits."""
+    tightest = Tightest(AccountId("a"), "ever", 9_000, 5_000, None, None)
+    for unit, named in (("credits", "microcredits"), ("small", "microunits"), ("credits", "microcredits")):
+        headers: CIMultiDict[str] = CIMultiDict()
+        answers.add_budget(headers, tightest, request_id="r", now_ms=NOW_MS, unit=unit)
+        assert (headers["RateLimit-Policy"], headers["RateLimit"]) == (f'"ever";q=9;qu="{named}"', '"ever";r=5')
+
+
 def test_budget_headers_without_end_or_limit() -> None:
     """A limit that never resets has no seconds; an account without limits has no such headers."""
     endless: CIMultiDict[str] = CIMultiDict({"Server": "upstream"})

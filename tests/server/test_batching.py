@@ -646,6 +646,10 @@ async def test_a_batch_of_an_account_in_units_costs_its_price_divided_by_the_ind
         proxied.book.price_book = (leveled, price("rival", level="small", input=1, output=1))
         status, refusal = await asked(proxied, "POST", "/v1/batches", json=creation(file["id"]))
         assert (status, refusal["error"]["code"]) == (409, "conflict")
+        await proxied.ledger.adjust((ACCOUNT,), "all", credits_nanocredits=10**9 - spent)
+        _, file = await upload(proxied)
+        status, refusal = await asked(proxied, "POST", "/v1/batches", json=creation(file["id"]))
+        assert (status, refusal["compute_ledger"]["unit"]) == (402, "small")
 
 
 # --- whose they are ------------------------------------------------------------------------------------------------------------------

@@ -80,6 +80,31 @@ async def test_headers_and_journal_are_in_units_and_name_the_index(upstream: Scr
         assert settled["memo"] == "tiny input=30 output=10 level:small@0.002"
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_rate_limits_name_the_unit_that_they_count(upstream: ScriptedUpstream, start: Start, stream: bool) -> None:
+    """Millionths of a unit; a client that took them for credits would be wrong about its budget by the index."""
+    async with start(**small()) as proxied:
+        asked = await answered(proxied, upstream, chat(stream=stream))
+        assert ';q=100000000;qu="microunits"' in asked.answer.headers["RateLimit-Policy"]
+    async with start(prices=(TINY,), credits_nanocredits=PLENTY) as proxied:
+        asked = await answered(proxied, upstream, chat(stream=stream))
+        assert ';q=100000000;qu="microcredits"' in asked.answer.headers["RateLimit-Policy"]
+
+
+async def test_refusals_name_the_unit_of_their_amounts(upstream: ScriptedUpstream, start: Start) -> None:
+    """In the body and in the header, as answers do; where amounts are credits, or there are none, nothing is named."""
+    for unit, options in (("small", small(credits_nanocredits=5)), (None, {"prices": (TINY,), "credits_nanocredits": 5})):
+        async with start(**options) as proxied:
+            asked = Asked(proxied, chat())
+            member = msgspec.json.decode(await asked.whole())["compute_ledger"]
+            assert (asked.answer.status, member["available"], member.get("unit")) == (402, "0.000000005", unit)
+            assert asked.answer.headers.get("X-Ledger-Unit") == (unit and "small;index=0.002")
+    async with start(**small()) as proxied:
+        asked = Asked(proxied, {**chat(), "model": "unknown"})
+        assert "unit" not in msgspec.json.decode(await asked.whole())["compute_ledger"]
+        assert "X-Ledger-Unit" not in asked.answer.headers
+
+
 async def test_a_model_without_a_level_costs_its_price_in_the_units_of_the_plan(upstream: ScriptedUpstream, start: Start) -> None:
     """Any model that has a price may be used; one twice as dear takes twice as many units."""
     async with start(**small()) as proxied:
@@ -110,6 +135,7 @@ async def test_a_budget_in_units_ends_a_stream_where_the_units_end(upstream: Scr
         received = await asked.whole()
         assert received.count(b'"w "') == 7
         assert b"insufficient_quota" in received
+        assert b'"unit":"small"' in received
         totals = await proxied.until_settled()
         assert totals.held == 0
         assert totals.spent <= budget

@@ -172,6 +172,12 @@ async def test_who_counts_in_units_sees_prices_in_credits_and_what_a_unit_is_wor
     estimate = (await pages("POST", "/ledger/v1/estimate", {"path": "/v1/chat/completions", "body": body})).json
     tokens = estimate["tokens"]
     assert estimate["unit"] == "l"
+    await store.directory.put_plan(Plan("units", (Limit(CREDIT, "day"),), unit="l", transfers=True), operation_id="giving")
+    await store.directory.create_account(AccountId("user:dan"), plan="units", operation_id="dan")
+    refused = await pages("POST", "/ledger/v1/transfers", {"to": "user:dan", "credits": "2"})
+    told = refused.json["compute_ledger"]
+    assert (refused.status, told["needed"], told["available"], told["unit"]) == (402, "2", "1", "l")
+    assert refused.headers["X-Ledger-Unit"] == "l;index=2"
     assert Decimal(estimate["largest"]) == Decimal(tokens["input_bound"] + 5 * 100) / 2 / 10**6
 
 
