@@ -138,7 +138,9 @@ def test_levels_and_units_have_defaults() -> None:
     """A level is three parts input to one of output, does not rise, and is taken to fall tenfold a year; a plan counts in credits."""
     read = config.validate({"level": [{"name": "l"}], "plan": [{"name": "p"}, {"name": "q", "unit": "l"}]}, source="file")
 
-    assert read.level[0].to_level() == Level("l", input_parts=3, output_parts=1, may_rise=False, deflation=10)
+    assert read.level[0].to_level() == Level("l", input_parts=3, output_parts=1, may_rise=False, deflation=10, rises_at_ms=None)
+    cured = config.validate({"level": [{"name": "l", "rises_at": dt.date(1970, 1, 2)}]}, source="file")
+    assert cured.level[0].to_level().rises_at_ms == 86_400_000
     assert [plan.to_plan().unit for plan in read.plan] == ["credits", "l"]
 
 

@@ -52,6 +52,8 @@ INTERVENE_S: Final = 0.25
 """How soon after its time a look is taken."""
 REPORT_S: Final = 1.0
 WATCH_S: Final = 0.5
+KEEP_S: Final = 10.0
+"""How soon after a row takes effect the index that it sets is kept, whatever becomes of the row."""
 TRIM_S: Final = 3600.0
 DAY_MS: Final = 86_400_000
 SCRAPE_DEADLINE_S: Final = 0.5
@@ -210,6 +212,7 @@ class Parent:
             Job("looking after loans", LOANS_S, self.giving.loans.look),
             Job("handing out dividends", DIVIDENDS_S, self.giving.dividends.step),
             Job("collecting what expired", COLLECT_S, self.giving.collecting.visit),
+            Job("keeping the levels' indices", KEEP_S, self._store.directory.keep_levels),
             self._audit.job,
             Job("trimming journals", TRIM_S, self._trim),
             Job("asking the workers", REPORT_S, lambda: self.workers.report(deadline_s=REPORT_S)),
@@ -247,6 +250,7 @@ class Parent:
             if lines := needing_restart(self._settings.config, settings.config):
                 raise SetupError("\n".join(lines))
             await books.seed(settings.config, self._store)
+            await self._store.directory.keep_levels()  # by the rows as they were: the file may have lost one that set an index
         except SetupError as error:
             for line in str(error).splitlines():
                 log.error("the configuration stays as it was: %s", line)

@@ -81,7 +81,9 @@ class LevelRow(Section):
     output_parts: int = Field(default=1, ge=0, le=1_000_000)
     may_rise: bool = False
     deflation: float = Field(default=10.0, ge=1, le=1_000_000, allow_inf_nan=False)
-    """By what factor its index is taken to fall in 365.25 days, where no later price is known; 1: not at all."""
+    """By what factor its index is taken to fall in 365.25 days, after the last price that is known; 1: not at all."""
+    rises_at: dt.date | dt.datetime | None = None
+    """From then on, once, its index is what the rows in force say then, also where that is higher: the cure for a mistaken row."""
 
     @model_validator(mode="after")
     def _check_blend(self) -> Self:
@@ -90,7 +92,9 @@ class LevelRow(Section):
         return self
 
     def to_level(self) -> domain.Level:
-        return domain.Level(**dict(self))
+        members = dict(self)
+        rises_at = members.pop("rises_at")
+        return domain.Level(**members, rises_at_ms=None if rises_at is None else milliseconds(rises_at))
 
 
 class LimitRow(Section):

@@ -123,7 +123,9 @@ class Level:
     may_rise: bool = False
     """Whether its index follows prices up as well; else it keeps the least value that it ever had."""
     deflation: float = 10.0
-    """By what factor the index is taken to fall in a year of 365.25 days where no later price is known; 1: not at all."""
+    """By what factor the index is taken to fall in a year of 365.25 days after the last price that is known; 1: not at all."""
+    rises_at_ms: int | None = None
+    """From then on, once, the index is what the rows in force say then, also where that is higher; what it was before no longer counts."""
 
 
 Measure = Literal["output", "bytes"]

@@ -1,4 +1,4 @@
-"""Plans and prices: what the configuration file says, and what the admin API has added since."""
+"""Plans and prices: what the configuration file says, and what the admin API has added since; and what is kept of the levels' indices."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from proxy.ledger.engine import Engine
 from proxy.policy.levels import Levels
 from proxy.policy.units import check_plan_keeps_unit
 
+KEEP_TRIES = 3
+
 
 class Book(Changes):
     """The plans and the price rows, kept in memory."""
@@ -23,9 +25,11 @@ class Book(Changes):
         self._file_prices: tuple[Price, ...] = ()
         self._file_levels: tuple[Level, ...] = ()
         self._default_plan: str | None = None
+        self._kept_levels = b""
+        """As the server has them."""
         self.price_book: tuple[Price, ...] = ()
         self.levels = Levels()
-        """Those of the price book."""
+        """Those of the price book, their indices never above what is kept of them."""
 
     def configure(self, *, file_prices: tuple[Price, ...], default_plan: str | None, file_levels: tuple[Level, ...] = ()) -> None:
         """Take over what the configuration file says: its price rows and levels, and the plan of accounts that name none."""
@@ -36,14 +40,15 @@ class Book(Changes):
 
     def _compose_prices(self) -> None:
         self.price_book = self._file_prices + self._api_prices
-        self.levels = Levels(self.price_book, self._file_levels)
+        self.levels = Levels(self.price_book, self._file_levels, records.decode_levels(self._kept_levels))
         self.generation += 1
 
     async def _read_book(self) -> None:
-        plans, prices = await self._engine.commands(("HGETALL", keys.PLANS), ("HGETALL", keys.PRICES))
+        plans, prices, kept = await self._engine.commands(("HGETALL", keys.PLANS), ("HGETALL", keys.PRICES), ("GET", keys.LEVELS))
         self._plans = {name: records.decode_plan(_definition(text)) for name, text in records.pairs(plans).items()}
         rows = (records.decode_price(text) for text in records.pairs(prices).values())
         self._api_prices = tuple(sorted(rows, key=lambda row: (row.effective_at_ms, row.model)))
+        self._kept_levels = kept or b""
         self._compose_prices()
 
     def now_ms(self) -> int:
@@ -122,6 +127,22 @@ class Book(Changes):
         if records.decode_price(stored) != row:
             raise Conflict(f"{row.model} has a price from that date already", hint="add a row with a later date")
         await self._announce("price", name)
+        await self.keep_levels()
+
+    async def keep_levels(self) -> None:
+        """Note the indices in force that are not noted yet, so that no row that goes takes them along; every process hears of it.
+
+        To be called again and again, and before rows may go. Of several that note at a time one alone does; the others read what it has
+        noted, and go on from there. Raises LedgerUnavailable.
+        """
+        for _ in range(KEEP_TRIES):
+            due = self.levels.to_keep(self.now_ms())
+            if not due:
+                return
+            noted = records.encode({**self.levels.kept, **due})
+            await self._engine.script("swap", [keys.LEVELS], [self._kept_levels, noted, 0], durable=True)
+            # Also where another was first, for it may have died before it told anybody.
+            await self._announce("price", "levels")
 
 
 def _stored_plan(plan: Plan, mark: str) -> bytes:

@@ -27,6 +27,7 @@ from proxy.domain import (
 )
 from proxy.ledger.balances import StoredBalance, StoredWindow, read_balance
 from proxy.policy import windows
+from proxy.policy.levels import Step
 
 NEVER_MS = AMOUNT_MAX_NANOCREDITS
 """An expiry that never comes."""
@@ -52,6 +53,11 @@ def decode_plan(text: bytes) -> Plan:
 
 def decode_price(text: bytes) -> Price:
     return msgspec.json.decode(text, type=Price)
+
+
+def decode_levels(text: bytes) -> dict[str, Step]:
+    """The index that is kept of each level; none where nothing was noted."""
+    return msgspec.json.decode(text, type=dict[str, Step]) if text else {}
 
 
 def decode_strings(text: bytes) -> list[str]:

@@ -106,21 +106,107 @@ drawn_rows = st.lists(
 )
 
 
-@given(rows=drawn_rows, may_rise=st.booleans())
-def test_the_steps_are_what_a_plain_search_of_every_day_finds(rows: list[Price], may_rise: bool) -> None:
-    """On each day the least blend of the rows in force, by the price book's own rule of what is in force, never above the day before."""
-    level = replace(LEVEL, may_rise=may_rise)
-    steps = index_steps(level, rows)
+drawn_days = st.none() | st.integers(0, DAYS)
+drawn_kept = st.none() | st.builds(lambda day, index: Step(day * DAY_MS, index, "gone"), st.integers(0, DAYS), st.integers(1, 50))
+
+
+@given(rows=drawn_rows, may_rise=st.booleans(), rises_day=drawn_days, kept=drawn_kept)
+def test_the_steps_are_what_a_plain_search_of_every_day_finds(
+    rows: list[Price], may_rise: bool, rises_day: int | None, kept: Step | None
+) -> None:
+    """On each day the least blend of the rows in force, by the price book's own rule of what is in force, never above the day before.
+
+    What was kept stands for the day before it was noted; on the day on which it rises nothing does.
+    """
+    level = replace(LEVEL, may_rise=may_rise, rises_at_ms=None if rises_day is None else rises_day * DAY_MS)
+    steps = index_steps(level, rows, kept)
     index: int | None = None
     for day in range(DAYS + 2):
         at_ms = day * DAY_MS
         in_force = [find_price([other for other in rows if other.model == pattern], pattern, at_ms) for pattern in {r.model for r in rows}]
         blends = [blended_nanocredits(price, level) for price in in_force if price is not None and price.level == "small"]
         least = min((blend for blend in blends if blend is not None), default=None)
-        if least is not None and (index is None or may_rise or least < index):
+        if kept is not None and kept.at_ms == at_ms:
+            index = kept.index_nanocredits
+        if least is not None and (index is None or may_rise or day == rises_day or least < index):
             index = least
         step = step_at(steps, at_ms)
         assert (None if step is None else step.index_nanocredits) == index
+
+
+# --- what is kept --------------------------------------------------------------------------------------------------------------------
+
+
+def noted(rows: list[Price], day: int, level: Level = LEVEL, kept: dict[str, Step] | None = None) -> dict[str, Step]:
+    """What is kept once the indices of a day were noted."""
+    levels = Levels(rows, [level], kept)
+    return {**levels.kept, **levels.to_keep(day * DAY_MS)}
+
+
+def test_an_index_that_was_noted_outlasts_the_row_that_set_it() -> None:
+    """Whether the row is gone, or dearer in place, or all rows are gone, and with them the level's section; what falls below it counts."""
+    kept = noted([row("a", 0, 100), row("b", 1, 10)], 2)
+    assert kept == {"small": Step(2 * DAY_MS, 10, "b")}
+    for rows in ([row("a", 0, 100)], [row("a", 0, 100), row("b", 1, 50)], []):
+        levels = Levels(rows, (), kept)
+        assert (levels.index("small", 2 * DAY_MS), levels.index("small", 9 * DAY_MS)) == (10, 10)
+        assert levels.to_keep(9 * DAY_MS) == {}
+    falling = Levels([row("a", 0, 100), row("c", 5, 7)], (), kept)
+    assert [falling.index("small", day * DAY_MS) for day in (2, 4, 5)] == [10, 10, 7]
+    assert falling.to_keep(6 * DAY_MS) == {"small": Step(6 * DAY_MS, 7, "c")}
+
+
+def test_a_mistaken_row_is_cured_from_an_instant_on() -> None:
+    """Once: what was kept before it no longer counts, what is kept after it does. Without rows there is nothing to rise to."""
+    mistake, right = row("a", 1, 1), row("a", 0, 100)
+    kept = noted([right, mistake], 2)
+    cure = replace(LEVEL, rises_at_ms=5 * DAY_MS)
+    cured = Levels([right], [cure], kept)
+    assert [cured.index("small", day * DAY_MS) for day in (0, 2, 4, 5, 9)] == [100, 1, 1, 100, 100]
+    assert cured.to_keep(4 * DAY_MS) == {}
+    kept = noted([right], 6, cure, kept)
+    assert kept == {"small": Step(6 * DAY_MS, 100, "a")}
+    assert Levels([row("a", 0, 300)], [cure], kept).index("small", 9 * DAY_MS) == 100
+    assert Levels([], [cure], noted([right, mistake], 2)).index("small", 9 * DAY_MS) == 1
+
+
+def test_what_did_not_change_at_a_cure_is_noted_again() -> None:
+    """Else it would not count after the cure, and a row that goes then would take it along."""
+    rows, cure = [row("a", 0, 100), row("b", 0, 10)], replace(LEVEL, rises_at_ms=5 * DAY_MS)
+    kept = noted(rows, 6, cure, noted(rows, 2))
+    assert kept == {"small": Step(6 * DAY_MS, 10, "b")}
+    assert Levels(rows[:1], [cure], kept).index("small", 9 * DAY_MS) == 10
+
+
+def test_a_level_that_may_rise_is_kept_as_it_rises() -> None:
+    """So once it may no longer, it stays where it is, and does not fall to what it was long ago."""
+    rows, rising = [row("a", 0, 10), row("a", 3, 70)], replace(LEVEL, may_rise=True)
+    kept = noted(rows, 4, rising, noted(rows, 1, rising))
+    assert kept == {"small": Step(4 * DAY_MS, 70, "a")}
+    assert Levels(rows, [rising], noted(rows, 1, rising)).index("small", 4 * DAY_MS) == 70
+    assert Levels(rows, [LEVEL], kept).index("small", 9 * DAY_MS) == 70
+    assert Levels(rows, [LEVEL]).index("small", 9 * DAY_MS) == 10
+    assert Levels([], [rising], kept).index("small", 9 * DAY_MS) == 70
+
+
+def test_a_clock_that_was_put_back_notes_nothing() -> None:
+    """What is kept lies ahead of it then, and what it would note could be dearer."""
+    kept = noted([row("b", 1, 10)], 5)
+    assert Levels([row("a", 0, 100)], (), kept).to_keep(4 * DAY_MS) == {}
+
+
+@given(books=st.lists(st.tuples(drawn_rows, st.integers(0, 3)), min_size=1, max_size=6))
+def test_whatever_becomes_of_the_rows_the_index_never_rises(books: list[tuple[list[Price], int]]) -> None:
+    """The price book is edited again and again, and the index is noted before each edit, as it is before the configuration is read."""
+    kept: dict[str, Step] = {}
+    before, day = None, 0
+    for rows, days in books:
+        for _ in range(days + 1):
+            index = Levels(rows, [LEVEL], kept).index("small", day * DAY_MS)
+            assert before is None or (index is not None and index <= before)
+            before = index
+            kept = noted(rows, day, kept=kept)
+            day += 1
 
 
 # --- the schedule --------------------------------------------------------------------------------------------------------------------

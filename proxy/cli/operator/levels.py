@@ -27,6 +27,7 @@ def show_level(client: AdminClient, args: argparse.Namespace) -> Shown:
         ("since", short_time(level["since"])),
         ("a unit", f"a million tokens, {level['input_parts']} parts input to {level['output_parts']} of output"),
         ("may rise", level["may_rise"]),
+        *([("rises, once, at", short_time(level["rises_at"]))] if level["rises_at"] is not None else []),
         ("planned to fall", f"{falls} after the last price that is known"),
         ("plans", " ".join(level["plans"])),
     ]

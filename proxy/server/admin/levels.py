@@ -21,7 +21,8 @@ STEPS_SHOWN_MAX = 1000
 
 
 class StepView(View):
-    """From then on, the index, and the model pattern whose row set it. Steps that lie ahead come from rows dated ahead."""
+    """From then on, the index, and the model pattern whose row set it, which may be gone. Steps that lie ahead come from rows dated
+    ahead, or from `rises_at`."""
 
     at: MomentText
     index: CreditsText
@@ -48,13 +49,16 @@ class LevelView(View):
     """A level: a unit of it is a million tokens, `input_parts` of input to `output_parts` of output, and costs `index` credits."""
 
     name: str
-    index: CreditsText | None = Field(description="Null: no row in force prices a model of it, so nobody can count in it yet")
+    index: CreditsText | None = Field(description="Null: no row in force has priced a model of it, so nobody can count in it yet")
     since: MomentText | None
     model: str | None = Field(description="The pattern whose row set the index")
     input_parts: int
     output_parts: int
     may_rise: bool
-    deflation: float = Field(description="The factor by which the index is taken to fall in a year for which no price is known")
+    rises_at: MomentText | None = Field(
+        description="From then on, once, the index is what the rows in force say, also where that is higher"
+    )
+    deflation: float = Field(description="The factor by which the index is taken to fall in 365.25 days after the last known price")
     members: tuple[MemberView, ...]
     plans: tuple[str, ...] = Field(description="Whose accounts count in its units")
     steps: tuple[StepView, ...]
@@ -71,6 +75,7 @@ class LevelView(View):
             input_parts=level.input_parts,
             output_parts=level.output_parts,
             may_rise=level.may_rise,
+            rises_at=None if level.rises_at_ms is None else utc_time(level.rises_at_ms),
             deflation=level.deflation,
             members=tuple(MemberView.of(row, level) for row in members(level, levels.rows, now_ms)),
             plans=tuple(sorted(plan.name for plan in plans.values() if plan.unit == level.name)),

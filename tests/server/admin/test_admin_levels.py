@@ -35,6 +35,7 @@ async def test_a_level_shows_its_index_its_members_and_its_history(call: Client)
         "input_parts": 3,
         "output_parts": 1,
         "may_rise": False,
+        "rises_at": None,
         "deflation": 10.0,
         "members": [
             {"model": "b", "effective": "2026-01-01T00:00:00Z", "blended": "0.5"},
