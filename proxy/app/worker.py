@@ -19,7 +19,7 @@ from proxy.app import books
 from proxy.app.service import Service, Upstreams
 from proxy.app.settings import Origin, parse
 from proxy.config import Config
-from proxy.errors import SetupError
+from proxy.errors import Failure, SetupError
 from proxy.ledger import Store
 from proxy.ledger.backlog import Backlog
 from proxy.metrics import Metrics
@@ -153,6 +153,8 @@ class Worker:
         except SetupError as error:  # the parent has checked it, but a secret may have gone meanwhile
             log.error("the configuration stays as it was: %s", error)
             return
+        with contextlib.suppress(Failure):  # what the parent has kept of the levels' indices, before the rows that set them may go
+            await self._refresh()
         books.configure(self._settings, self._store.directory, self._metrics)
         self._service.configure(self._settings, endpoints)
 
