@@ -57,7 +57,7 @@ class TithePolicy(Intervention):
 
 
 class DividendPolicy(Intervention):
-    """What the commons has beyond a reserve is dealt to everyone who is entitled, in equal parts."""
+    """What the commons has beyond a reserve, or its strength's part of it, is dealt to everyone who is entitled, in equal parts."""
 
     reserve_credits: Amount = 0
     interval_s: float = Field(default=86_400, ge=60, le=31 * 86_400)
@@ -70,7 +70,7 @@ class Interventions(Section):
     step_s: float = Field(default=300, ge=0.1, le=86_400)
     """Each policy grows or eases by one step in so long."""
     sustained_s: float = Field(default=60, ge=0, le=86_400)
-    """How long scarcity must last to count, and be over to count as over."""
+    """How long scarcity must last to count. What was refused is forgotten by half in as long, so it ends minutes after all is served."""
     scarcity_min: float = Field(default=0.1, gt=0, le=1)
     """The share of the demand that is not served, or of the requests that wait."""
     scarcity_release: float = Field(default=0.05, ge=0, lt=1)
@@ -80,7 +80,7 @@ class Interventions(Section):
     """The share of those who asked today that got nothing."""
     denied_release: float = Field(default=0.05, ge=0, lt=1)
     people_min: int = Field(default=20, ge=2, le=1_000_000)
-    """Fewer users than this say nothing about equality."""
+    """Fewer users than this say nothing about Gini, fewer who asked nothing about the denied; then nothing acts."""
     floor: FloorPolicy = FloorPolicy()
     cap: CapPolicy = CapPolicy()
     progressive_price: PricePolicy = PricePolicy()

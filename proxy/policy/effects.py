@@ -25,9 +25,12 @@ def effect(orders: Orders, policy: PolicyName) -> str:
                 return "prices are what they are while seats are idle"
             return (
                 f"a price grows with use from {orders.price_theta:g} times the average ({_credits(orders.average_nanocredits)} per weight)"
-                f" on, by {orders.price_kappa:.0%} for each time the average, up to {orders.price_percent_max / 100:g} times"
+                f" on, by {orders.price_kappa:.0%} at one time the average beyond that and by"
+                f" {orders.price_kappa * 2**orders.price_beta:.0%} at two, up to {orders.price_percent_max / 100:g} times"
             )
         case "brake":
+            if orders.brake_quarters == WEIGHT_UNIT:
+                return "nobody counts less: weights are lowered by whole quarters, and this is less than one"
             return f"whoever used {_credits(orders.brake_nanocredits or 0)} per weight or more today counts {_times(orders.brake_quarters)}"
         case "tithe":
             return (
@@ -35,7 +38,9 @@ def effect(orders: Orders, policy: PolicyName) -> str:
                 f" {orders.tithe_share:.1%} of what is spent on top"
             )
         case "dividend":
-            return "what the commons has beyond its reserve is dealt to everyone who is entitled, in equal parts"
+            if not orders.dividend_nanocredits:
+                return "the commons has nothing beyond its reserve to deal"
+            return f"{_credits(orders.dividend_nanocredits)} of the commons are dealt to everyone who is entitled, in equal parts, when due"
 
 
 def _credits(amount_nanocredits: float) -> str:

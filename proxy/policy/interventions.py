@@ -2,8 +2,9 @@
 
 A policy grows only while something is scarce and, together with it, use is unequal among those who used something or too many of those who
 asked got nothing; it eases where scarcity is over or both figures are low again, and stays as it is in the band between. Strength moves by
-one step in `step_s`, from 0 to `steps_max`, so that what began also ends by itself. Everything follows from the arguments: same looks, same
-acts. Pure.
+one step in `step_s`, from 0 to `steps_max`, so that what began also ends by itself; all of it ends at once where too few have used anything
+to say that use is unequal, and where nobody has looked for so long that orders count no more. Everything follows from the arguments: same
+looks, same acts. Pure.
 """
 
 from __future__ import annotations
@@ -14,13 +15,14 @@ from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from proxy.policy.bounds import Bounds, Steps
-from proxy.policy.orders import POLICIES, WEIGHT_UNIT, Orders, PolicyName
+from proxy.policy.orders import ORDERS_VALID_MS, POLICIES, WEIGHT_UNIT, Orders, PolicyName
+from proxy.policy.reach import Crowd, Reach, reaches
 from proxy.policy.scarcity import Demand, Scarcity, watch
 from proxy.policy.tallies import Tally
 from proxy.policy.water_filling import average_nanocredits, level_nanocredits, top_edge_nanocredits, users
 
 Mode = Literal["off", "dry_run", "on"]
-ActKind = Literal["start", "grow", "ease", "stop", "deal"]
+ActKind = Literal["start", "grow", "ease", "stop", "rescale", "deal", "deal_refused"]
 TOP_SHARE: Final = 0.01
 BRAKE_RELEASE: Final = 0.9
 """The brake is let go where the top has less than this part of the share at which it is pulled."""
@@ -38,6 +40,7 @@ class Look:
     """Who asked today and got nothing at all."""
     commons_nanocredits: int = 0
     """What the commons could give now."""
+    entitled_people: int = 0
     utilisation: float | None = None
 
 
@@ -53,6 +56,8 @@ class Figures:
     top1_share: float = 0.0
     """The least that the topmost hundredth of the users has of all use."""
     users: int = 0
+    asked: int = 0
+    """The users, and those who asked and got nothing."""
     average_nanocredits: float = 0.0
     utilisation: float | None = None
 
@@ -73,6 +78,8 @@ class PolicyState:
     """Of its last step."""
     figures: Figures = NO_FIGURES
     """When it last moved, so that what came of it can be seen."""
+    steps_max: int = 0
+    """What its strength is a part of; 0: not noted."""
 
 
 AT_REST: Final = PolicyState()
@@ -88,6 +95,12 @@ class State:
     figures: Figures = NO_FIGURES
     dealt_at_ms: int = 0
     """When a dividend was dealt last."""
+    proposed_at_ms: int = 0
+    """When a dry run would have dealt one last."""
+    refused_at_ms: int = 0
+    """When one could not be dealt last."""
+    reaches: Mapping[PolicyName, Reach] = field(default_factory=dict)
+    """How far the orders reach, of each policy that is in force or proposed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +117,7 @@ class Act:
     """Of the step before this one; of a first step, what it is taken by."""
     after: Figures
     amount_nanocredits: int = 0
-    """What is dealt."""
+    """What is dealt, or could not be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,29 +132,48 @@ class Decision:
 def decide(before: State, look: Look, modes: Mapping[PolicyName, Mode], bounds: Bounds) -> Decision:
     """The next state, the orders that are in force until the next look, and what has changed."""
     look = replace(look, uses=look.uses.sound())
-    scarcity = watch(before.scarcity, look.demand, now_ms=look.now_ms, bounds=bounds)
+    unseen_ms = look.now_ms - before.scarcity.looked_at_ms
+    is_stale = before.scarcity.looked_at_ms > 0 and unseen_ms > ORDERS_VALID_MS  # what was seen then says nothing of now
+    scarcity = watch(UNSEEN if is_stale else before.scarcity, look.demand, now_ms=look.now_ms, bounds=bounds)
     figures = _figures(look, scarcity)
     pressure = _pressure(scarcity, figures, bounds)
     policies: dict[PolicyName, PolicyState] = {}
     acts: list[Act] = []
     for name in POLICIES:
         was = before.policies.get(name, AT_REST)
-        if was.mode != modes[name]:
+        why_anew = f"its mode became {modes[name]}" if was.mode != modes[name] else ""
+        if is_stale:
+            why_anew = f"nobody has looked for {unseen_ms // 60_000} minutes"
+        if why_anew:
             if was.strength:
-                reason_to_stop = f"its mode became {modes[name]}"
-                acts.append(Act(name, "stop", was.mode, was.strength, 0, reason_to_stop, was.figures, figures))
+                acts.append(Act(name, "stop", was.mode, was.strength, 0, why_anew, was.figures, figures))
             was = PolicyState(mode=modes[name])
         own_pressure = _brake_pressure(pressure, figures, bounds) if name == "brake" else pressure
         policies[name], act = _step(name, was, own_pressure, figures, look.now_ms, bounds)
         if act is not None:
             acts.append(act)
-    is_new = before.policies.get("dividend", AT_REST).mode != modes["dividend"]  # what a dry run would have dealt was not dealt
-    state = State(scarcity, policies, figures, 0 if is_new else min(before.dealt_at_ms, look.now_ms))
-    dealt = _deal(state, look, bounds)
+    state = State(
+        scarcity,
+        policies,
+        figures,
+        dealt_at_ms=min(before.dealt_at_ms, look.now_ms),  # a clock may step back
+        proposed_at_ms=min(before.proposed_at_ms, look.now_ms),
+        refused_at_ms=min(before.refused_at_ms, look.now_ms),
+    )
+    dealt = None if pressure.way < 0 else _deal(state, look, bounds)
     if dealt is not None:
-        state = replace(state, dealt_at_ms=look.now_ms)
+        is_dry = dealt.mode == "dry_run"
+        state = replace(state, proposed_at_ms=look.now_ms) if is_dry else replace(state, dealt_at_ms=look.now_ms)
         acts.append(dealt)
-    return Decision(state, _draw(state, look, bounds), tuple(acts))
+    orders = _draw(state, look, bounds)
+    crowd = Crowd(look.uses, look.denied_people, look.entitled_people)
+    reached = reaches(orders, crowd, dividend_interval_s=bounds.dividend.interval_s)
+    return Decision(replace(state, reaches=reached), orders, tuple(acts))
+
+
+def without_deal(state: State, before: State) -> State:
+    """What a decision leaves where the dividend that it dealt was refused: it is tried again once a step's time is over."""
+    return replace(state, dealt_at_ms=min(before.dealt_at_ms, state.dealt_at_ms), refused_at_ms=state.dealt_at_ms)
 
 
 def _figures(look: Look, scarcity: Scarcity) -> Figures:
@@ -154,6 +186,7 @@ def _figures(look: Look, scarcity: Scarcity) -> Figures:
         denied_share=look.denied_people / asked if asked else 0.0,
         top1_share=0.0 if curve is None else curve.share_above(1 - TOP_SHARE).low,
         users=people,
+        asked=asked,
         average_nanocredits=average_nanocredits(look.uses),
         utilisation=look.utilisation,
     )
@@ -168,18 +201,23 @@ class _Pressure:
 
     way: Literal[1, 0, -1]
     reason: str
+    is_sudden: bool = False
+    """It ends at once, not by steps."""
 
 
 def _pressure(scarcity: Scarcity, figures: Figures, bounds: Bounds) -> _Pressure:
+    """Gini is judged where enough have used something, the share of the denied where enough have asked."""
+    has_users, has_asked = figures.users >= bounds.people_min, figures.asked >= bounds.people_min
+    are_denied, are_served = figures.denied_share > bounds.denied_above, figures.denied_share < bounds.denied_release
+    if not has_users and (not has_asked or are_served):
+        return _Pressure(-1, f"{figures.users} users are too few to say anything of equality", is_sudden=True)
     if not scarcity.is_scarce:
         return _Pressure(-1, f"nothing is scarce: {figures.scarcity:.0%} of the demand waits or is refused")
-    if figures.users < bounds.people_min:
-        return _Pressure(-1, f"{figures.users} users are too few to say anything of equality")
-    demand = f"{figures.scarcity:.0%} of the demand waits or is refused"
-    said = f"{demand}, Gini is {figures.gini_low:.2f}, {figures.denied_share:.0%} of those who asked got nothing"
-    if figures.gini_low > bounds.gini_above or figures.denied_share > bounds.denied_above:
+    spread = f"Gini is {figures.gini_low:.2f}" if has_users else f"{figures.users} users are too few for Gini"
+    said = f"{figures.scarcity:.0%} of the demand waits or is refused, {spread}, {figures.denied_share:.0%} of those who asked got nothing"
+    if (has_users and figures.gini_low > bounds.gini_above) or are_denied:
         return _Pressure(1, said)
-    if figures.gini_low < bounds.gini_release and figures.denied_share < bounds.denied_release:
+    if are_served and figures.gini_low < bounds.gini_release:
         return _Pressure(-1, said)
     return _Pressure(0, said)
 
@@ -188,6 +226,8 @@ def _brake_pressure(pressure: _Pressure, figures: Figures, bounds: Bounds) -> _P
     """The brake is for the top alone, so it also asks how much the top has."""
     if pressure.way < 0:
         return pressure
+    if figures.users < bounds.people_min:
+        return _Pressure(-1, f"{figures.users} users are too few to speak of a top", is_sudden=True)
     said = f"{pressure.reason}; the topmost 1% of the users have {figures.top1_share:.0%}"
     if figures.top1_share > bounds.brake.share_above:
         return _Pressure(pressure.way, said)
@@ -197,18 +237,25 @@ def _brake_pressure(pressure: _Pressure, figures: Figures, bounds: Bounds) -> _P
 def _step(
     name: PolicyName, was: PolicyState, pressure: _Pressure, figures: Figures, now_ms: int, bounds: Bounds
 ) -> tuple[PolicyState, Act | None]:
-    most = 0 if was.mode == "off" else _of(name, bounds).steps_max
+    most = _of(name, bounds).steps_max
     stepped_at_ms = min(was.stepped_at_ms, now_ms)  # a clock may step back
-    strength = min(was.strength, most)
-    if now_ms - stepped_at_ms >= bounds.step_s * 1000:
+    strength, reason, is_rescaled = min(was.strength, most), pressure.reason, False
+    if was.mode == "off" or (pressure.is_sudden and was.strength):
+        strength = 0
+    elif was.strength and was.steps_max and was.steps_max != most:
+        strength, is_rescaled = was.strength * most // was.steps_max, True  # rounded down: a change of its steps strengthens nothing
+        reason = f"its steps became {most} instead of {was.steps_max}"
+    elif now_ms - stepped_at_ms >= bounds.step_s * 1000:
         strength = max(0, min(strength + pressure.way, most))
-    if strength == was.strength:
-        return replace(was, stepped_at_ms=stepped_at_ms), None
+    if strength == was.strength and not is_rescaled:
+        return replace(was, stepped_at_ms=stepped_at_ms, steps_max=most), None
     kind: ActKind = ("grow" if was.strength else "start") if strength > was.strength else ("ease" if strength else "stop")
+    if is_rescaled and strength:
+        kind = "rescale"
     since_ms = (was.since_ms if was.strength else now_ms) if strength else None
     before = was.figures if was.strength else figures
-    act = Act(name, kind, was.mode, was.strength, strength, pressure.reason, before, figures)
-    return PolicyState(was.mode, strength, now_ms, since_ms, pressure.reason, figures), act
+    act = Act(name, kind, was.mode, was.strength, strength, reason, before, figures)
+    return PolicyState(was.mode, strength, now_ms, since_ms, reason, figures, most), act
 
 
 def _of(name: PolicyName, bounds: Bounds) -> Steps:
@@ -217,14 +264,20 @@ def _of(name: PolicyName, bounds: Bounds) -> Steps:
 
 
 def _deal(state: State, look: Look, bounds: Bounds) -> Act | None:
-    """A dividend, where one is due: the strength's part of what the commons has beyond its reserve."""
+    """A dividend, where one is due. What a dry run would have dealt was not dealt, so it delays no other."""
     policy, section = state.policies["dividend"], bounds.dividend
-    if not policy.strength or look.now_ms - state.dealt_at_ms < section.interval_s * 1000:
-        return None
-    amount = (look.commons_nanocredits - section.reserve_credits) * policy.strength // section.steps_max
-    if amount <= 0:
+    amount = _dividend_nanocredits(policy, look, bounds)
+    last_ms = state.dealt_at_ms if policy.mode == "on" else max(state.dealt_at_ms, state.proposed_at_ms)
+    is_due = look.now_ms - last_ms >= section.interval_s * 1000 and look.now_ms - state.refused_at_ms >= bounds.step_s * 1000
+    if not is_due or amount <= 0:
         return None
     return Act("dividend", "deal", policy.mode, policy.strength, policy.strength, policy.reason, policy.figures, state.figures, amount)
+
+
+def _dividend_nanocredits(policy: PolicyState, look: Look, bounds: Bounds) -> int:
+    """The strength's part of what the commons has beyond its reserve."""
+    section = bounds.dividend
+    return max(0, (look.commons_nanocredits - section.reserve_credits) * policy.strength // section.steps_max)
 
 
 # --- the lines ---------------------------------------------------------------------------------------------------------------------
@@ -252,9 +305,10 @@ def _draw(state: State, look: Look, bounds: Bounds) -> Orders:
         price_beta=price.beta,
         price_percent_max=math.floor(100 * price.price_max),
         brake_nanocredits=max(average, top_edge_nanocredits(look.uses, TOP_SHARE)) if part["brake"] else None,
-        brake_quarters=round(WEIGHT_UNIT * braked),
+        brake_quarters=math.ceil(WEIGHT_UNIT * braked - 1e-9),  # never below its bound
         tithe_nanocredits=tithe.of_average * average,
         tithe_share=part["tithe"] * tithe.share,
+        dividend_nanocredits=_dividend_nanocredits(state.policies["dividend"], look, bounds),
     )
 
 

@@ -17,6 +17,9 @@ ON_SEATS: Final[frozenset[PolicyName]] = frozenset({"cap", "brake"})
 WEIGHT_UNIT: Final = 4
 """A weight counts in quarters while orders are in force: down to one of them, up to sixteen."""
 
+ORDERS_VALID_MS: Final = 240_000
+"""Orders that nobody has renewed for so long are in force no more: some looks may fail, but nothing outlives its reasons."""
+
 
 @dataclass(frozen=True, slots=True)
 class Orders:
@@ -45,6 +48,12 @@ class Orders:
     tithe_nanocredits: float = 0.0
     """Above this, `tithe_share` of what is spent goes to the commons on top."""
     tithe_share: float = 0.0
+    dividend_nanocredits: int = 0
+    """What would be dealt of the commons now, if a dividend were due."""
+
+    def are_valid(self, now_ms: int) -> bool:
+        """Whether they were renewed lately enough to count."""
+        return now_ms - self.at_ms <= ORDERS_VALID_MS
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,7 @@ def treat(orders: Orders, *, use_nanocredits: float, weight: int) -> Treatment:
         "floor": x < orders.floor_nanocredits,
         "cap": orders.cap_nanocredits is not None and x > orders.cap_nanocredits,
         "progressive_price": percent > 100,
-        "brake": orders.brake_nanocredits is not None and x >= orders.brake_nanocredits,
+        "brake": orders.brake_nanocredits is not None and orders.brake_quarters < WEIGHT_UNIT and x >= orders.brake_nanocredits,
         "tithe": orders.tithe_share > 0 and x > orders.tithe_nanocredits,
     }
     applied = tuple(name for name in orders.on if meant.get(name))

@@ -27,8 +27,8 @@ class Demand:
 
     @property
     def is_idle(self) -> bool:
-        """Whether seats are left that nobody wants, half of them at least; never where nothing has seats."""
-        return self.seats > 0 and not self.waiting and 2 * self.used <= self.seats
+        """Whether seats are left that nobody wants; never where nothing has seats."""
+        return not self.waiting and self.used < self.seats
 
     @property
     def queue_share(self) -> float:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from proxy.app.intervening import bounds_of
 from proxy.config import Interventions
 from proxy.policy.bounds import Bounds
-from proxy.policy.interventions import Decision, Look, Mode, State, decide
-from proxy.policy.orders import POLICIES, PolicyName
+from proxy.policy.interventions import Act, Decision, Look, Mode, State, decide, without_deal
+from proxy.policy.orders import ORDERS_VALID_MS, POLICIES, PolicyName, treat
 from proxy.policy.scarcity import Demand
 from proxy.policy.tallies import Tally
 from tests.support.unequal_town import ALL_OFF, Person, Town
@@ -43,6 +43,7 @@ def tally_of(*uses: int) -> Tally:
 
 UNEQUAL = tally_of(*[100] * 90, *[10_000] * 10)
 EQUAL = tally_of(*range(1_000, 1_100))
+FEW = tally_of(*[500] * 20)
 
 
 def look(second: float, *, uses: Tally = UNEQUAL, served: float = 0, deficit: float = 0, denied: int = 0, **more: int) -> Look:
@@ -147,6 +148,137 @@ def test_a_new_day_ends_them() -> None:
     assert strengths(watched(scarce(20) + fresh))[-1] == 0
 
 
+def tomorrow(last: Look, uses: Tally, *, denied: int = 0) -> Look:
+    """The next look, in which a day has begun."""
+    return replace(last, now_ms=last.now_ms + 5_000, uses=uses, demand=Demand(86_400_000, 1, 1), denied_people=denied)
+
+
+@pytest.mark.parametrize("mode", ["on", "dry_run"])
+def test_a_new_day_with_a_few_users_ends_them_at_once(mode: Mode) -> None:
+    """Whoever is first in the morning is not at the top of anything: all are released, and no line is drawn until enough have come."""
+    looks = scarce(20)
+    strong = watched(looks, dict.fromkeys(POLICIES, mode))[-1]
+    assert strong.orders.on or strong.orders.proposed
+    early = tally_of(*[100] * 9, 10_000)
+    released = decide(strong.state, tomorrow(looks[-1], early), dict.fromkeys(POLICIES, mode), QUICK)
+    assert released.state.scarcity.is_scarce
+    assert (released.orders.on, released.orders.proposed) == ((), ())
+    assert {(act.kind, act.strength) for act in released.acts} == {("stop", 0)}
+    assert all("10 users are too few" in act.reason for act in released.acts)
+    assert treat(released.orders, use_nanocredits=10_000, weight=1).applied == ()
+
+
+def test_few_users_among_many_denied_are_reason_enough() -> None:
+    """Ten have all and five hundred nothing: Gini of the ten says nothing, that of the others says enough; only of a top nobody speaks."""
+    decisions = watched(scarce(20, uses=tally_of(*[100] * 9, 10_000), denied=500))
+    assert strengths(decisions)[-1] == 4
+    assert strengths(decisions, "brake")[-1] == 0
+    assert "10 users are too few for Gini, 98% of those who asked got nothing" in decisions[-1].state.policies["cap"].reason
+    few = watched(scarce(100, uses=tally_of(*[10_000] * 10), denied=9))
+    assert not any(decision.acts for decision in few), "nineteen who asked are too few for either"
+
+
+def test_what_was_seen_before_a_long_stop_counts_no_more() -> None:
+    """Where nobody has looked for longer than orders are valid, all of it ends, is told so, and nothing is dealt."""
+    looks = scarce(20, start=20_000)
+    strong = watched([replace(one, commons_nanocredits=10**9) for one in looks])[-1]
+    was = {name for name, policy in strong.state.policies.items() if policy.strength}
+    later = replace(looks[-1], now_ms=looks[-1].now_ms + ORDERS_VALID_MS, commons_nanocredits=10**9)
+    assert decide(strong.state, later, ALL_ON, QUICK).state.policies["cap"].strength == 4, "not a moment earlier"
+    later = replace(later, now_ms=later.now_ms + 2 * 86_400_000, demand=Demand(3 * 86_400_000, 10**9, 0))
+    begun_anew = decide(strong.state, later, ALL_ON, QUICK)
+    assert begun_anew.orders.on == ()
+    assert not begun_anew.state.scarcity.is_scarce
+    assert {(act.policy, act.kind, act.strength) for act in begun_anew.acts} == {(name, "stop", 0) for name in was}
+    assert all(act.reason.startswith("nobody has looked for 288") for act in begun_anew.acts)
+
+
+# --- dividends ----------------------------------------------------------------------------------------------------------------------------
+
+
+def rich(looks: list[Look], commons: int = 1_000_000) -> list[Look]:
+    """The same looks, late enough for a dividend to be due."""
+    return [replace(one, now_ms=one.now_ms + 10**9, commons_nanocredits=commons) for one in looks]
+
+
+def deals(decisions: list[Decision]) -> list[Act]:
+    return [act for decision in decisions for act in decision.acts if act.kind == "deal"]
+
+
+def test_nothing_is_dealt_while_a_policy_eases() -> None:
+    """A dividend is for those who lack something: once nothing is scarce it waits, though its strength is not yet gone."""
+    total = 8 * 1_000_000
+    after = [look(5 * (8 + i), served=total / 2 + 1e6 * i, deficit=total / 2) for i in range(100)]
+    decisions = watched(rich(scarce(8), commons=0) + rich(after, commons=0))
+    easing = next(n for n, decision in enumerate(decisions) if any(act.kind == "ease" for act in decision.acts))
+    before, one = decisions[easing].state, replace(rich(after)[easing - 8], commons_nanocredits=1_000_000)
+    assert before.policies["dividend"].strength > 0
+    assert deals([decide(before, one, ALL_ON, QUICK)]) == []
+    assert len(deals(watched(rich(scarce(8))))) == 1
+
+
+def test_off_and_on_again_deals_no_second_dividend() -> None:
+    """Within an interval there is one, whatever happens to the mode; what a dry run would have dealt counts for dry runs alone."""
+    looks = rich(scarce(60))
+    state, found = State(), []
+    modes: list[Mode] = ["dry_run"] * 20 + ["on"] * 15 + ["off"] * 5 + ["on"] * 20
+    for one, mode in zip(looks, modes, strict=True):
+        decision = decide(state, one, only("dividend", mode), QUICK)
+        state = decision.state
+        found += [(act.mode, act.kind) for act in decision.acts if act.kind == "deal"]
+    assert found == [("dry_run", "deal"), ("on", "deal")]
+
+
+def test_a_dividend_that_was_refused_is_tried_again_after_a_steps_time() -> None:
+    """Not an interval later, and not at each look."""
+    looks, state, dealt_s = rich(scarce(30)), State(), []
+    for one in looks:
+        decision = decide(state, one, only("dividend"), QUICK)
+        is_dealt = bool(deals([decision]))
+        state = without_deal(decision.state, state) if is_dealt else decision.state
+        dealt_s += [one.now_ms // 1000] if is_dealt else []
+    assert len(dealt_s) > 5
+    assert {b - a for a, b in itertools.pairwise(dealt_s)} == {QUICK.step_s}
+    assert state.dealt_at_ms == 0
+
+
+# --- bounds and modes that change ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("before", "strength", "after", "expected"), [(16, 6, 4, 1), (16, 3, 4, 0), (4, 2, 16, 8), (3, 2, 2, 1)])
+def test_other_steps_strengthen_nothing(before: int, strength: int, after: int, expected: int) -> None:
+    """The part of its full strength stays, rounded down, and the change is an act."""
+    first, second = (replace(QUICK, cap=replace(QUICK.cap, steps_max=most)) for most in (before, after))
+    looks = scarce(40)
+    decisions = watched(looks, only("cap"), first)
+    place = strengths(decisions, "cap").index(strength)
+    changed = decide(decisions[place].state, looks[place + 1], only("cap"), second)
+    (act,) = changed.acts
+    assert (act.kind, act.strength_before, act.strength) == ("rescale" if expected else "stop", strength, expected)
+    assert act.reason == f"its steps became {after} instead of {before}"
+    assert changed.state.policies["cap"].strength == expected
+    again = decide(changed.state, replace(looks[place + 1], now_ms=looks[place + 1].now_ms + 1), only("cap"), second)
+    assert again.acts == ()
+
+
+@pytest.mark.parametrize(("used", "waiting", "is_raised"), [(6, 0, False), (9, 0, False), (10, 0, True), (6, 1, True)])
+def test_no_price_is_raised_while_a_seat_is_idle(used: int, waiting: int, is_raised: bool) -> None:
+    """Whoever would take a seat that nobody else wants pays what it costs."""
+    strong = watched(scarce(20))[-1]
+    one = scarce(21)[-1]
+    one = replace(one, demand=replace(one.demand, seats=10, used=used, waiting=waiting))
+    assert (decide(strong.state, one, ALL_ON, QUICK).orders.price_kappa > 0) == is_raised
+
+
+def test_the_brake_is_never_below_its_least_weight() -> None:
+    """Weights are lowered by whole quarters; where the bound leaves none of them, nobody counts less and nobody is told so."""
+    for weight_min, quarters in ((0.25, 1), (0.5, 2), (0.7, 3), (0.75, 3), (0.8, 4)):
+        bounds = replace(QUICK, brake=replace(QUICK.brake, weight_min=weight_min, share_above=0.001))
+        orders = watched(scarce(20), only("brake"), bounds)[-1].orders
+        assert (orders.on, orders.brake_quarters) == (("brake",), quarters)
+        assert treat(orders, use_nanocredits=10**9, weight=1).applied == (("brake",) if quarters < 4 else ())
+
+
 def test_a_mode_that_changes_begins_from_nothing() -> None:
     """What was a dry run does not take effect at full strength at once."""
     first = watched(scarce(20), only("cap", "dry_run"))[-1]
@@ -180,7 +312,7 @@ def test_at_most_one_step_in_a_steps_time(seed: int) -> None:
     for _ in range(300):
         at_s += rng.choice([0, 1, 5, 30])
         served, deficit = served + rng.choice([0, 1e6]), deficit + rng.choice([0, 0, 2e6])
-        looks.append(look(at_s, uses=rng.choice([EQUAL, UNEQUAL, Tally()]), served=served, deficit=deficit, denied=rng.choice([0, 40])))
+        looks.append(look(at_s, uses=rng.choice([EQUAL, UNEQUAL, FEW]), served=served, deficit=deficit, denied=rng.choice([0, 40])))
     decisions = watched(looks)
     for policy in POLICIES:
         found = strengths(decisions, policy)
