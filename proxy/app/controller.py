@@ -6,6 +6,7 @@ rules' (`policy/interventions.py`), what it means for a request the workers'. Mu
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -20,10 +21,12 @@ from proxy.ledger.giving import Giving
 from proxy.ledger.interventions import InterventionRecord, Published
 from proxy.ledger.people import left_to_give
 from proxy.metrics import Metrics
+from proxy.metrics.definition import Rows
 from proxy.metrics.interventions import rows_of
 from proxy.policy.equality import WindowState
-from proxy.policy.interventions import Act, Decision, Figures, Look, Mode, decide
-from proxy.policy.orders import PolicyName
+from proxy.policy.interventions import Act, Figures, Look, Mode, decide, without_deal
+from proxy.policy.orders import POLICIES, PolicyName
+from proxy.policy.reach import Reach
 from proxy.policy.scarcity import Demand
 from proxy.policy.tallies import WindowName
 from proxy.server.interventions import Standing
@@ -32,6 +35,9 @@ from proxy.server.pools import UpstreamPools
 log = logging.getLogger(__name__)
 
 ACTOR: Final = "interventions"
+OF_THE_COMMONS: Final[frozenset[PolicyName]] = frozenset({"tithe", "dividend"})
+"""Policies that are nothing without an account of the commons."""
+NOBODY: Final = Reach()
 
 
 class Uses(Protocol):
@@ -60,37 +66,66 @@ class Controller:
         self._metrics = metrics
         self._settings = settings
         self._giving = giving
+        self._known = Published()
 
     async def tick(self) -> None:
         """Look and decide, where it is time for a look and nobody else takes it; show how interventions stand in any case. To be called
         more often than looks are due. Raises LedgerUnavailable."""
-        section = self._settings().intervention
-        published = await self._record.read()
-        if await self._record.lease(round(section.tick_s * 1000)):
-            published = await self._decide(published)
-        self._metrics.interventions_are(rows_of(published.state.policies, steps_max=steps_max_of(section)))
+        try:
+            leased = await self._record.lease(round(self._settings().intervention.tick_s * 1000))
+            self._known = await self._record.read()
+            if leased:
+                self._known = await self._decide(self._known)
+        finally:
+            self._metrics.interventions_are(self._rows())  # what lapses is to be seen without a ledger, too
+
+    def _rows(self) -> Mapping[str, Rows]:
+        standing = self._standing_of(self._known)
+        return rows_of(
+            standing.published.state,
+            acting=[name for name in POLICIES if standing.acts(name)],
+            proposed=[name for name in POLICIES if standing.is_proposed(name)],
+            steps_max=standing.steps_max,
+        )
 
     async def _decide(self, published: Published) -> Published:
         modes = self.modes(published)
         if published.orders is None and all(mode == "off" for mode in modes.values()):
             return published  # nothing has begun, and nothing will
         decision = decide(published.state, await self._look(), modes, bounds_of(self._settings().intervention))
+        if not await self._record.is_still(published.revision):
+            return await self._record.read()  # somebody else has decided, or a mode was set: what was seen is to be judged again
+        state = decision.state
         for act in decision.acts:
-            await self._carry_out(act, decision)
-        await self._record.publish(decision.state, decision.orders)
-        return dataclasses.replace(published, state=decision.state, orders=decision.orders)
+            if act.kind == "deal" and act.mode == "on":
+                act = await self._dealt(act, decision.orders.at_ms)
+            if act.kind == "deal_refused":
+                state = without_deal(state, published.state)
+            await self._write_down(act, decision.orders.at_ms, state.reaches.get(act.policy, NOBODY))
+        if not await self._record.publish(state, decision.orders, since=published.revision):
+            log.info("a decision on interventions came too late and is not in force")
+        return await self._record.read()
 
     def modes(self, published: Published) -> Mapping[PolicyName, Mode]:
-        """The mode of each policy: as set at run time, else as the file has it."""
-        return {**modes_of(self._settings().intervention), **published.modes}
+        """The mode of each policy: as set at run time, else as the file has it; off where it needs a commons and there is none."""
+        modes: dict[PolicyName, Mode] = {**modes_of(self._settings().intervention), **published.modes}
+        if self._settings().commons.account is None:
+            modes |= {name: "off" for name in OF_THE_COMMONS if modes[name] == "on"}
+        return modes
 
     async def standing(self) -> Standing:
         """How interventions stand, as of the last look."""
-        published = await self._record.read()
-        return Standing(published, self.modes(published), steps_max_of(self._settings().intervention))
+        return self._standing_of(await self._record.read())
+
+    def _standing_of(self, published: Published) -> Standing:
+        orders, now_ms = published.orders, self._store.engine.now_ms()
+        is_in_force = orders is not None and orders.are_valid(now_ms)
+        return Standing(published, self.modes(published), steps_max_of(self._settings().intervention), is_in_force)
 
     async def set_mode(self, policy: PolicyName, mode: Mode | None) -> None:
-        """Have a policy in this mode from the next look on; None: as the configuration has it."""
+        """Have a policy in this mode from the next look on; None: as the configuration has it. Raises Refusal invalid_request."""
+        if mode == "on" and policy in OF_THE_COMMONS and self._settings().commons.account is None:
+            raise Refusal("invalid_request", f"{policy} needs a commons, and there is none", hint="name its account in [commons]")
         await self._record.set_mode(policy, mode)
 
     async def _look(self) -> Look:
@@ -109,6 +144,7 @@ class Controller:
             uses=state.total.tally,
             demand=demand,
             denied_people=state.denied_people,
+            entitled_people=state.total.population.people,
             commons_nanocredits=await self._commons_nanocredits(),
             utilisation=state.utilisation,
         )
@@ -124,32 +160,42 @@ class Controller:
             return 0
         return left_to_give(levels[-1:], self._store.engine.now_ms())
 
-    async def _carry_out(self, act: Act, decision: Decision) -> None:
-        """Do what an act does by itself, and write it down. Where the ledger fails in between it is decided again: a dividend is dealt
-        once nevertheless, a line may stand twice."""
-        at_ms = decision.orders.at_ms
-        if act.kind == "deal" and act.mode == "on":
-            interval_ms = round(self._settings().intervention.dividend.interval_s * 1000)
-            try:
-                await self._giving.dividends.declare(
-                    f"intervention:{at_ms // interval_ms}",
-                    credits_nanocredits=act.amount_nanocredits,
-                    by="equal",
-                    expires_at_ms=None,
-                    reason=f"intervention dividend: {act.reason}",
-                )
-            except Refusal as refusal:
-                log.warning("the dividend was not dealt: %s", refusal.message)
-        self._metrics.intervened(act.policy, act.kind)
+    async def _dealt(self, act: Act, at_ms: int) -> Act:
+        """Declare a dividend; what came of it. There is one in an interval: where it was declared before, and that could not be noted, it
+        is that one."""
+        dividend_id = self._dividend_id(at_ms)
+        try:
+            await self._giving.dividends.declare(
+                dividend_id,
+                credits_nanocredits=act.amount_nanocredits,
+                by="equal",
+                expires_at_ms=None,
+                reason=f"intervention dividend: {act.reason}",
+            )
+        except Refusal as refusal:
+            with contextlib.suppress(Refusal):
+                there = await self._giving.dividends.find(dividend_id)
+                return dataclasses.replace(act, amount_nanocredits=there.asked_nanocredits or 0)
+            log.warning("the dividend was not dealt: %s", refusal.message)
+            return dataclasses.replace(act, kind="deal_refused", reason=refusal.message)
+        return act
+
+    def _dividend_id(self, at_ms: int) -> str:
+        return f"intervention:{at_ms // round(self._settings().intervention.dividend.interval_s * 1000)}"
+
+    async def _write_down(self, act: Act, at_ms: int, reach: Reach) -> None:
+        """In the metrics, the log and the audit log. Where the ledger fails before the decision is in force, a line may stand twice."""
+        is_dealt = act.kind == "deal" and act.mode == "on"
+        self._metrics.intervened(act.policy, "would_deal" if act.kind == "deal" and not is_dealt else act.kind)
         log.info("intervention %s (%s): %s, strength %d: %s", act.policy, act.mode, act.kind, act.strength, act.reason)
         await self._store.directory.record_event(
             actor=ACTOR,
             action=f"intervention.{act.kind}",
             subject=act.policy,
             before=_text(act.strength_before, act.before),
-            after=_text(act.strength, act.after, mode=act.mode, amount_nanocredits=act.amount_nanocredits),
+            after=_text(act.strength, act.after, mode=act.mode, amount_nanocredits=act.amount_nanocredits, **dataclasses.asdict(reach)),
             reason=act.reason,
-            operation_id=f"intervention:{act.policy}:{act.kind}:{at_ms}",
+            operation_id=self._dividend_id(at_ms) if is_dealt else f"intervention:{act.policy}:{act.kind}:{at_ms}",
         )
 
 

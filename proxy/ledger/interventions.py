@@ -1,14 +1,16 @@
 """The one record of interventions: what has been seen and decided, the orders in force, and the modes that operators have set.
 
-One controller at a time writes it, whichever process holds the lease at that moment; everybody reads it. A record that this version cannot
-read counts as none, so that the rules begin anew. Must not know what the rules are.
+One controller at a time looks, whichever process holds the lease at that moment; what it decides counts only where the record is still as
+it was read, so that one that is late undoes nothing. Everybody reads it. What this version cannot read of it counts as none, so that the
+rules begin anew; each mode that can be read stays. Must not know what the rules are.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import msgspec
@@ -34,6 +36,8 @@ class Published:
     """None before the first decision."""
     modes: Mapping[PolicyName, Mode] = field(default_factory=dict)
     """As set at run time; the configuration's hold for the others."""
+    revision: str = ""
+    """Another one whenever a decision is published or a mode is set."""
 
 
 class InterventionRecord:
@@ -45,35 +49,45 @@ class InterventionRecord:
     async def read(self) -> Published:
         """All of it."""
         row = pairs(await self._engine.command("HGETALL", keys.INTERVENTIONS))
-        modes = {name: row[_MODE + name].decode() for name in POLICIES if _MODE + name in row}
+        modes = _modes({name: row.get(_MODE + name) for name in POLICIES})
+        published = Published(modes=modes, revision=row.get("revision", b"").decode())
         try:
-            return Published(
-                state=msgspec.json.decode(row["state"], type=State) if "state" in row else _FRESH,
-                orders=_orders(row.get("orders")),
-                modes=msgspec.convert(modes, type=dict[PolicyName, Mode]),
-            )
+            state = msgspec.json.decode(row["state"], type=State) if "state" in row else _FRESH
+            return replace(published, state=state, orders=_orders(row.get("orders")))
         except msgspec.ValidationError as error:
             log.warning("the record of interventions cannot be read and counts as none: %s", error)
-            return Published()
+            return published
+
+    async def is_still(self, revision: str) -> bool:
+        """Whether nothing was decided or set since a record of this revision was read."""
+        return (await self._engine.command("HGET", keys.INTERVENTIONS, "revision") or b"").decode() == revision
 
     async def orders(self) -> Orders | None:
-        """The orders in force; None where nothing has been decided yet."""
+        """The orders in force, without the policies that an operator has given another mode since; None where nothing has been decided
+        yet."""
+        orders, *texts = await self._engine.command("HMGET", keys.INTERVENTIONS, "orders", *(_MODE + name for name in POLICIES))
         try:
-            return _orders(await self._engine.command("HGET", keys.INTERVENTIONS, "orders"))
+            found = _orders(orders)
         except msgspec.ValidationError:
             return None
+        if found is None:
+            return None
+        modes = {name: text.decode() for name, text in zip(POLICIES, texts, strict=True) if text is not None}
+        return replace(
+            found,
+            on=tuple(name for name in found.on if modes.get(name, "on") == "on"),
+            proposed=tuple(name for name in found.proposed if modes.get(name, "dry_run") == "dry_run"),
+        )
 
-    async def publish(self, state: State, orders: Orders) -> None:
-        """Put a decision in force."""
-        fields = ("state", msgspec.json.encode(state), "orders", msgspec.json.encode(orders))
-        await self._engine.command("HSET", keys.INTERVENTIONS, *fields)
+    async def publish(self, state: State, orders: Orders, *, since: str) -> bool:
+        """Put in force what was decided from a record of this revision; whether it is, because the record is still that one."""
+        texts = (msgspec.json.encode(state), msgspec.json.encode(orders))
+        return bool(await self._engine.script("publish", [keys.INTERVENTIONS], [since, secrets.token_hex(8), *texts]) == 1)
 
     async def set_mode(self, policy: PolicyName, mode: Mode | None) -> None:
-        """Have a policy in this mode from the next look on, whatever the configuration says; None: as that says."""
-        if mode is None:
-            await self._engine.command("HDEL", keys.INTERVENTIONS, _MODE + policy)
-        else:
-            await self._engine.command("HSET", keys.INTERVENTIONS, _MODE + policy, mode)
+        """Have a policy in this mode from the next look on, whatever the configuration says; None: as that says. Where it acts otherwise,
+        that ends at once."""
+        await self._engine.script("set_mode", [keys.INTERVENTIONS], [_MODE + policy, mode or "", secrets.token_hex(8)])
 
     async def lease(self, for_ms: int) -> bool:
         """Whether the next look is the caller's, because nobody else has taken one for so long."""
@@ -82,3 +96,16 @@ class InterventionRecord:
 
 def _orders(row: bytes | None) -> Orders | None:
     return None if row is None else msgspec.json.decode(row, type=Orders)
+
+
+def _modes(texts: Mapping[PolicyName, bytes | None]) -> Mapping[PolicyName, Mode]:
+    """Those that are set and can be read."""
+    modes: dict[PolicyName, Mode] = {}
+    for name, text in texts.items():
+        if text is None:
+            continue
+        try:
+            modes |= msgspec.convert({name: text.decode()}, type=dict[PolicyName, Mode])
+        except msgspec.ValidationError:
+            log.warning("the mode that was set of %s cannot be read and counts as none", name)
+    return modes

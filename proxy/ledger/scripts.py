@@ -18,7 +18,7 @@ PRELUDE = ("prelude", "prelude_accounts", "prelude_uses", "prelude_rates", "prel
 POOL_PRELUDE = ("pool_prelude", "pool_shares", "pool_tickets")
 """The same for the verbs on pools, which know no account."""
 
-STANDALONE = ("record", "cut_journal", "cut_index", "swap", "fold", "prove", "begin_proof")
+STANDALONE = ("record", "cut_journal", "cut_index", "swap", "fold", "prove", "begin_proof", "publish", "set_mode")
 """Scripts that touch no account and so go without the prelude."""
 
 VERBS = (

@@ -17,7 +17,7 @@ OUTCOMES: Final = frozenset({"complete", "cut", "client_gone", "upstream_gone", 
 VERBS: Final = frozenset(
     {"hold", "debit", "extend", "settle", "void", "expire", "grant", "revoke", "adjust", "transfer", "collect", "forgo", "deliver"}
     | {"set_limits", "audit", "open", "change", "enrol", "write", "record", "cut_journal", "cut_index", "swap", "fold"}
-    | {"prove", "begin_proof"}
+    | {"prove", "begin_proof", "publish", "set_mode"}
     | {"pool_enter", "pool_charge", "pool_leave", "pool_beat", "pool_configure", "pool_adapt", "pool_state"}
 )
 """The ledger's scripts."""

@@ -21,14 +21,12 @@ from proxy.ledger.interventions import Published
 from proxy.metrics import Metrics
 from proxy.policy.effects import effect
 from proxy.policy.equality import Uses
-from proxy.policy.interventions import Mode
+from proxy.policy.interventions import AT_REST, Mode
 from proxy.policy.orders import NEUTRAL, WEIGHT_UNIT, Orders, PolicyName, Treatment, treat, without_seat
 from proxy.policy.raised_price import raised
 
 log = logging.getLogger(__name__)
 
-ORDERS_VALID_MS: Final = 240_000
-"""Orders that nobody has renewed for so long are in force no more: some looks may fail, but nothing outlives its reasons."""
 OWED_MAX: Final = 10_000
 """Persons whose tithes wait; of more, none is taken."""
 RAISED_MAX: Final = 4_096
@@ -54,6 +52,21 @@ class Standing:
     published: Published
     modes: Mapping[PolicyName, Mode]
     steps_max: Mapping[PolicyName, int]
+    is_in_force: bool = False
+    """Whether the orders were renewed lately enough to count."""
+
+    def acts(self, name: PolicyName) -> bool:
+        """Whether a policy acts on callers."""
+        return self._has_strength(name, "on")
+
+    def is_proposed(self, name: PolicyName) -> bool:
+        """Whether it is a dry run that would act."""
+        return self._has_strength(name, "dry_run")
+
+    def _has_strength(self, name: PolicyName, mode: Mode) -> bool:
+        """In this mode, at the last look and still."""
+        policy = self.published.state.policies.get(name, AT_REST)
+        return self.is_in_force and policy.mode == self.modes[name] == mode and policy.strength > 0
 
 
 class Control(Protocol):
@@ -64,7 +77,7 @@ class Control(Protocol):
         ...
 
     async def set_mode(self, policy: PolicyName, mode: Mode | None) -> None:
-        """From the next look on; None: as the configuration has it."""
+        """From the next look on; None: as the configuration has it. Raises Refusal invalid_request."""
         ...
 
 
@@ -108,6 +121,7 @@ class Interventions:
         self._owed: dict[Path, int] = {}
         self._gifts: list[tuple[Path, _Gift]] = []
         """What could not be told to the ledger yet; bounded as `_owed` is."""
+        self._is_commons_missing = False
 
     async def refresh(self) -> None:
         """Take over the orders as they are now; while the ledger is away those that are known stay, for as long as they are valid."""
@@ -116,8 +130,7 @@ class Interventions:
         except LedgerUnavailable:
             log.debug("no orders: the ledger is away")
         orders = self._orders
-        is_valid = orders is not None and self._now_ms() - orders.at_ms <= ORDERS_VALID_MS
-        self.in_force = orders is not None and is_valid and bool(orders.on or orders.proposed)
+        self.in_force = orders is not None and orders.are_valid(self._now_ms()) and bool(orders.on or orders.proposed)
 
     # --- admission ---------------------------------------------------------------------------------------------------------------
 
@@ -198,7 +211,7 @@ class Interventions:
         gift_id, ends_at_ms = f"floor:{starts_at_ms // DAY_MS}:{person[-1]}", starts_at_ms + DAY_MS
         try:
             amount -= await self._uses.set_aside(person)
-            commons = await self._commons()
+            commons = await self._path_of_commons()
             gift = _Gift(gift_id, "intervention floor: topped up", amount, ends_at_ms)
             given = amount > 0 and commons is not None and await self._give(gift, commons, person)
         except LedgerUnavailable:
@@ -216,19 +229,32 @@ class Interventions:
             self._owed[person] = self._owed.get(person, 0) + due
 
     async def give_tithes(self) -> None:
-        """Give what is due to the commons, one transfer for each person. Once in an interval, and at the end."""
+        """Give what is due to the commons, one transfer for each person; where there is none, nothing is due. Once in an interval, and at
+        the end."""
         owed, self._owed = self._owed, {}
         gifts, self._gifts = self._gifts, []
         gifts += [(person, _Gift(f"tithe:{self._name}:{next(self._numbers)}", "intervention tithe", due)) for person, due in owed.items()]
         for place, (person, gift) in enumerate(gifts):
             try:
-                commons = await self._commons()
+                commons = await self._path_of_commons()
                 given = commons is not None and await self._give(gift, person, commons, into=COMMONS)
             except LedgerUnavailable:
                 self._gifts = gifts[place : place + OWED_MAX]
                 return
             if given:
                 self._metrics.intervened("tithe", "give")
+
+    async def _path_of_commons(self) -> Path | None:
+        """None where there is no commons, or no such account, which is told once. Raises LedgerUnavailable."""
+        try:
+            commons = await self._commons()
+        except Refusal as refusal:
+            if not self._is_commons_missing:
+                log.warning("nothing is given to or from the commons: %s", refusal.message)
+            self._is_commons_missing = True
+            return None
+        self._is_commons_missing = False
+        return commons
 
     async def _give(self, gift: _Gift, giver: Path, taker: Path, *, into: str = "") -> bool:
         """Transfer what is meant, or what is left of it; whether anything was: not where the ledger has another amount under its id.

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from dataclasses import replace
 from typing import Any
+
+import pytest
 
 from proxy import config
 from proxy.app.controller import Controller
 from proxy.domain import AccountId
+from proxy.errors import LedgerUnavailable, Refusal
 from proxy.ledger import Store, keys
 from proxy.ledger.interventions import InterventionRecord
 from proxy.ledger.pools import Pools
 from proxy.metrics import Metrics
+from proxy.policy.equality import WindowState
 from proxy.policy.interventions import State
-from proxy.policy.orders import POLICIES, PolicyName
+from proxy.policy.orders import ORDERS_VALID_MS, POLICIES, PolicyName
+from proxy.policy.tallies import WindowName
 from proxy.server.pools import UpstreamPools
 from tests.server.admin.bench import COMMONS, giving_of
 from tests.support.known_use import KnownUse, Person
@@ -126,6 +133,8 @@ async def test_a_dividend_is_declared_once_from_what_the_commons_has(store: Stor
     await dry.look()
     await until(dry, 1, "dividend")
     assert (await dry.giving.dividends.all(after=None, limit=10)).items == ()
+    assert "deal" not in acts_of(dry, "dividend")
+    assert acts_of(dry, "dividend")["would_deal"] == 1
     town = Town(store, dividend={"mode": "on", "steps_max": 2, "reserve_credits": "0.0000004"})
     await until(town, 2, "dividend")
     (dividend,) = (await town.giving.dividends.all(after=None, limit=10)).items
@@ -150,5 +159,208 @@ async def test_what_is_published_reads_back_as_it_was(store: Store) -> None:
     await until(town, 1)
     published = await town.record.read()
     assert published.orders is not None
-    await town.record.publish(published.state, published.orders)
-    assert await town.record.read() == published
+    assert await town.record.publish(published.state, published.orders, since=published.revision)
+    again = await town.record.read()
+    assert replace(again, revision=published.revision) == published
+    assert any(reach.people for reach in again.state.reaches.values())
+
+
+# --- who decides, and what an operator sets meanwhile -----------------------------------------------------------------------------------
+
+
+class SlowUse:
+    """The same people, told only once the test lets it be."""
+
+    def __init__(self, use: KnownUse) -> None:
+        self.use, self.is_asked, self.may_answer = use, asyncio.Event(), asyncio.Event()
+
+    async def state(self, window: WindowName, group: str | None) -> WindowState:
+        found = await self.use.state(window, group)
+        self.is_asked.set()
+        await self.may_answer.wait()
+        return found
+
+
+def slowed(town: Town, **policies: Any) -> tuple[Controller, SlowUse]:
+    """Another controller, whose looks take as long as the test wants."""
+    other, use = Town(town.store, town.use, **policies), SlowUse(town.use)
+    controller = Controller(
+        *(town.store,),
+        uses=use,
+        pools=UpstreamPools(Pools(town.store.engine), lambda: ()),
+        metrics=Metrics(),
+        settings=lambda: other.settings,
+        giving=other.giving,
+    )
+    return controller, use
+
+
+async def test_a_late_look_does_not_undo_what_an_operator_has_ended(store: Store) -> None:
+    """Whether or not somebody has looked since: what hangs decides from what was, and is not in force."""
+    policy = {"mode": "on", "steps_max": 2}
+    town = Town(store, cap=policy)
+    await town.look()
+    await until(town, 2)
+    for looks_between in (0, 1):
+        controller, use = slowed(town, cap={"mode": "on", "steps_max": 4})  # which it would rescale
+        await store.engine.command("DEL", keys.lease("interventions"))
+        hanging = asyncio.create_task(controller.tick())
+        await use.is_asked.wait()
+        written = len((await store.directory.events(limit=100)).items)
+        await town.controller.set_mode("cap", "off")
+        orders = await town.record.orders()
+        assert orders is not None
+        assert orders.on == (), "workers hear of it before anybody looks"
+        for _ in range(looks_between):
+            await town.look()
+            written = len((await store.directory.events(limit=100)).items)
+        use.may_answer.set()
+        await hanging
+        published = await town.record.read()
+        assert published.state.policies["cap"].strength == (2 if looks_between == 0 else 0)
+        assert len((await store.directory.events(limit=100)).items) == written, "nor is it written down"
+        assert (await town.record.orders()) == replace(published.orders, on=()) if published.orders else False
+        await town.controller.set_mode("cap", None)
+        await until(town, 2)
+
+
+async def test_of_two_that_decided_from_the_same_record_one_counts(store: Store) -> None:
+    """The other's decision changes nothing; a repeat of the one's own is no other."""
+    town = Town(store)
+    await town.look()
+    published = await town.record.read()
+    assert published.orders is not None
+    assert await town.record.is_still(published.revision)
+    assert await town.record.publish(published.state, published.orders, since=published.revision)
+    assert not await town.record.is_still(published.revision)
+    late = replace(published.orders, average_nanocredits=7)
+    assert not await town.record.publish(State(), late, since=published.revision)
+    assert (await town.record.orders()) == published.orders
+
+
+async def test_modes_stay_where_the_rest_cannot_be_read(store: Store) -> None:
+    """What an operator has switched off stays off after an upgrade; of modes, too, only what cannot be read is nothing."""
+    town = Town(store, cap={"mode": "on"})
+    await town.controller.set_mode("cap", "off")
+    await store.engine.command("HSET", keys.INTERVENTIONS, "state", '{"scarcity": 7}', "mode:brake", "sometimes")
+    published = await town.record.read()
+    assert (published.state, published.modes) == (State(), {"cap": "off"})
+    assert (await town.controller.standing()).modes["cap"] == "off"
+
+
+@pytest.mark.parametrize("policy", ["tithe", "dividend"])
+async def test_what_moves_credits_of_the_commons_is_off_without_one(store: Store, policy: PolicyName) -> None:
+    """It cannot be switched on; where a changed file takes the commons away, what was on ends."""
+    town = Town(store, **{policy: {"mode": "dry_run", "steps_max": 1}})
+    with_commons = town.settings
+    town.settings = config.validate({"intervention": {**AT_ONCE, policy: {"steps_max": 1}}}, source="test")
+    with pytest.raises(Refusal, match="needs a commons") as refused:
+        await town.controller.set_mode(policy, "on")
+    assert refused.value.code == "invalid_request"
+    await town.controller.set_mode(policy, "dry_run")
+    town.settings = with_commons
+    await town.controller.set_mode(policy, "on")
+    await town.look()
+    await until(town, 1, policy)
+    assert town.gauge("intervention_active", policy) == 1
+    town.settings = config.validate({"intervention": AT_ONCE}, source="test")
+    await town.look()
+    published = await town.record.read()
+    assert published.orders is not None
+    assert policy not in published.orders.on
+    assert (published.state.policies[policy].strength, town.gauge("intervention_active", policy)) == (0, 0)
+    assert (await town.controller.standing()).modes[policy] == "off"
+
+
+class LostUse:
+    """A ledger that does not say what was used."""
+
+    async def state(self, window: WindowName, group: str | None) -> WindowState:
+        raise LedgerUnavailable
+
+
+async def test_a_policy_whose_orders_have_lapsed_is_shown_as_active_no_more(store: Store) -> None:
+    """Workers do not follow it either; the look that fails shows it, too."""
+    town = Town(store, cap={"mode": "on", "steps_max": 2})
+    await town.look()
+    await until(town, 2)
+    published = await town.record.read()
+    assert published.orders is not None
+    assert (await town.controller.standing()).acts("cap")
+    old = replace(published.orders, at_ms=published.orders.at_ms - ORDERS_VALID_MS - 60_000)
+    assert await town.record.publish(published.state, old, since=published.revision)
+    lost = Town(store, cap={"mode": "on", "steps_max": 2})
+    lost.controller._uses = LostUse()
+    with pytest.raises(LedgerUnavailable):
+        await lost.look()
+    assert lost.gauge("intervention_active", "cap") == 0
+    assert lost.gauge("intervention_people", "cap") == 0
+    assert not (await town.controller.standing()).acts("cap")
+
+
+# --- what is dealt, and what a dry run tells ----------------------------------------------------------------------------------------------
+
+
+async def endowed(store: Store, credits_nanocredits: int = 1_000) -> None:
+    commons = AccountId(COMMONS)
+    await store.directory.create_account(commons, parent=None, plan="everyone", weight=None, limits=(), labels={}, operation_id="open")
+    await store.ledger.grant((commons,), "endowment", credits_nanocredits=credits_nanocredits)
+
+
+def acts_of(town: Town, policy: PolicyName) -> dict[str, int]:
+    """How often each act of a policy was counted."""
+    return {act: row[0] for (name, act), row in dict(town.metrics.snapshot()["intervention_acts_total"]).items() if name == policy}
+
+
+async def test_a_dividend_that_is_refused_is_told_as_refused(store: Store) -> None:
+    """In the audit log and in the metric; it counts as not dealt, so it is tried again, and then it is dealt."""
+    await endowed(store)
+    town = Town(store, dividend={"mode": "on", "steps_max": 1})
+    for n in range(10):  # as many as may be open at a time
+        await town.giving.dividends.declare(f"old{n}", credits_nanocredits=1, by="equal", expires_at_ms=None, reason="")
+    await town.look()
+    await until(town, 1, "dividend")
+    while "deal_refused" not in acts_of(town, "dividend"):
+        await town.look()
+    events = [event for event in (await store.directory.events(limit=100)).items if event.subject == "dividend"]
+    assert {event.action for event in events} == {"intervention.start", "intervention.deal_refused"}
+    assert "10 dividends are not finished yet" in events[0].reason
+    assert "deal" not in acts_of(town, "dividend")
+    state = (await town.record.read()).state
+    assert (state.dealt_at_ms, state.refused_at_ms > 0) == (0, True)
+
+    await store.engine.command("DEL", keys.OPEN_DIVIDENDS)
+    while "deal" not in acts_of(town, "dividend"):
+        await town.look()
+    assert (await town.record.read()).state.dealt_at_ms > 0
+
+
+async def test_a_dividend_that_could_not_be_noted_is_dealt_and_told_once(store: Store) -> None:
+    """Where the record of it is lost: the next look finds it, with the amount that it has, and declares no other."""
+    await endowed(store)
+    town = Town(store, dividend={"mode": "on", "steps_max": 1, "interval_s": 31 * 86_400})
+    await town.look()
+    await until(town, 1, "dividend")
+    await store.ledger.grant((AccountId(COMMONS),), "more", credits_nanocredits=500)
+    await store.engine.command("HDEL", keys.INTERVENTIONS, "state")
+    await town.look()
+    while (await town.record.read()).state.dealt_at_ms == 0:
+        await town.look()
+    (dividend,) = (await town.giving.dividends.all(after=None, limit=10)).items
+    (dealt,) = [event for event in (await store.directory.events(limit=100)).items if event.action == "intervention.deal"]
+    assert dividend.asked_nanocredits == json.loads(dealt.after)["amount_nanocredits"] == 1_000
+
+
+async def test_a_dry_run_tells_whom_it_would_treat_and_what_that_would_move(store: Store) -> None:
+    """In the metrics and beside each step in the audit log; nothing of either once it is off."""
+    town = Town(store, tithe={"steps_max": 1})
+    await town.look()
+    await until(town, 1, "tithe")
+    assert town.gauge("intervention_people", "tithe") == 5
+    assert town.gauge("intervention_daily_credits", "tithe") > 0
+    (start,) = [event for event in (await store.directory.events(limit=100)).items if event.subject == "tithe"]
+    assert json.loads(start.after)["people"] == 5
+    assert json.loads(start.after)["daily_nanocredits"] > 0
+    await town.controller.set_mode("tithe", "off")
+    await town.look()
+    assert town.gauge("intervention_people", "tithe") == 0

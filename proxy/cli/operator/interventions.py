@@ -48,8 +48,15 @@ def _table(policies: list[dict[str, Any]]) -> str:
     for policy in policies:
         if policy["effect"]:
             verb = "does" if policy["active"] else "would do"
-            lines += ["", f"{policy['policy']} {verb}:", *_indented(policy["effect"]), *_indented(f"because {policy['reason']}")]
+            lines += ["", f"{policy['policy']} {verb}:", *_indented(policy["effect"]), *_indented(_reach(policy))]
+            lines += _indented(f"because {policy['reason']}")
     return "\n".join(lines)
+
+
+def _reach(policy: dict[str, Any]) -> str:
+    """Whom it reaches, and what that moves."""
+    people = f"{policy['people']} {'person' if policy['people'] == 1 else 'people'} now"
+    return people if policy["credits_per_day"] == "0" else f"{people}, about {float(policy['credits_per_day']):.4g} credits a day"
 
 
 def _indented(text: str) -> list[str]:

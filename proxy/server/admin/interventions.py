@@ -12,6 +12,7 @@ from proxy.errors import Refusal
 from proxy.policy.effects import effect
 from proxy.policy.interventions import Figures, Mode, PolicyState
 from proxy.policy.orders import POLICIES, Orders, PolicyName
+from proxy.policy.reach import Reach
 from proxy.server.admin import events
 from proxy.server.admin.fields import CreditsText, MomentText, Reason
 from proxy.server.admin.models import Asked, NoBody, NoQuery
@@ -21,6 +22,7 @@ from proxy.server.interventions import Control, Standing
 
 SHARE = 4
 """Decimal places of shares."""
+NOBODY = Reach()
 
 
 class PolicyPatch(Asked):
@@ -68,6 +70,8 @@ class PolicyView(View):
     since: MomentText | None
     reason: str = Field(description="Why its strength moved last")
     effect: str = Field(description="What it does, or would do")
+    people: int = Field(description="Whom it treats now, or would")
+    credits_per_day: CreditsText = Field(description="About what it moves, or would, by the use of the day so far; 0 where it moves none")
     figures: FiguresView = Field(description="When its strength moved last")
 
     @classmethod
@@ -75,17 +79,21 @@ class PolicyView(View):
         published, mode = standing.published, standing.modes[name]
         policy = published.state.policies.get(name, PolicyState())
         orders = published.orders or Orders(0, 0)
+        is_meant = standing.acts(name) or standing.is_proposed(name)
+        reach = published.state.reaches.get(name, NOBODY) if is_meant else NOBODY
         return cls(
             policy=name,
             mode=mode,
             set_by="operator" if name in published.modes else "configuration",
             strength=policy.strength,
             strength_max=standing.steps_max[name],
-            active=policy.mode == "on" and policy.strength > 0,
-            proposed=policy.mode == "dry_run" and policy.strength > 0,
+            active=standing.acts(name),
+            proposed=standing.is_proposed(name),
             since=None if policy.since_ms is None else utc_time(policy.since_ms),
             reason=policy.reason,
-            effect=effect(orders, name),
+            effect=effect(orders, name) if is_meant else "",
+            people=reach.people,
+            credits_per_day=credits_from_nanocredits(reach.daily_nanocredits),
             figures=FiguresView.of(policy.figures),
         )
 

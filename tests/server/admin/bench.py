@@ -32,6 +32,8 @@ ROLES: tuple[Role, ...] = ("viewer", "operator", "owner")
 SECRETS: dict[str, str] = {role: f"{role}-token-for-the-tests" for role in ROLES}
 EVERYONE = Plan("everyone", (Limit(5 * CREDIT, "day"),))
 ANY_MODEL = Price("*", 0, input=CREDIT, output=4 * CREDIT)
+COMMONS = "fund"
+"""The account of the commons, where a test opens it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class Health:
         Upstream(name="plenty", base_url="http://127.0.0.1:1"),
     )
     use: KnownUse = field(default_factory=KnownUse)
+    commons: str | None = COMMONS
+    """As the controller's configuration has it."""
 
 
 @contextlib.asynccontextmanager
@@ -98,24 +102,24 @@ async def open_store(server: LedgerServer) -> AsyncIterator[Store]:
         yield store
 
 
-COMMONS = "fund"
-"""The account of the commons, where a test opens it."""
-
-
 def giving_of(store: Store) -> Giving:
     return giving_on(store.engine, store.directory, store.ledger, commons=lambda: Commons(account=COMMONS))
 
 
-def controller_of(store: Store, use: KnownUse | None = None) -> Controller:
+def controller_of(store: Store, use: KnownUse | None = None, *, health: Health | None = None) -> Controller:
     """Of interventions that step at once, with people whose use is known."""
-    settings = config.validate({"intervention": {"tick_s": 0.1, "step_s": 0.1, "sustained_s": 0}}, source="test")
+
+    def settings() -> config.Config:
+        commons = COMMONS if health is None else health.commons
+        tables = {"intervention": {"tick_s": 0.1, "step_s": 0.1, "sustained_s": 0}, "commons": {"account": commons} if commons else {}}
+        return config.validate(tables, source="test")
 
     return Controller(
         store,
         uses=use or KnownUse(),
         pools=UpstreamPools(Pools(store.engine), lambda: ()),
         metrics=Metrics(),
-        settings=lambda: settings,
+        settings=settings,
         giving=giving_of(store),
     )
 
@@ -137,7 +141,7 @@ async def listen(store: Store, health: Health) -> AsyncIterator[str]:
         pools=UpstreamPools(Pools(store.engine), lambda: health.upstreams),
         giving=giving_of(store),
         equality=EqualityFigures(health.use, lambda: config.Equality(labels=("country",)), health.use.recount),
-        interventions=controller_of(store),
+        interventions=controller_of(store, health=health),
         tokens=Tokens([token_of(f"{role}-1", role, SECRETS[role]) for role in ROLES]),
         readiness=readiness,
         metrics=metrics,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import re
 
 import pytest
 
 from proxy.ledger import Store, keys
 from proxy.policy.orders import POLICIES
 from tests.cli.test_operator import execute
-from tests.server.admin.bench import SECRETS, Client, controller_of
+from tests.server.admin.bench import COMMONS, SECRETS, Client, Health, controller_of
 from tests.support.known_use import KnownUse, Person
 
 
@@ -48,6 +49,10 @@ async def test_a_dry_run_shows_what_it_would_do_and_why(call: Client, store: Sto
     assert (cap["mode"], cap["strength"], cap["active"], cap["proposed"]) == ("dry_run", 2, False, True)
     assert "credits per weight today takes only seats that nobody else wants" in cap["effect"]
     assert "Gini is 0.6" in cap["reason"]
+    assert (cap["people"], cap["credits_per_day"]) == (5, "0")
+    price = await call.done("GET", "/interventions/progressive_price")
+    assert price["people"] == 5
+    assert float(price["credits_per_day"]) > 0
 
 
 async def test_an_owner_changes_a_mode_and_it_is_written_down(call: Client, store: Store) -> None:
@@ -62,6 +67,17 @@ async def test_an_owner_changes_a_mode_and_it_is_written_down(call: Client, stor
         ("tithe", {"mode": "dry_run"}, {"mode": "on"}, "agreed in council"),
         ("tithe", {"mode": "on"}, {"mode": "dry_run"}, ""),
     ]
+
+
+async def test_what_needs_a_commons_is_not_switched_on_without_one(call: Client, store: Store, health: Health) -> None:
+    """The refusal says what to do, and the same call is done once that is."""
+    health.commons = None
+    body = {"mode": "on", "reason": "agreed"}
+    reply = await call("PATCH", "/admin/v1/interventions/tithe", body, key="later")
+    assert (reply.status, reply.json["code"]) == (400, "invalid_request")
+    assert "[commons]" in reply.json["hint"]
+    health.commons = COMMONS
+    assert (await call.done("PATCH", "/interventions/tithe", body, key="later"))["mode"] == "on"
 
 
 @pytest.mark.parametrize("body", [{}, {"mode": "always"}, {"mode": 1}, {"modes": "on"}])
@@ -88,6 +104,8 @@ async def test_the_command_line_lists_and_sets(
     out = capsys.readouterr().out
     assert all(len(line) <= 80 for line in out.splitlines()), out
     assert "cap would do:" in out
+    assert "  5 people now\n" in out
+    assert re.search(r"5 people now, about [0-9.e+]+ credits a day", out)
     assert "scarce: " in out
     assert await asyncio.to_thread(execute, "intervention set cap off --reason enough") == 0
     assert "operator" in capsys.readouterr().out
