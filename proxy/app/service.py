@@ -181,6 +181,6 @@ class Service:
         self._listener.pre_shutdown()  # wakes what idles, which `shutdown` would wait for
         await self._listener.shutdown(CLOSE_DEADLINE_S)
         await self._proxy.finish()
-        await self._interventions.give_tithes()
+        await self._interventions.give_tithes()  # raises nothing, so that what comes next is done in any case
         with contextlib.suppress(Failure):  # a recount finds what could not be told
             await self._store.equality.flush()

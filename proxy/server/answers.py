@@ -95,8 +95,13 @@ def add_price(headers: CIMultiDict[str], price: Price) -> None:
     much this caller's price was raised, where it was."""
     if price.unit != CREDITS:
         headers["X-Ledger-Unit"] = _unit(price.unit, price.worth_nanocredits)
-    if price.raised_percent != 100:
-        headers["X-Ledger-Price-Factor"] = f"{price.raised_percent / 100:.2f}"
+    add_factor(headers, price.raised_percent)
+
+
+def add_factor(headers: CIMultiDict[str], percent: int) -> None:
+    """By how much this caller's price was raised, where it was."""
+    if percent != 100:
+        headers["X-Ledger-Price-Factor"] = f"{percent / 100:.2f}"
 
 
 def _unit(level: str, worth_nanocredits: int | None) -> str:
@@ -104,7 +109,7 @@ def _unit(level: str, worth_nanocredits: int | None) -> str:
 
 
 def add_interventions(headers: CIMultiDict[str], policies: Sequence[str]) -> None:
-    """Which policies have changed how this request was treated, so that none acts in silence."""
+    """Which policies have changed how this request was treated, so that none acts in silence, nor where it is refused."""
     if policies:
         headers["X-Ledger-Interventions"] = ", ".join(policies)
 

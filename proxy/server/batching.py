@@ -197,7 +197,7 @@ class Batching:
         endpoint = self._endpoint(concern, file.upstream)
         visit.model = file.input.model
         await self._records.check_room(caller.path)
-        treatment = await self._treatment(caller)
+        treatment = visit.treatment = await self._treatment(caller)
         batch = KeptBatch(
             *(visit.request_id, caller.path, file.upstream, creation.input_file_id, self._now_ms(), file.input),
             person=caller.person or caller.path,

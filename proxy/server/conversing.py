@@ -17,6 +17,7 @@ from proxy.dialects.document import lenient_decoder
 from proxy.dialects.openai_realtime import Conversation, cut_event, refusal_of_event
 from proxy.errors import Expected, Refusal, UpstreamError, UpstreamTimeout
 from proxy.metrics import Metrics
+from proxy.server import answers
 from proxy.server.conversation_meter import ConversationMeter
 from proxy.server.errand import Visit
 from proxy.server.exchange import ClientTooSlow, Exchange
@@ -93,6 +94,8 @@ class Talk:
         protocols = [upstream.protocol] if upstream.protocol else []
         client = web.WebSocketResponse(protocols=protocols, max_msg_size=MESSAGE_MAX_BYTES, heartbeat=HEARTBEAT_S, timeout=CLOSE_TIMEOUT_S)
         client.headers["X-Request-Id"] = self._visit.request_id
+        answers.add_price(client.headers, self._hold.meter.price)
+        answers.add_interventions(client.headers, self._visit.treatment.applied)
         self._metrics.stream_opened()
         try:
             await client.prepare(request)

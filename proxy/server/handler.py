@@ -192,6 +192,8 @@ class Proxy:
             budget_status=self._budget_status,
             allow=", ".join(paths.methods_at(path)) if refusal.code == "method_not_allowed" else None,
         )
+        answers.add_factor(response.headers, visit.treatment.price_percent)
+        answers.add_interventions(response.headers, visit.treatment.applied)
         if self._draining or not request.content.is_eof():
             response.force_close()
         return response
@@ -282,10 +284,16 @@ class Proxy:
 
         The commons pays only for those who count in its own unit.
         """
-        if self._commons is None or endpoint.section.first_seats is None or await self._directory.unit(self._commons) != unit:
+        if self._commons is None or endpoint.section.first_seats is None:
+            return None
+        try:
+            if await self._directory.unit(self._commons) != unit:
+                return None
+            path = await self._directory.path(self._commons)
+        except Refusal:  # there is no such account, which is not the caller's to mend
             return None
         turn.ask(endpoint.section, spare=True)
-        return await self._directory.path(self._commons)
+        return path
 
     def _turn(self, request: web.BaseRequest, visit: Visit, caller: domain.Caller) -> Turn:
         treatment, weights = visit.treatment, caller.weights

@@ -15,9 +15,11 @@ import pytest
 import websockets
 from aiohttp import WSMsgType
 
+from proxy.policy.orders import PolicyName
 from tests.server.conftest import Start
+from tests.server.test_treatment import Intervened
 from tests.support import scripted_socket
-from tests.support.proxied import KEY, RATE_INPUT, RATE_OUTPUT, UPSTREAM_KEY, Proxied, price, proxied
+from tests.support.proxied import ACCOUNT, KEY, RATE_INPUT, RATE_OUTPUT, UPSTREAM_KEY, Proxied, price, proxied
 from tests.support.scripted_socket import ScriptedSocket, Talk
 
 PATH = "/v1/realtime?model=tiny"
@@ -132,6 +134,23 @@ async def test_a_conversation_of_an_account_in_units_is_paid_in_units(socket: Sc
         totals = await proxied.until_settled()
         assert 0 <= totals.spent - 75 * 10**9 // index <= 1
         assert proxied.counted("credits_total", "debited") == 75
+
+
+async def test_the_handshake_says_how_the_conversation_is_treated(socket: ScriptedSocket, start: Start) -> None:
+    """A conversation has no other head; whoever is treated as ever is told nothing."""
+    async with start() as proxied:
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 400
+        both: tuple[PolicyName, ...] = ("progressive_price", "tithe")
+        for on, told in ((both, ("progressive_price, tithe", "2.00")), ((), (None, None))):
+            await intervened.order(*on)
+            async with connect(proxied) as client:
+                talk = await socket.next_talk()
+                headers = client._response.headers
+                assert (headers.get("X-Ledger-Interventions"), headers.get("X-Ledger-Price-Factor")) == told
+                await client.close()
+                await talk.client_gone()
+        await proxied.until_settled()
 
 
 @pytest.mark.parametrize("reported", [None, usage(-1, 5), usage(10, 5, heard=11), {"input_tokens": "10"}, [], 7])

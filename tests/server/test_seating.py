@@ -381,7 +381,7 @@ async def test_no_spare_seat_takes_an_agent_out_of_its_cap(upstream: ScriptedUps
         assert (await proxied.account(AccountId("commons"))).totals.spent == 0
 
 
-@pytest.mark.parametrize("lack", ["the plan's leave", "the commons' budget", "a limit of seats"])
+@pytest.mark.parametrize("lack", ["the plan's leave", "the commons' budget", "a limit of seats", "the commons' account"])
 async def test_no_spare_seat_without_leave_or_means(upstream: ScriptedUpstream, start: Start, lack: str) -> None:
     """Then a budget that is used up is used up."""
     how: dict[str, Any] = {"upstream": ONE_SEAT, **SCAVENGING}
@@ -391,6 +391,8 @@ async def test_no_spare_seat_without_leave_or_means(upstream: ScriptedUpstream, 
         how["upstream"] = {}
     async with start(**how) as proxied:
         await commons(proxied, upstream, 0 if lack == "the commons' budget" else 1_000_000)
+        if lack == "the commons' account":
+            proxied.book.missing.add(AccountId("commons"))
         status, _, body = await ask(proxied)
         assert status == 402
         assert b"insufficient_quota" in body or b"request_exceeds_budget" in body

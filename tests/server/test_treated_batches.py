@@ -156,3 +156,16 @@ async def test_a_dry_run_changes_nothing_of_a_batch_and_is_counted(proxied: Prox
 
     await proxied.until(counted)
     assert proxied.counted("intervention_acts_total") == 2
+
+
+async def test_a_batch_that_a_raised_price_has_refused_is_told_so(proxied: Proxied, batching: BatchingUpstream) -> None:
+    """As its answer would have been."""
+    assert (await upload(proxied))[0] == 200
+    intervened = Intervened(proxied)
+    intervened.uses.of_person[ACCOUNT] = 400
+    await intervened.order("progressive_price", price_kappa=1e9, price_percent_max=10**9)
+    async with proxied.post("/v1/batches", key=KEY, json=creation()) as answer:
+        await answer.read()
+        assert answer.status == 402
+        assert answer.headers["X-Ledger-Interventions"] == "progressive_price"
+        assert answer.headers["X-Ledger-Price-Factor"] == "10000000.00"

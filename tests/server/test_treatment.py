@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 
 from proxy.domain import AccountId, Caller, Limit, Path, Plan
-from proxy.errors import LedgerUnavailable
+from proxy.errors import LedgerUnavailable, Refusal
 from proxy.policy.equality import Uses
-from proxy.policy.orders import NEUTRAL, POLICIES, Orders, PolicyName, Treatment
-from proxy.server.interventions import ORDERS_VALID_MS, Interventions
+from proxy.policy.orders import NEUTRAL, ORDERS_VALID_MS, POLICIES, Orders, PolicyName, Treatment
+from proxy.server.interventions import Interventions
 from tests.server.conftest import Start
 from tests.server.test_seating import ANSWER, COST, ask, people, until_waiting
 from tests.support.proxied import ACCOUNT, KEY, PATH, Proxied, chat
@@ -66,6 +66,7 @@ class Intervened:
         self.uses = KnownUses()
         self.given: Orders | None = None
         self.commons: Path | None = (COMMONS,)
+        self.is_commons_there = True
         self._proxied = proxied
         self.interventions = proxied.proxy.interventions = Interventions(
             read_orders=self._read,
@@ -81,6 +82,8 @@ class Intervened:
         return self.given
 
     async def _commons(self) -> Path | None:
+        if not self.is_commons_there:
+            raise Refusal("account_not_found", f"there is no account {COMMONS!r}", account=COMMONS)
         return self.commons
 
     async def order(self, *on: PolicyName, proposed: tuple[PolicyName, ...] = (), **lines: Any) -> None:
@@ -357,3 +360,70 @@ async def test_a_stream_keeps_the_price_that_it_began_with(upstream: ScriptedUps
         await exchange.answer(ANSWER)
         await asking
         assert (await proxied.until_settled()).spent == 2 * COST
+
+
+# --- nobody is treated in silence, nor refused so ---------------------------------------------------------------------------------------
+
+
+async def test_a_refusal_by_a_raised_price_says_so(start: Start) -> None:
+    """The 402 that the plain price would not have been carries what an answer would have."""
+    async with start(credits_nanocredits=1) as proxied:
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 400
+        await intervened.order("progressive_price", "tithe")
+        status, headers, _ = await ask(proxied)
+        assert status == 402
+        assert headers["X-Ledger-Interventions"] == "progressive_price, tithe"
+        assert headers["X-Ledger-Price-Factor"] == "2.00"
+        await intervened.order(proposed=POLICIES)
+        status, headers, _ = await ask(proxied)
+        assert status == 402
+        assert not {"X-Ledger-Price-Factor", "X-Ledger-Interventions"}.intersection(headers)
+
+
+async def test_a_capped_caller_that_waited_in_vain_is_told_of_the_cap(upstream: ScriptedUpstream, start: Start) -> None:
+    """Its 429 looks like nobody else's."""
+    async with start(upstream={"seats": 1, "queue_timeout_s": 0.2}) as proxied:
+        intervened = Intervened(proxied)
+        keys = await people(proxied, "user:bob")
+        intervened.uses.of_person |= {ACCOUNT: 1_000, AccountId("user:bob"): 100}
+        await intervened.order("cap")
+        first = asyncio.create_task(ask(proxied, keys["user:bob"]))
+        exchange = await upstream.next_request()
+        refused = await asyncio.gather(ask(proxied), ask(proxied, keys["user:bob"]))
+        assert [(status, headers.get("X-Ledger-Interventions")) for status, headers, _ in refused] == [(429, "cap"), (429, None)]
+        await exchange.answer(ANSWER)
+        await first
+
+
+# --- a commons that is named and not there ----------------------------------------------------------------------------------------------
+
+
+async def test_a_missing_commons_leaves_a_refusal_as_it_is(start: Start) -> None:
+    """Who is below the floor hears of his own budget, not of an account that he does not know."""
+    async with start(credits_nanocredits=0) as proxied:
+        intervened = Intervened(proxied)
+        intervened.is_commons_there = False
+        intervened.uses.of_person[ACCOUNT] = 0
+        await intervened.order("floor", floor_nanocredits=90)
+        status, headers, body = await ask(proxied)
+        assert (status, headers["X-Ledger-Interventions"]) == (402, "floor")
+        assert ACCOUNT.encode() in body
+        assert proxied.counted("intervention_acts_total", "floor", "top_up") == 0
+
+
+async def test_without_a_commons_no_tithe_is_due_which_is_told_once(start: Start, caplog: pytest.LogCaptureFixture) -> None:
+    """Giving goes on for whoever owes when it is there."""
+    async with start() as proxied:
+        await open_commons(proxied, 0)
+        intervened = Intervened(proxied)
+        intervened.is_commons_there = False
+        for _ in range(3):
+            intervened.interventions.owe(PATH, 0.5, 100)
+            await intervened.interventions.give_tithes()
+        told = [record for record in caplog.records if "commons" in record.getMessage()]
+        assert [record.getMessage() for record in told] == ["nothing is given to or from the commons: there is no account 'commons'"]
+        intervened.is_commons_there = True
+        intervened.interventions.owe(PATH, 0.5, 100)
+        await intervened.interventions.give_tithes()
+        assert (await proxied.account()).totals.given == 50

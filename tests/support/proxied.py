@@ -59,6 +59,8 @@ class Book:
         self.configured_levels: tuple[Level, ...] = ()
         self.units: dict[AccountId, str] = {}
         """Of accounts that do not count in credits."""
+        self.missing: set[AccountId] = set()
+        """Accounts that are named somewhere and are not there."""
         self.callers: dict[str, Caller] = {}
 
     def add(self, key: str, caller: Caller) -> None:
@@ -72,6 +74,8 @@ class Book:
         return (account_id,)
 
     async def unit(self, account_id: AccountId) -> str:
+        if account_id in self.missing:
+            raise Refusal("account_not_found", f"there is no account {account_id!r}", account=account_id)
         return self.units.get(account_id, domain.CREDITS)
 
     async def check_active(self, path: domain.Path) -> None:
