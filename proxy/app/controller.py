@@ -147,6 +147,7 @@ class Controller:
             entitled_people=state.total.population.people,
             commons_nanocredits=await self._commons_nanocredits(),
             utilisation=state.utilisation,
+            unit=state.unit,
         )
 
     async def _commons_nanocredits(self) -> int:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
+from proxy.domain import CREDITS
 from proxy.policy.bounds import Bounds, Steps
 from proxy.policy.orders import ORDERS_VALID_MS, POLICIES, WEIGHT_UNIT, Orders, PolicyName
 from proxy.policy.reach import Crowd, Reach, reaches
@@ -42,6 +43,8 @@ class Look:
     """What the commons could give now."""
     entitled_people: int = 0
     utilisation: float | None = None
+    unit: str = CREDITS
+    """What everybody counts in that was looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +296,7 @@ def _draw(state: State, look: Look, bounds: Bounds) -> Orders:
     braked = 1 - part["brake"] * (1 - max(brake.weight_min, brake.share_above / max(top1_share, brake.share_above)))
     return Orders(
         at_ms=look.now_ms,
+        unit=look.unit,
         window_starts_at_ms=look.demand.window_starts_at_ms,
         on=_in_mode(state, "on"),
         proposed=_in_mode(state, "dry_run"),

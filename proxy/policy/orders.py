@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
+from proxy.domain import CREDITS
+
 PolicyName = Literal["floor", "cap", "progressive_price", "brake", "tithe", "dividend"]
 POLICIES: Final[tuple[PolicyName, ...]] = ("floor", "cap", "progressive_price", "brake", "tithe", "dividend")
 ON_SEATS: Final[frozenset[PolicyName]] = frozenset({"cap", "brake"})
@@ -50,6 +52,8 @@ class Orders:
     tithe_share: float = 0.0
     dividend_nanocredits: int = 0
     """What would be dealt of the commons now, if a dividend were due."""
+    unit: str = CREDITS
+    """What the lines count. They say nothing of anybody who counts in another unit."""
 
     def are_valid(self, now_ms: int) -> bool:
         """Whether they were renewed lately enough to count."""

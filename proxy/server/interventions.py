@@ -161,7 +161,7 @@ class Interventions:
     async def look(self, caller: Caller) -> Treatment:
         """How a request of a caller would be treated now."""
         orders = self._orders
-        if orders is None or not self.in_force:
+        if orders is None or not self.in_force or caller.plan.unit != orders.unit:
             return NEUTRAL
         try:
             uses = await self._uses.of(caller.person or caller.path)

@@ -97,6 +97,20 @@ async def answered(proxied: Proxied, upstream: ScriptedUpstream, key: str = KEY)
     return await asking
 
 
+async def test_orders_say_nothing_of_who_counts_in_another_unit(upstream: ScriptedUpstream, start: Start) -> None:
+    """Its use cannot be compared with their lines."""
+    async with start() as proxied:
+        intervened = Intervened(proxied)
+        intervened.uses.of_person[ACCOUNT] = 10_000
+        await intervened.order("progressive_price", unit="general")
+        _, headers, _ = await answered(proxied, upstream)
+        assert "X-Ledger-Price-Factor" not in headers
+        assert (await proxied.until_settled()).spent == COST
+        await intervened.order("progressive_price")
+        _, headers, _ = await answered(proxied, upstream)
+        assert headers["X-Ledger-Price-Factor"] == "4.00"
+
+
 async def test_without_orders_nothing_is_asked_and_nothing_changes(upstream: ScriptedUpstream, start: Start) -> None:
     """Nobody's use is even looked at."""
     async with start() as proxied:
