@@ -13,8 +13,9 @@ import logging
 from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
-from proxy.app.intervening import bounds_of, modes_of, steps_max_of
+from proxy.app.intervening import OF_THE_COMMONS, bounds_of, modes_in, steps_max_of
 from proxy.config import Config
+from proxy.domain import NANOCREDITS_PER_CREDIT
 from proxy.errors import Refusal
 from proxy.ledger import Store
 from proxy.ledger.giving import Giving
@@ -35,8 +36,6 @@ from proxy.server.pools import UpstreamPools
 log = logging.getLogger(__name__)
 
 ACTOR: Final = "interventions"
-OF_THE_COMMONS: Final[frozenset[PolicyName]] = frozenset({"tithe", "dividend"})
-"""Policies that are nothing without an account of the commons."""
 NOBODY: Final = Reach()
 
 
@@ -86,7 +85,14 @@ class Controller:
             acting=[name for name in POLICIES if standing.acts(name)],
             proposed=[name for name in POLICIES if standing.is_proposed(name)],
             steps_max=standing.steps_max,
+            worth_credits=self._worth_credits(),
         )
+
+    def _worth_credits(self) -> float:
+        """What one of what the orders count is worth by now."""
+        orders = self._known.orders
+        index = None if orders is None else self._store.directory.levels.index(orders.unit, self._store.engine.now_ms())
+        return 1.0 if index is None else index / NANOCREDITS_PER_CREDIT
 
     async def _decide(self, published: Published) -> Published:
         modes = self.modes(published)
@@ -95,23 +101,20 @@ class Controller:
         decision = decide(published.state, await self._look(), modes, bounds_of(self._settings().intervention))
         if not await self._record.is_still(published.revision):
             return await self._record.read()  # somebody else has decided, or a mode was set: what was seen is to be judged again
-        state = decision.state
+        state, dividend_id = decision.state, ""
         for act in decision.acts:
             if act.kind == "deal" and act.mode == "on":
-                act = await self._dealt(act, decision.orders.at_ms)
+                act, dividend_id = await self._dealt(act, decision.orders.at_ms, before_ms=published.state.dealt_at_ms)
             if act.kind == "deal_refused":
                 state = without_deal(state, published.state)
-            await self._write_down(act, decision.orders.at_ms, state.reaches.get(act.policy, NOBODY))
+            await self._write_down(act, decision.orders.at_ms, state.reaches.get(act.policy, NOBODY), dividend_id)
         if not await self._record.publish(state, decision.orders, since=published.revision):
             log.info("a decision on interventions came too late and is not in force")
         return await self._record.read()
 
     def modes(self, published: Published) -> Mapping[PolicyName, Mode]:
-        """The mode of each policy: as set at run time, else as the file has it; off where it needs a commons and there is none."""
-        modes: dict[PolicyName, Mode] = {**modes_of(self._settings().intervention), **published.modes}
-        if self._settings().commons.account is None:
-            modes |= {name: "off" for name in OF_THE_COMMONS if modes[name] == "on"}
-        return modes
+        """The mode of each policy as it holds now."""
+        return modes_in(self._settings(), published.modes)
 
     async def standing(self) -> Standing:
         """How interventions stand, as of the last look."""
@@ -161,10 +164,16 @@ class Controller:
             return 0
         return left_to_give(levels[-1:], self._store.engine.now_ms())
 
-    async def _dealt(self, act: Act, at_ms: int) -> Act:
-        """Declare a dividend; what came of it. There is one in an interval: where it was declared before, and that could not be noted, it
-        is that one."""
-        dividend_id = self._dividend_id(at_ms)
+    async def _dealt(self, act: Act, at_ms: int, *, before_ms: int) -> tuple[Act, str]:
+        """Declare a dividend; what came of it, and its id. That is made from when one was dealt before, so it stays the same until this one
+        is noted: where it was declared, and that could not be noted, it is that one."""
+        interval_ms = round(self._settings().intervention.dividend.interval_s * 1000)
+        dividend_id = f"intervention:{before_ms}"
+        with contextlib.suppress(Refusal):
+            there = await self._giving.dividends.find(dividend_id)
+            if abs(at_ms - there.declared_at_ms) < interval_ms:
+                return dataclasses.replace(act, amount_nanocredits=there.asked_nanocredits or 0), dividend_id
+            dividend_id = f"{dividend_id}:{at_ms}"  # what was dealt before is not known any more: that one is over
         try:
             await self._giving.dividends.declare(
                 dividend_id,
@@ -174,17 +183,11 @@ class Controller:
                 reason=f"intervention dividend: {act.reason}",
             )
         except Refusal as refusal:
-            with contextlib.suppress(Refusal):
-                there = await self._giving.dividends.find(dividend_id)
-                return dataclasses.replace(act, amount_nanocredits=there.asked_nanocredits or 0)
             log.warning("the dividend was not dealt: %s", refusal.message)
-            return dataclasses.replace(act, kind="deal_refused", reason=refusal.message)
-        return act
+            return dataclasses.replace(act, kind="deal_refused", reason=refusal.message), dividend_id
+        return act, dividend_id
 
-    def _dividend_id(self, at_ms: int) -> str:
-        return f"intervention:{at_ms // round(self._settings().intervention.dividend.interval_s * 1000)}"
-
-    async def _write_down(self, act: Act, at_ms: int, reach: Reach) -> None:
+    async def _write_down(self, act: Act, at_ms: int, reach: Reach, dividend_id: str) -> None:
         """In the metrics, the log and the audit log. Where the ledger fails before the decision is in force, a line may stand twice."""
         is_dealt = act.kind == "deal" and act.mode == "on"
         self._metrics.intervened(act.policy, "would_deal" if act.kind == "deal" and not is_dealt else act.kind)
@@ -196,7 +199,7 @@ class Controller:
             before=_text(act.strength_before, act.before),
             after=_text(act.strength, act.after, mode=act.mode, amount_nanocredits=act.amount_nanocredits, **dataclasses.asdict(reach)),
             reason=act.reason,
-            operation_id=self._dividend_id(at_ms) if is_dealt else f"intervention:{act.policy}:{act.kind}:{at_ms}",
+            operation_id=dividend_id if is_dealt else f"intervention:{act.policy}:{act.kind}:{at_ms}",
         )
 
 

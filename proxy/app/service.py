@@ -11,9 +11,11 @@ import contextlib
 import socket
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
 from proxy import config
+from proxy.app.intervening import modes_in
 from proxy.app.use import configure, flushing, noting_denials
 from proxy.config import Config
 from proxy.domain import AccountId, Path
@@ -106,7 +108,7 @@ class Service:
         self._proxy.seating.denied = noting_denials(store)
         giving = giving_on(store.engine, store.directory, store.ledger, commons=lambda: self._settings.commons)
         self._interventions = self._proxy.interventions = Interventions(
-            read_orders=InterventionRecord(store.engine).orders,
+            read_orders=partial(InterventionRecord(store.engine).orders, lambda by_operators: modes_in(self._settings, by_operators)),
             uses=store.standings,
             ledger=store.ledger,
             commons=self._commons,

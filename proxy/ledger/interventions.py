@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
@@ -62,9 +62,9 @@ class InterventionRecord:
         """Whether nothing was decided or set since a record of this revision was read."""
         return (await self._engine.command("HGET", keys.INTERVENTIONS, "revision") or b"").decode() == revision
 
-    async def orders(self) -> Orders | None:
-        """The orders in force, without the policies that an operator has given another mode since; None where nothing has been decided
-        yet."""
+    async def orders(self, modes_in: Callable[[Mapping[PolicyName, Mode]], Mapping[PolicyName, Mode]]) -> Orders | None:
+        """The orders in force, without the policies that have got another mode since; None where nothing has been decided yet. `modes_in`
+        tells the mode of each from what operators have set."""
         orders, *texts = await self._engine.command("HMGET", keys.INTERVENTIONS, "orders", *(_MODE + name for name in POLICIES))
         try:
             found = _orders(orders)
@@ -72,11 +72,11 @@ class InterventionRecord:
             return None
         if found is None:
             return None
-        modes = {name: text.decode() for name, text in zip(POLICIES, texts, strict=True) if text is not None}
+        modes = modes_in(_modes(dict(zip(POLICIES, texts, strict=True))))
         return replace(
             found,
-            on=tuple(name for name in found.on if modes.get(name, "on") == "on"),
-            proposed=tuple(name for name in found.proposed if modes.get(name, "dry_run") == "dry_run"),
+            on=tuple(name for name in found.on if modes[name] == "on"),
+            proposed=tuple(name for name in found.proposed if modes[name] == "dry_run"),
         )
 
     async def publish(self, state: State, orders: Orders, *, since: str) -> bool:

@@ -34,14 +34,15 @@ def rows_of(
     acting: Container[PolicyName],
     proposed: Container[PolicyName],
     steps_max: Mapping[PolicyName, int],
+    worth_credits: float = 1.0,
 ) -> Mapping[str, Rows]:
-    """The gauges' values, one for each policy whatever its mode."""
+    """The gauges' values, one for each policy whatever its mode. `worth_credits` is what one of what amounts count is worth."""
     rows: dict[str, Rows] = {definition.name: {} for definition in GAUGES}
     for name in POLICIES:
         policy, reach = state.policies.get(name, AT_REST), state.reaches.get(name, Reach())
         is_meant = name in acting or name in proposed
         rows["intervention_people"][(name,)] = float(reach.people * is_meant)
-        rows["intervention_daily_credits"][(name,)] = float(reach.daily_nanocredits * is_meant)
+        rows["intervention_daily_credits"][(name,)] = float(reach.daily_nanocredits * is_meant * worth_credits)
         rows["intervention_active"][(name,)] = float(name in acting)
         rows["intervention_proposed"][(name,)] = float(name in proposed)
         rows["intervention_strength"][(name,)] = policy.strength / steps_max[name]

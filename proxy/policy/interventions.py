@@ -104,6 +104,8 @@ class State:
     """When one could not be dealt last."""
     reaches: Mapping[PolicyName, Reach] = field(default_factory=dict)
     """How far the orders reach, of each policy that is in force or proposed."""
+    unit: str = CREDITS
+    """What those count in whom all this is about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,8 +138,10 @@ def decide(before: State, look: Look, modes: Mapping[PolicyName, Mode], bounds: 
     """The next state, the orders that are in force until the next look, and what has changed."""
     look = replace(look, uses=look.uses.sound())
     unseen_ms = look.now_ms - before.scarcity.looked_at_ms
-    is_stale = before.scarcity.looked_at_ms > 0 and unseen_ms > ORDERS_VALID_MS  # what was seen then says nothing of now
-    scarcity = watch(UNSEEN if is_stale else before.scarcity, look.demand, now_ms=look.now_ms, bounds=bounds)
+    has_looked = before.scarcity.looked_at_ms > 0
+    is_stale = has_looked and abs(unseen_ms) > ORDERS_VALID_MS  # what was seen then says nothing of now
+    are_others = has_looked and look.unit != before.unit  # nor what was seen of other people
+    scarcity = watch(UNSEEN if is_stale or are_others else before.scarcity, look.demand, now_ms=look.now_ms, bounds=bounds)
     figures = _figures(look, scarcity)
     pressure = _pressure(scarcity, figures, bounds)
     policies: dict[PolicyName, PolicyState] = {}
@@ -145,8 +149,10 @@ def decide(before: State, look: Look, modes: Mapping[PolicyName, Mode], bounds: 
     for name in POLICIES:
         was = before.policies.get(name, AT_REST)
         why_anew = f"its mode became {modes[name]}" if was.mode != modes[name] else ""
+        if are_others:
+            why_anew = f"most people count in {look.unit} by now"
         if is_stale:
-            why_anew = f"nobody has looked for {unseen_ms // 60_000} minutes"
+            why_anew = f"nobody has looked for {abs(unseen_ms) // 60_000} minutes"
         if why_anew:
             if was.strength:
                 acts.append(Act(name, "stop", was.mode, was.strength, 0, why_anew, was.figures, figures))
@@ -162,6 +168,7 @@ def decide(before: State, look: Look, modes: Mapping[PolicyName, Mode], bounds: 
         dealt_at_ms=min(before.dealt_at_ms, look.now_ms),  # a clock may step back
         proposed_at_ms=min(before.proposed_at_ms, look.now_ms),
         refused_at_ms=min(before.refused_at_ms, look.now_ms),
+        unit=look.unit,
     )
     dealt = None if pressure.way < 0 else _deal(state, look, bounds)
     if dealt is not None:

@@ -142,7 +142,11 @@ class Levels:
         found = {}
         for name, level in self.by_name.items():
             step, kept = step_at(self.steps[name], now_ms), self.kept.get(name)
-            if step is None or (kept is not None and kept.at_ms > now_ms):  # noted by a clock that was put back since
+            if kept is not None and kept.at_ms > now_ms:  # noted by a clock that was put back since
+                least = kept if step is None or level.may_rise else min(step, kept, key=lambda of: of.index_nanocredits)
+                found[name] = replace(least, at_ms=now_ms)
+                continue
+            if step is None:
                 continue
             has_risen = kept is not None and level.rises_at_ms is not None and kept.at_ms <= level.rises_at_ms < now_ms
             if kept is None or kept.index_nanocredits != step.index_nanocredits or has_risen:

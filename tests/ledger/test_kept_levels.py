@@ -9,6 +9,7 @@ import pytest
 
 from proxy.config import LedgerSection
 from proxy.domain import Level, Price
+from proxy.errors import LedgerUnavailable
 from proxy.ledger import Directory, keys, open_ledger, records
 from proxy.policy.levels import Step
 from tests.support.ledger_server import LedgerServer
@@ -152,3 +153,34 @@ async def test_what_is_kept_already_is_not_told_again(one: Process) -> None:
     await one.directory.keep_levels()
     await one.directory.refresh()
     assert one.directory.generation == generation
+
+
+async def test_a_change_that_could_not_be_read_is_read_the_next_time(one: Process, other: Process, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And whoever asks for changes has all of them, also where another has begun to read them."""
+    one.read(DEAR, CHEAP)
+    other.read(DEAR)
+    await one.directory.keep_levels()
+    read, may_read, is_reading = Directory._read_book, asyncio.Event(), asyncio.Event()
+
+    async def failing(_: Directory) -> None:
+        raise LedgerUnavailable("for a moment")
+
+    async def waiting(directory: Directory) -> None:
+        is_reading.set()
+        await may_read.wait()
+        await read(directory)
+
+    with monkeypatch.context() as patched, pytest.raises(LedgerUnavailable):
+        patched.setattr(Directory, "_read_book", failing)
+        await other.directory.refresh()
+    assert other.index() == 1
+    monkeypatch.setattr(Directory, "_read_book", waiting)
+    first = asyncio.create_task(other.directory.refresh())
+    await is_reading.wait()
+    second = asyncio.create_task(other.directory.refresh())
+    await asyncio.wait((second,), timeout=0.05)
+    assert not second.done()
+    may_read.set()
+    await second
+    assert other.index() == 0.1
+    await first

@@ -53,3 +53,12 @@ def test_what_has_no_effect_says_so() -> None:
     assert effect(replace(ORDERS, cap_nanocredits=None), "cap") == "nobody needs to make room"
     assert "while seats are idle" in effect(replace(ORDERS, price_kappa=0.0), "progressive_price")
     assert [effect(replace(ORDERS, on=()), policy) for policy in POLICIES] == [""] * len(POLICIES)
+
+
+def test_amounts_are_told_in_what_they_count() -> None:
+    """Of people who count in units of a level, in these."""
+    for policy in ("floor", "cap", "progressive_price", "brake", "tithe", "dividend"):
+        assert "credits" in effect(ORDERS, policy)
+        said = effect(replace(ORDERS, unit="general"), policy)
+        assert "units of general" in said
+        assert "credits" not in said

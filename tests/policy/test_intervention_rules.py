@@ -104,6 +104,19 @@ def test_requests_that_wait_are_scarcity_too() -> None:
     assert strengths(watched(waiting))[-1] == 4
 
 
+def test_what_was_seen_of_other_people_says_nothing_of_these() -> None:
+    """Once most people count in another unit all begins anew: neither is their whole day demand of a moment, nor do they have what strength
+    others had."""
+    calm = [look(5 * i, served=1e6 + 10_000 * i, uses=EQUAL) for i in range(20)]
+    others = [replace(look(5 * i, served=2e6 + 10_000 * (i - 20), deficit=2e6), unit="general") for i in range(20, 120)]
+    assert not any(decision.acts for decision in watched([*calm, *others]))
+    strong = watched(scarce(40))[-1].state
+    after = decide(strong, replace(look(200, deficit=1), unit="general"), ALL_ON, QUICK)
+    assert {policy.strength for policy in after.state.policies.values()} == {0}
+    assert (after.orders.on, after.orders.unit) == ((), "general")
+    assert {(act.kind, act.reason) for act in after.acts} == {("stop", "most people count in general by now")}
+
+
 def test_a_short_shortage_begins_nothing() -> None:
     """One bad tick is no scarcity."""
     quiet = [look(5 * i, served=1_000_000 * i, deficit=300_000 * (i >= 50)) for i in range(100)]

@@ -189,10 +189,13 @@ def test_a_level_that_may_rise_is_kept_as_it_rises() -> None:
     assert Levels([], [rising], kept).index("small", 9 * DAY_MS) == 70
 
 
-def test_a_clock_that_was_put_back_notes_nothing() -> None:
-    """What is kept lies ahead of it then, and what it would note could be dearer."""
+def test_a_clock_that_was_put_back_makes_no_index_dearer() -> None:
+    """What is kept lies ahead of it then: it is noted once more, as of now, or what is less."""
     kept = noted([row("b", 1, 10)], 5)
-    assert Levels([row("a", 0, 100)], (), kept).to_keep(4 * DAY_MS) == {}
+    for rows, index in (([row("a", 0, 100)], 10), ([], 10), ([row("c", 0, 3)], 3)):
+        again = Levels(rows, (), kept).to_keep(4 * DAY_MS)
+        assert (again["small"].index_nanocredits, again["small"].at_ms) == (index, 4 * DAY_MS)
+        assert Levels(rows, (), again).index("small", 4 * DAY_MS) == index
 
 
 @given(books=st.lists(st.tuples(drawn_rows, st.integers(0, 3)), min_size=1, max_size=6))

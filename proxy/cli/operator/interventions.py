@@ -56,7 +56,8 @@ def _table(policies: list[dict[str, Any]]) -> str:
 def _reach(policy: dict[str, Any]) -> str:
     """Whom it reaches, and what that moves."""
     people = f"{policy['people']} {'person' if policy['people'] == 1 else 'people'} now"
-    return people if policy["credits_per_day"] == "0" else f"{people}, about {float(policy['credits_per_day']):.4g} credits a day"
+    unit = "credits" if policy["unit"] == "credits" else f"units of {policy['unit']}"
+    return people if policy["credits_per_day"] == "0" else f"{people}, about {float(policy['credits_per_day']):.4g} {unit} a day"
 
 
 def _indented(text: str) -> list[str]:

@@ -71,6 +71,7 @@ class PolicyView(View):
     reason: str = Field(description="Why its strength moved last")
     effect: str = Field(description="What it does, or would do")
     people: int = Field(description="Whom it treats now, or would")
+    unit: str = Field(description="What amounts count, and those whom it treats")
     credits_per_day: CreditsText = Field(description="About what it moves, or would, by the use of the day so far; 0 where it moves none")
     figures: FiguresView = Field(description="When its strength moved last")
 
@@ -93,6 +94,7 @@ class PolicyView(View):
             reason=policy.reason,
             effect=effect(orders, name) if is_meant else "",
             people=reach.people,
+            unit=orders.unit,
             credits_per_day=credits_from_nanocredits(reach.daily_nanocredits),
             figures=FiguresView.of(policy.figures),
         )
