@@ -7,7 +7,6 @@ without the ledger.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import hashlib
 import time
@@ -49,7 +48,6 @@ class Changes:
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
         self._last_change = "0-0"
-        self._following = asyncio.Lock()
         self._fresh_until_s = 0.0
         self._is_away = False
         """Whether the server did not answer the last refresh."""
@@ -72,14 +70,10 @@ class Changes:
         self._fresh_until_s = time.monotonic() + FRESH_S
 
     async def refresh(self) -> None:
-        """Follow what has changed since the last time; once it is done all of that counts, whoever began to follow it.
+        """Follow what has changed since the last time; once it is done all of that counts, also what somebody else has begun to follow.
 
         Raises LedgerUnavailable; then the next time follows it again.
         """
-        async with self._following:
-            await self._follow()
-
-    async def _follow(self) -> None:
         began_s = time.monotonic()
         try:
             reply = await self._engine.command("XREAD", "COUNT", CHANGES_READ, "STREAMS", keys.CHANGES, self._last_change)
@@ -94,7 +88,7 @@ class Changes:
                 await self._forget_all()
             for _, fields in changes:
                 self._forget(fields[1].decode(), fields[3].decode())
-            self._last_change = changes[-1][0].decode()
+            self._last_change = changes[-1][0].decode()  # last, so that nobody takes for done what is still being read
         self._fresh_until_s = began_s + FRESH_S
 
     async def _announce(self, kind: str, name: str) -> None:

@@ -170,8 +170,8 @@ async def test_a_change_that_could_not_be_read_is_read_the_next_time(one: Proces
         await may_read.wait()
         await read(directory)
 
-    with monkeypatch.context() as patched, pytest.raises(LedgerUnavailable):
-        patched.setattr(Directory, "_read_book", failing)
+    monkeypatch.setattr(Directory, "_read_book", failing)
+    with pytest.raises(LedgerUnavailable):
         await other.directory.refresh()
     assert other.index() == 1
     monkeypatch.setattr(Directory, "_read_book", waiting)
