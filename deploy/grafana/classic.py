@@ -11,6 +11,8 @@ from typing import Any, Final, Literal
 from deploy.grafana.model import BLUE, GREY, JOB, RED, Bars, Choice, Curve, Dashboard, Figure, Heat, Lines, Lookup, Panel, Row
 
 SCHEMA_VERSION: Final = 42
+PLUGIN_VERSION: Final = "13.2.0"
+"""What panels are written for. Without it Grafana takes each for one of its oldest, and rewrites what is new already."""
 COLUMNS: Final = 24
 DATASOURCE: Final = {"type": "prometheus", "uid": "${datasource}"}
 DASHED: Final = {"fill": "dash", "dash": [6, 4]}
@@ -135,7 +137,8 @@ def _panel(panel: Panel) -> Json:
             drawn = _heat(panel)
         case Curve() as curve:
             drawn = _curve(panel, curve)
-    return {"title": panel.title, "description": panel.description, "datasource": DATASOURCE, **drawn}
+    told = {"title": panel.title, "description": panel.description, "pluginVersion": PLUGIN_VERSION, "datasource": DATASOURCE}
+    return told | drawn
 
 
 def _targets(panel: Panel, *, instant: bool = False, format: Literal["time_series", "table", "heatmap"] = "time_series") -> list[Json]:
@@ -214,12 +217,12 @@ def _figure(panel: Panel, figure: Figure) -> Json:
         field["defaults"]["mappings"] = [{"type": "value", "options": {value: {"text": text} for value, text in figure.names.items()}}]
     return {
         "type": "stat",
-        "targets": _targets(panel),
+        "targets": _targets(panel, instant=True),  # of a range the last value would be shown for hours after all is gone
         "fieldConfig": field,
         "options": {
             "reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False},
             "colorMode": "value",
-            "graphMode": "area",
+            "graphMode": "none",
             "justifyMode": "auto",
             "orientation": "auto",
             "textMode": "auto",

@@ -32,7 +32,7 @@ class Lines:
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """The latest value, large. `colours` are by the value from which they count; the first is the one below all."""
+    """The value now, large, or nothing. `colours` are by the value from which they count; the first is the one below all."""
 
     colours: Sequence[tuple[float | None, str]] = ((None, BLUE),)
     names: Mapping[str, str] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Bars:
-    """The latest value of each series, as bars on one scale."""
+    """The value of each series now, as bars on one scale."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Heat:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The latest values against a number that stands in a label, with the straight line between the corners beside them."""
+    """The values now against a number that stands in a label, with the straight line between the corners beside them."""
 
     label: str
     x: str

@@ -43,8 +43,21 @@ PALETTE = (
     "#6b7684",
     "#1b3f8b",
     "#8fbf3f",
+    "#f2a5a5",
+    "#5f4bb6",
+    "#0b6e4f",
+    "#e0b04c",
+    "#7fb8e6",
+    "#9c1c5a",
+    "#52d1b2",
+    "#4a3b2a",
+    "#c8a2e0",
+    "#b5651d",
+    "#a3a948",
+    "#ff6f61",
 )
 LEGEND_LINES = 2
+MORE_WIDTH = 60
 
 rcParams["font.family"] = "DejaVu Sans"
 
@@ -132,7 +145,7 @@ class _Canvas:
         colours = _colours(shown, lines.colours)
         style = "steps-post" if lines.stepped else "default"
         if lines.stacked:
-            _stack(axes, shown, colours)
+            _stack(axes, shown, colours, stepped=lines.stepped)
         else:
             for series in shown:
                 dashes = "--" if series.name in lines.dashed else "-"
@@ -151,12 +164,15 @@ class _Canvas:
 
     def _legend(self, names: Sequence[tuple[str, str]], x: float, y: float, width: float) -> None:
         left, line = x, 0
-        for name, colour in names:
+        for number, (name, colour) in enumerate(names):
             needed = 18 + 6.2 * len(name) + 12
-            if left + needed > x + width:
-                left, line, y = x, line + 1, y + 13
-                if line == LEGEND_LINES:
+            is_last = number == len(names) - 1
+            room = width if line + 1 < LEGEND_LINES or is_last else width - MORE_WIDTH
+            if left + needed > x + room:
+                if line + 1 == LEGEND_LINES:
+                    self.write(left, y, f"+{len(names) - number} more", size=7, colour=FAINT, va="center")
                     break
+                left, line, y = x, line + 1, y + 13
             self.write(left, y, "▬", size=7, colour=colour, va="center")
             self.write(left + 16, y, name, size=7, colour=INK, va="center")
             left += needed
@@ -169,15 +185,10 @@ class _Canvas:
             value = series.latest
             colour = next((c for least, c in reversed(figure.colours) if least is None or value >= least), model.GREY)
             colour = NAMED.get(colour, colour)
-            axes = self.axes(x + number * each, y + height * 0.62, each - 8, height * 0.36)
-            moments, values = _moments(series)
-            axes.fill_between(moments, values, min(values), color=colour, alpha=0.12, lw=0)
-            axes.plot(moments, values, color=colour, lw=1, alpha=0.6)
-            axes.set_axis_off()
             text = figure.names.get(f"{value:g}") or text_of(value, panel.unit, panel.decimals)
             size = 21 if len(told) == 1 else 16
             self.write(
-                x + number * each + each / 2 - 4, y + height * 0.32, text, size=size, colour=colour, weight="bold", va="center", ha="center"
+                x + number * each + each / 2 - 4, y + height * 0.42, text, size=size, colour=colour, weight="bold", va="center", ha="center"
             )
             if len(told) > 1:
                 self.write(x + number * each + each / 2 - 4, y - 4, series.name, size=7, colour=FAINT, ha="center", va="center")
@@ -235,15 +246,16 @@ def _moments(series: Told) -> tuple[list[datetime], list[float]]:
     return [datetime.fromtimestamp(moment, UTC) for moment, _ in series.points], [value for _, value in series.points]
 
 
-def _stack(axes: Axes, shown: Sequence[Told], colours: Mapping[str, str]) -> None:
+def _stack(axes: Axes, shown: Sequence[Told], colours: Mapping[str, str], *, stepped: bool) -> None:
+    step, style = ("post", "steps-post") if stepped else (None, "default")
     times = sorted({moment for series in shown for moment, _ in series.points})
     moments = [datetime.fromtimestamp(moment, UTC) for moment in times]
     below = [0.0] * len(times)
     for series in shown:
         values = dict(series.points)
         above = [b + (v if math.isfinite(v := values.get(t, 0.0)) else 0.0) for b, t in zip(below, times, strict=True)]
-        axes.fill_between(moments, below, above, color=colours[series.name], alpha=0.45, lw=0)
-        axes.plot(moments, above, color=colours[series.name], lw=1.2)
+        axes.fill_between(moments, below, above, color=colours[series.name], alpha=0.45, lw=0, step=step)
+        axes.plot(moments, above, color=colours[series.name], lw=1.2, drawstyle=style)
         below = above
 
 

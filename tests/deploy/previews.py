@@ -11,17 +11,20 @@ import asyncio
 import re
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
 from deploy.grafana import model
 from deploy.grafana.generate import DASHBOARDS
+from tests.deploy.asking import filled_in, variables
 from tests.deploy.drawing import Told, draw
 from tests.support import watched_town
 from tests.support.prometheus_server import PrometheusServer
 
 PREVIEWS: Final = Path(__file__).parents[2] / "deploy" / "grafana" / "previews"
-VARIABLES: Final = {"$job": "compute-ledger", "$pool": ".*", "$window": "day", "$__rate_interval": "20s"}
+RATE_INTERVAL: Final = "20s"
+OF_NOW: Final = (model.Figure, model.Bars, model.Curve)
 PEOPLE: Final = 90
 PAUSE_S: Final = 6.0
 TIDE_S: Final = 100.0
@@ -33,23 +36,28 @@ async def main(minutes: float) -> None:
         async with watched_town.watched(Path(directory), people=PEOPLE, pause_s=PAUSE_S, tide_s=TIDE_S, scrape_s=STEP_S) as prometheus:
             began_s = time.time()
             await asyncio.sleep(60 * minutes)
-            results = [await _results(dashboard, prometheus, began_s) for dashboard in DASHBOARDS]
+            values = await variables(prometheus, rate_interval=RATE_INTERVAL)
+            results = [await _results(dashboard, prometheus, values, began_s) for dashboard in DASHBOARDS]
     PREVIEWS.mkdir(exist_ok=True)
     for dashboard, result in zip(DASHBOARDS, results, strict=True):
         draw(dashboard, result, PREVIEWS / f"{dashboard.uid.removeprefix('compute-ledger-')}.png")
 
 
-async def _results(dashboard: model.Dashboard, prometheus: PrometheusServer, began_s: float) -> dict[str, list[Told]]:
+async def _results(
+    dashboard: model.Dashboard, prometheus: PrometheusServer, values: Mapping[str, str], began_s: float
+) -> dict[str, list[Told]]:
     found: dict[str, list[Told]] = {}
     end_s = time.time()
     for row in dashboard.rows:
         for panel in row.panels:
             told = found.setdefault(f"{row.title}/{panel.title}", [])
             for query in panel.queries:
-                expr = query.expr
-                for variable, value in VARIABLES.items():
-                    expr = expr.replace(variable, value)
-                for series in await prometheus.over(expr, start_s=began_s, end_s=end_s, step_s=STEP_S):
+                expr = filled_in(query.expr, values)
+                if isinstance(panel.shape, OF_NOW):
+                    answer = [{**series, "values": [series["value"]]} for series in await prometheus.instant(expr)]
+                else:
+                    answer = await prometheus.over(expr, start_s=began_s, end_s=end_s, step_s=STEP_S)
+                for series in answer:
                     labels = series["metric"]
                     name = re.sub(r"\{\{(\w+)\}\}", lambda label, labels=labels: labels.get(label[1], ""), query.legend)
                     told.append(Told(name or panel.title, labels, [(moment, float(value)) for moment, value in series["values"]]))

@@ -11,8 +11,9 @@ import json
 import math
 import re
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ import pytest_asyncio
 
 from deploy.grafana.generate import DASHBOARDS, DIRECTORY, files
 from deploy.grafana.panels import equality
+from tests.deploy.asking import filled_in, variables
 from tests.support import watched_town
 from tests.support.prometheus_server import PrometheusServer
 
@@ -27,31 +29,50 @@ on_one_loop = pytest.mark.asyncio(loop_scope="module")
 
 PEOPLE = 60
 PAUSE_S = 2.5
-VARIABLES = {"$job": "compute-ledger", "$pool": ".*", "$window": "day", "$__rate_interval": "10s"}
+MANUAL = Path(__file__).parents[2] / "README.md"
+RATE_INTERVAL = "10s"
 SELECTOR = re.compile(r"[a-z_:]*compute_ledger_[a-z_:0-9]+(?:\{[^}]*\})?")
 DEADLINE_S = 40.0
+OF_NOW = {"stat", "bargauge", "xychart"}
+"""Panels that show how it stands, and nothing of how it came to that."""
+UNITS = {"short", "percentunit", "s", "reqps", "ops", "cps"}
+"""Those of Grafana's that are used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """An expression without variables, and whether it is asked of this moment alone."""
+
+    expr: str
+    is_of_now: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """Prometheus, and since when it has been scraping."""
+    """Prometheus, since when it has been scraping, and how the dashboards' variables stand."""
 
     prometheus: PrometheusServer
     since_s: float
+    variables: Mapping[str, str]
 
-    async def is_told(self, expr: str) -> bool:
-        """Whether an expression has given any number since the beginning."""
-        found = await self.prometheus.over(expr, start_s=self.since_s, end_s=time.time(), step_s=1)
-        return any(math.isfinite(float(value)) for series in found for _, value in series["values"])
+    async def is_told(self, query: Query) -> bool:
+        """Whether it gives any number now; one that is asked over time, whether it has since the beginning."""
+        if query.is_of_now:
+            points = [series["value"] for series in await self.prometheus.instant(query.expr)]
+        else:
+            found = await self.prometheus.over(query.expr, start_s=self.since_s, end_s=time.time(), step_s=1)
+            points = [point for series in found for point in series["values"]]
+        return any(math.isfinite(float(value)) for _, value in points)
 
-    async def untold(self, exprs: set[str]) -> set[str]:
-        """Which expressions still give nothing when all that the traffic shows has been seen."""
-        deadline_s = time.monotonic() + DEADLINE_S
-        while exprs and time.monotonic() < deadline_s:
-            told = await asyncio.gather(*map(self.is_told, sorted(exprs)))
-            exprs = {expr for expr, is_told in zip(sorted(exprs), told, strict=True) if not is_told}
+    async def untold(self, queries: Iterable[Query]) -> set[Query]:
+        """Which queries still give nothing when all that the traffic shows has been seen."""
+        silent, deadline_s = set(queries), time.monotonic() + DEADLINE_S
+        while silent and time.monotonic() < deadline_s:
+            asked = list(silent)
+            told = await asyncio.gather(*map(self.is_told, asked))
+            silent = {query for query, is_told in zip(asked, told, strict=True) if not is_told}
             await asyncio.sleep(0.5)
-        return exprs
+        return silent
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -59,7 +80,8 @@ async def watched(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Wat
     """A proxy in front of a town at work, and Prometheus that looks at it once a second."""
     directory = tmp_path_factory.mktemp("watched")
     async with watched_town.watched(directory, people=PEOPLE, pause_s=PAUSE_S, scrape_s=1) as prometheus:
-        yield Watched(prometheus, time.time())
+        since_s = time.time()
+        yield Watched(prometheus, since_s, await variables(prometheus, rate_interval=RATE_INTERVAL))
 
 
 def panels() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -70,10 +92,10 @@ def panels() -> Iterator[tuple[str, dict[str, Any]]]:
                 yield f"{path.stem}: {panel['title']}", panel
 
 
-def queries() -> dict[str, str]:
-    """Every panel query, and where it is."""
+def queries(values: Mapping[str, str]) -> dict[Query, str]:
+    """Every panel query as Grafana asks it, and where it is."""
     targets = ((where, target) for where, panel in panels() for target in panel["targets"])
-    return {filled_in(target["expr"]): f"{where} ({target['refId']})" for where, target in targets}
+    return {Query(filled_in(target["expr"], values), target["instant"]): f"{where} ({target['refId']})" for where, target in targets}
 
 
 def behind_variables() -> Iterator[str]:
@@ -84,15 +106,8 @@ def behind_variables() -> Iterator[str]:
         yield from (variable["definition"] for variable in document["templating"]["list"] if variable["type"] == "query")
 
 
-def filled_in(expr: str) -> str:
-    """An expression with a value for each variable."""
-    for variable, value in VARIABLES.items():
-        expr = expr.replace(variable, value)
-    return expr
-
-
-def selectors(exprs: Iterator[str]) -> set[str]:
-    return {selector for expr in exprs for selector in SELECTOR.findall(expr)}
+def selectors(exprs: Iterable[str]) -> set[Query]:
+    return {Query(selector) for expr in exprs for selector in SELECTOR.findall(expr)}
 
 
 def test_the_files_are_what_the_generator_writes() -> None:
@@ -107,11 +122,31 @@ def test_every_panel_says_what_it_shows() -> None:
         assert {target["datasource"]["uid"] for target in panel["targets"]} == {"${datasource}"}, where
         assert all(target["legendFormat"] for target in panel["targets"]), where
         assert not re.search(r"caller|account=|user=", json.dumps(panel["targets"])), where
+        told = panel["options"]["yAxis"] if panel["type"] == "heatmap" else panel["fieldConfig"]["defaults"]
+        assert told["unit"] in UNITS, where
     for dashboard in DASHBOARDS:
         document = json.loads((DIRECTORY / f"{dashboard.uid}.json").read_text())
         taken = [cell for panel in document["panels"] for cell in _cells(panel["gridPos"])]
         assert len(taken) == len(set(taken)), dashboard.uid
         assert document["schemaVersion"] == 42
+
+
+def test_what_stands_under_now_is_asked_of_now() -> None:
+    """Else "up" would be shown for hours after all is dead: over a range the last value is the last that there ever was."""
+    for where, panel in panels():
+        is_of_now = panel["type"] in OF_NOW
+        assert {(target["instant"], target["range"]) for target in panel["targets"]} == {(is_of_now, not is_of_now)}, where
+        assert panel["type"] != "stat" or panel["options"]["graphMode"] == "none", where
+
+
+def test_every_panel_says_for_which_grafana_it_is_written() -> None:
+    """The one that the manual names. Of an older one than 11.1, or of none, Grafana would rewrite how the Lorenz curve finds its fields,
+    and draw nothing."""
+    (named,) = re.findall(r"written for Grafana (\d+\.\d+)", MANUAL.read_text())
+    for where, panel in panels():
+        version = panel["pluginVersion"]
+        assert version.startswith(f"{named}."), where
+        assert [int(part) for part in version.split(".")] >= [11, 1], where
 
 
 def _cells(place: dict[str, int]) -> Iterator[tuple[int, int]]:
@@ -122,9 +157,10 @@ def _cells(place: dict[str, int]) -> Iterator[tuple[int, int]]:
 @pytest.mark.timeout(120)  # on a busy machine the town takes a while to do all that it does
 async def test_every_panel_shows_something(watched: Watched) -> None:
     """Its query is understood and gives a number, and so does each selector in it, and what its variables are looked up in."""
-    wanted = queries()
-    silent = await watched.untold({*wanted, *selectors(iter(wanted)), *selectors(map(filled_in, behind_variables()))})
-    assert sorted((wanted.get(expr, "a selector"), expr) for expr in silent) == []
+    wanted = queries(watched.variables)
+    looked_up = [filled_in(expr, watched.variables) for expr in behind_variables()]
+    silent = await watched.untold({*wanted, *selectors(query.expr for query in wanted), *selectors(looked_up)})
+    assert sorted((wanted.get(query, "a selector"), query.expr) for query in silent) == []
 
 
 @on_one_loop
@@ -134,7 +170,7 @@ async def test_every_rule_is_of_metrics_that_exist(watched: Watched) -> None:
     do, nothing critical is the matter."""
     rules = await watched.prometheus.rules()
     recorded = {rule["name"] for rule in rules if rule["type"] == "recording"}
-    silent = await watched.untold({*recorded, *selectors(rule["query"] for rule in rules)})
+    silent = await watched.untold({*map(Query, recorded), *selectors(rule["query"] for rule in rules)})
     assert not silent
     rules = await watched.prometheus.rules()
     assert {rule["name"]: rule["lastError"] for rule in rules if rule["health"] != "ok"} == {}

@@ -11,6 +11,8 @@ from deploy.grafana.model import BLUE, GREEN, GREY, ORANGE, RED, Bars, Choice, C
 
 WINDOW: Final = Choice("window", "Window", {"day": "day", "week": "week", "month": "month", "half-life": "half_life"})
 THIS: Final = 'job="$job", window="$window"'
+STEPS: Final = "start|grow|ease|stop|deal"
+"""What a policy does by itself; all its other acts are on requests."""
 SHARES: Final = {"top1": "top 1 %", "top10": "top 10 %", "bottom50": "lower half", "bottom40": "lowest 40 %"}
 
 
@@ -25,6 +27,10 @@ def _gini(bound: str) -> str:
 
 def _people(state: str) -> str:
     return _of("accounts", labels=f'state="{state}"')
+
+
+def _acts(labels: str) -> str:
+    return f'60 * sum by (policy, act) (rate(compute_ledger_intervention_acts_total{{job="$job", {labels}}}[$__rate_interval]))'
 
 
 NOW = Row(
@@ -253,15 +259,18 @@ INTERVENTIONS = Row(
             most=1,
         ),
         Panel(
-            "Acts",
-            "Steps of the policies, and what they did to requests and credits, a minute.",
-            [
-                Query(
-                    '60 * sum by (policy, act) (rate(compute_ledger_intervention_acts_total{job="$job"}[$__rate_interval]))',
-                    "{{policy}}: {{act}}",
-                )
-            ],
+            "Steps of the policies",
+            "How many a minute each policy takes: it starts, grows, eases and stops, and deals out credits.",
+            [Query(_acts(f'act=~"{STEPS}"'), "{{policy}}: {{act}}")],
+            Lines(stepped=True),
             width=9,
+            least=0,
+        ),
+        Panel(
+            "Acts on requests",
+            "A minute: requests that a policy applied to, or would apply to if it were on; what the floor topped up and the tithe gave.",
+            [Query(_acts(f'act!~"{STEPS}"'), "{{policy}}: {{act}}")],
+            width=24,
             least=0,
         ),
     ],
