@@ -213,15 +213,18 @@ def test_every_definition_is_well_formed() -> None:
 
 
 def test_pools_that_are_gone_are_told_no_more() -> None:
-    """What was told last is the whole of it; seats that were taken away from a full pool are not free below none."""
+    """What was told last is the whole of it; seats that were taken away from a full pool are not free below none.
+
+    Who waits is told with those that may take only spare seats, for so wait the ones that a cap puts last.
+    """
     counted = Metrics()
     gone = PoolState("gone", 2, 1, 0, 0, 0, 0, False)
     counted.pools_are([gone])
-    counted.pools_are([PoolState("local", 2, 3, 5, 2, 1_500_000_000, 0, False)])
+    counted.pools_are([PoolState("local", 2, 3, 5, 2, 1_500_000_000, 0, False, spare_waiting=4)])
     told = {name: value for name, value in page(Fleet(counted)).items() if "pool_" in name or "lag" in name}
     assert told == {
         "compute_ledger_pool_seats{pool=local,state=used}": 3,
         "compute_ledger_pool_seats{pool=local,state=free}": 0,
-        "compute_ledger_pool_backlog{pool=local}": 5,
+        "compute_ledger_pool_backlog{pool=local}": 9,
         "compute_ledger_fair_lag_credits{pool=local}": 1.5,
     }

@@ -48,7 +48,7 @@ class AuditWatch:
             self._metrics.audit_figures_are(
                 open_holds=stands.figures.open_holds,
                 expired_nanocredits=stands.figures.expired_nanocredits,
-                left_nanocredits=stands.figures.left_nanocredits,
+                left_nanocredits=stands.figures.left_nanocredits if stands.figures.limited_roots else None,
             )
         known = {} if before is None else before.broken
         lines = [f"{account}: {line}" for account, found in stands.broken.items() if account not in known for line in found]

@@ -115,4 +115,4 @@ class AuditReport:
     expired_nanocredits: int = 0
     """What has expired so far, in all accounts."""
     left_nanocredits: int = 0
-    """What active accounts without a parent can still spend, all together; those without limits left out."""
+    """What active accounts without a parent can still spend, all together and in credits; those without limits left out."""

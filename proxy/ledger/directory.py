@@ -146,10 +146,16 @@ class Directory(Lookups, AuditLog):
             levels.append(records.read_account(path[: n + 1], fields, balance, grants, plan, self._engine.now_ms()))
         return tuple(levels)
 
-    async def left_in(self, reply: list[Any], root: Path) -> int:
-        """What an account without a parent has left to spend, as a raw snapshot tells it; 0 where it is not active, or has no limit."""
+    async def left_in(self, reply: list[Any], root: Path) -> int | None:
+        """What an account without a parent has left to spend, in credits whatever it counts, as a raw snapshot tells it.
+
+        0 where it is not active; None where it has no limit, or nobody can say yet what its unit is worth.
+        """
         (account,) = await self.levels_in([*reply[:5]], root)
-        return account.available_nanocredits or 0 if account.status == "active" else 0
+        if account.available_nanocredits is None:
+            return None
+        left = account.available_nanocredits if account.status == "active" else 0
+        return self.levels.in_credits((await self.known_plan(account.plan)).unit, left, self.now_ms())
 
     async def raw_snapshot(self, path: Path) -> list[Any]:
         call = Call.on(keys.behind_operation(path), records.pack_levels(path))

@@ -106,7 +106,7 @@ class Journal:
                     folded.fold.compact(path[-1], stored.sources)
                 accounts += 1
                 expired += stored.totals["expired"] + stored.totals["collected"]
-                left += await self._directory.left_in(reply, path) if len(path) == 1 and balance is not None else 0
+                left += (await self._directory.left_in(reply, path) or 0) if len(path) == 1 and balance is not None else 0
                 if balance is not None and (balance.running or balance.held):
                     busy.add(path[-1])
             holds, wrong = await self._open_holds.check(root[0], busy)

@@ -37,10 +37,11 @@ class Kept(msgspec.Struct, frozen=True, array_like=True):
     expired: int = 0
     left: int = 0
     holds: int = 0
+    limited: int = 0
 
     @property
     def figures(self) -> Figures:
-        return Figures(self.expired, self.left, self.holds)
+        return Figures(self.expired, self.left, self.holds, self.limited)
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -185,7 +186,8 @@ class Proofs:
                 if account not in found:
                     found[account] = self._compare_level(work, visit, further, reply, n, path, busy)
                     if n == 0:
-                        found[account] += Figures(left_nanocredits=await self._directory.left_in(reply, path[:1]))
+                        left = await self._directory.left_in(reply, path[:1])
+                        found[account] += Figures(left_nanocredits=left or 0, limited_roots=int(left is not None))
         visit.compared |= found.keys()
         if paths and (busy or not accounts or work.root in accounts):
             count, wrong = await self._open_holds.check(work.root, busy)
@@ -247,6 +249,7 @@ class Proofs:
                 figures.expired_nanocredits,
                 figures.left_nanocredits,
                 figures.open_holds,
+                figures.limited_roots,
             )
             if (packed := _encode(kept)) != before:
                 fields += (account, packed)

@@ -81,7 +81,7 @@ class Metrics:
         for state in states:
             self._counts["pool_seats"][(state.name, "used")] = state.used
             self._counts["pool_seats"][(state.name, "free")] = max(0, state.seats - state.used)
-            self._counts["pool_backlog"][(state.name,)] = state.waiting
+            self._counts["pool_backlog"][(state.name,)] = state.waiting + state.spare_waiting
             self._counts["fair_lag_credits"][(state.name,)] = state.lag_nanocredits
 
     def served(self, *, pool: str, amount_nanocredits: int) -> None:
@@ -166,10 +166,16 @@ class Metrics:
         self._set("conservation_errors", broken)
         self._set("audit_waiting_trees", waiting)
 
-    def audit_figures_are(self, *, open_holds: int, expired_nanocredits: int, left_nanocredits: int) -> None:
-        """What the audit found of all accounts. What has expired is known from the balances alone: no process sees every window turn."""
+    def audit_figures_are(self, *, open_holds: int, expired_nanocredits: int, left_nanocredits: int | None) -> None:
+        """What the audit found of all accounts; what is left is None where nobody has a limit.
+
+        What has expired is known from the balances alone: no process sees every window turn.
+        """
         self._set("open_holds", open_holds)
-        self._set("left_credits", left_nanocredits)
+        if left_nanocredits is None:
+            self._counts["left_credits"].clear()
+        else:
+            self._set("left_credits", left_nanocredits)
         self._counts["credits_total"][("expired",)] = expired_nanocredits
 
     def equality_is(self, rows: Mapping[str, Rows]) -> None:

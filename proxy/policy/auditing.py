@@ -37,16 +37,19 @@ class Figures:
     expired_nanocredits: int = 0
     left_nanocredits: int = 0
     open_holds: int = 0
+    limited_roots: int = 0
+    """Accounts without a parent that have a limit, so that it can be said what is left of it."""
 
     def __add__(self, other: Figures) -> Figures:
         return Figures(
             self.expired_nanocredits + other.expired_nanocredits,
             self.left_nanocredits + other.left_nanocredits,
             self.open_holds + other.open_holds,
+            self.limited_roots + other.limited_roots,
         )
 
     def __sub__(self, other: Figures) -> Figures:
-        return self + Figures(-other.expired_nanocredits, -other.left_nanocredits, -other.open_holds)
+        return self + Figures(-other.expired_nanocredits, -other.left_nanocredits, -other.open_holds, -other.limited_roots)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,6 +137,11 @@ class Levels:
         index = None if unit == CREDITS else self.index(unit, at_ms)
         return amount_nanocredits if index is None else amount_nanocredits * NANOCREDITS_PER_CREDIT // index
 
+    def in_credits(self, unit: str, amount: int, at_ms: int) -> int | None:
+        """What so much of what an account counts is worth in nanocredits, rounded down; None where its level has no index yet."""
+        index = NANOCREDITS_PER_CREDIT if unit == CREDITS else self.index(unit, at_ms)
+        return None if index is None else amount * index // NANOCREDITS_PER_CREDIT
+
     def to_keep(self, now_ms: int) -> dict[str, Step]:
         """What is to be noted of the levels' indices now, so that it outlasts the rows that set them: what is not noted so yet."""
         found = {}

@@ -64,4 +64,4 @@ def test_a_dear_visit_is_paid_off_by_those_after_it() -> None:
 
 
 def test_figures_add_up() -> None:
-    assert Figures(1, 2, 3) + Figures(10, 20, 30) - Figures(1, 1, 1) == Figures(10, 21, 32)
+    assert Figures(1, 2, 3, 4) + Figures(10, 20, 30, 40) - Figures(1, 1, 1, 1) == Figures(10, 21, 32, 43)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.domain import Level, Price
+from proxy.domain import NANOCREDITS_PER_CREDIT, Level, Price
 from proxy.policy.levels import DAY_MS, Levels, Step, blended_nanocredits, index_steps, members, planned_index, step_at
 from proxy.policy.pricing import find_price
 
@@ -80,6 +80,13 @@ def test_before_its_first_row_a_level_has_no_index() -> None:
     assert [levels.index("small", day * DAY_MS) for day in (4, 5, 6)] == [None, 30, 30]
     assert levels.index("small", 5 * DAY_MS - 1) is None
     assert levels.index("unknown", 5 * DAY_MS) is None
+
+
+def test_what_a_unit_is_worth_is_its_index() -> None:
+    """Rounded down; credits are credits, and before there is an index nobody can say."""
+    levels = Levels([row("a", 5, NANOCREDITS_PER_CREDIT // 3)])
+    assert levels.in_credits("credits", 7, 0) == 7
+    assert [levels.in_credits("small", 2 * NANOCREDITS_PER_CREDIT, day * DAY_MS) for day in (4, 5)] == [None, 666_666_666]
 
 
 def test_levels_are_those_that_rows_name_and_those_with_settings() -> None:

@@ -25,7 +25,7 @@ NOW = Row(
     [
         Panel(
             "Left to spend",
-            "Credits that organisations and people of their own can spend now, all together, as of the last audit.",
+            "Credits that organisations and people of their own can spend now, all together, as of the last audit; units at their worth.",
             [Query(LEFT)],
             Figure(((None, RED), (0.000001, BLUE))),
             width=4,

@@ -37,7 +37,7 @@ NOW = Row(
         ),
         Panel(
             "Waiting",
-            "Requests that wait for a seat.",
+            "Requests that wait for a seat, those that take only spare ones too.",
             [Query(f"sum({BACKLOG})")],
             Figure(((None, GREEN), (1, BLUE))),
             width=4,
