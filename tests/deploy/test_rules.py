@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shutil
 from pathlib import Path
 
 from tests.support.prometheus_server import SHIPPED, binary
 
+MANUAL = SHIPPED.parents[1] / "README.md"
 CASES = Path(__file__).parent / "rules"
 RULES = sorted((SHIPPED / "rules").glob("*.yml"))
 ALERT = re.compile(r"- alert: (\w+)")
@@ -26,6 +28,10 @@ async def promtool(*arguments: object) -> tuple[int | None, str]:
 
 def alerts() -> set[str]:
     return {name for path in RULES for name in ALERT.findall(path.read_text())}
+
+
+def links_in(directory: Path) -> list[str]:
+    return [link for path in directory.rglob("rules/*.yml") for link in re.findall(r"runbook_url: (.*)", path.read_text())]
 
 
 async def test_the_configuration_and_the_rules_are_valid() -> None:
@@ -56,8 +62,21 @@ def test_every_alert_says_what_to_do() -> None:
             assert f"runbook_url: README.md#{name.lower()}\n" in text, name
 
 
+async def test_links_lead_where_the_manual_is_read(tmp_path: Path) -> None:
+    """After the one line that the manual gives every alert has a link that opens from anywhere, and the rules are valid."""
+    (line,) = re.findall(r"^sed -i .*runbook_url.*$", MANUAL.read_text(), re.MULTILINE)
+    shutil.copytree(SHIPPED, tmp_path / "deploy" / "prometheus")
+    process = await asyncio.create_subprocess_exec("sh", "-c", line, cwd=tmp_path)
+    assert await process.wait() == 0
+    links = links_in(tmp_path)
+    assert len(links) == len(alerts())
+    assert all(re.fullmatch(r"https://\S+/README\.md#computeledger[a-z]+", link) for link in links)
+    code, output = await promtool("check", "config", tmp_path / "deploy" / "prometheus" / "prometheus.yml")
+    assert code == 0, output
+
+
 def test_every_alert_has_a_row_in_the_runbook() -> None:
     """The manual names each one where the alert's link leads, and no other."""
-    manual = (SHIPPED.parents[1] / "README.md").read_text()
+    manual = MANUAL.read_text()
     assert set(re.findall(r'^\| <a id="\w+"></a>`(\w+)` \|', manual, re.MULTILINE)) == alerts()
     assert {name for name in alerts() if f'<a id="{name.lower()}"></a>`{name}`' not in manual} == set()

@@ -10,7 +10,9 @@ BUDGET: Final = 'outcome=~"insufficient_quota|request_exceeds_budget|budget_in_f
 QUEUE: Final = 'outcome=~"queue_full|queue_timeout|too_many_requests"'
 REQUESTS: Final = 'compute_ledger_requests_total{job="$job"}'
 DEBITED: Final = 'sum(rate(compute_ledger_credits_total{job="$job", flow="debited"}[1h]))'
-LEFT: Final = 'max(compute_ledger_left_credits{job="$job"})'
+FRESHEST: Final = 'and on (instance) bottomk(1, compute_ledger_audit_age_seconds{job="$job"} >= 0)'
+"""A proxy that the ledger is away from goes on telling what it knew."""
+LEFT: Final = f'max(compute_ledger_left_credits{{job="$job"}} {FRESHEST})'
 OVERRUN: Final = 'sum(increase(compute_ledger_credits_total{job="$job", flow="overrun"}[1h]))'
 
 
@@ -115,7 +117,10 @@ USE = Row(
             "What is left of all budgets together, and the straight line of the last hour carried on; a window that turns lifts both.",
             [
                 Query(LEFT, "left"),
-                Query('clamp_min(max(predict_linear(compute_ledger_left_credits{job="$job"}[1h], 4 * 3600)), 0)', "in four hours"),
+                Query(
+                    f'clamp_min(max(predict_linear(compute_ledger_left_credits{{job="$job"}}[1h], 4 * 3600) {FRESHEST}), 0)',
+                    "in four hours",
+                ),
             ],
             Lines({"left": BLUE, "in four hours": ORANGE}, dashed=("in four hours",)),
             least=0,

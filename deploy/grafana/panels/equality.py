@@ -281,7 +281,12 @@ MEASURING = Row(
         Panel(
             "Age of the figures",
             "How long ago they were taken from the ledger; -1 before the first time.",
-            [Query('min(compute_ledger_equality_age_seconds{job="$job"})', "age")],
+            [
+                Query(
+                    'min(compute_ledger_equality_age_seconds{job="$job"} >= 0) or max(compute_ledger_equality_age_seconds{job="$job"})',
+                    "age",
+                )
+            ],
             Lines({"age": BLUE}),
             unit="s",
             width=8,

@@ -211,7 +211,7 @@ PROCESSES_ROW = Row(
         Panel(
             "Age of the last audit",
             "How old the oldest change is that may not have been audited; -1 before the first audit.",
-            [Query('min(compute_ledger_audit_age_seconds{job="$job"})', "age")],
+            [Query('min(compute_ledger_audit_age_seconds{job="$job"} >= 0) or max(compute_ledger_audit_age_seconds{job="$job"})', "age")],
             Lines({"age": BLUE}),
             unit="s",
             width=6,
