@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from proxy.cli.curve import lorenz_lines
 from proxy.cli.demo.screen import BOLD, GREEN, YELLOW, Screen
+from proxy.cli.demo.seats import LOOK_S, Seats
 from proxy.cli.demo.town import DEAR_MODEL, DEAR_SEATS, DEAR_UPSTREAM, Person, Town, Unexpected
 
 VILLAGERS: Final = 20
@@ -30,7 +31,6 @@ CURVE_CELLS_MAX: Final = 44
 LABEL_CELLS: Final = 17
 BAR_CELLS: Final = 8
 COLUMNS_BESIDE_CURVE: Final = 50
-LOOK_S: Final = 0.2
 DRY_ANSWERS: Final = 45
 """How many are waited for before the cap, so that the village has come as well."""
 FALL: Final = 0.15
@@ -62,7 +62,7 @@ class Levelling:
         self._enough = asyncio.Event()
         self._equality: dict[str, Any] = {}
         self._cap: dict[str, Any] = {}
-        self._pool: dict[str, Any] = {"used": 0, "backlog": 0, "spare_waiting": 0}
+        self._seats = Seats(lambda: town.admin("GET", f"pools/{DEAR_UPSTREAM}"), DEAR_SEATS)
         self._looked_s = 0.0
 
     async def open(self) -> None:
@@ -125,6 +125,7 @@ class Levelling:
             while not is_enough() and time.monotonic() - began_s < PATIENCE_S:
                 await asyncio.sleep(LOOK_S)
                 await self._refresh()
+        self._seats.check()
         return Seen(self._gini, self._masters_share, self._cap["reason"])
 
     async def _press(self, person: Person) -> None:
@@ -143,8 +144,8 @@ class Levelling:
         if now_s - self._looked_s >= LOOK_S:
             self._looked_s = now_s
             admin = self._town.admin
-            self._equality, self._cap, self._pool = await asyncio.gather(
-                admin("GET", "equality?window=day"), admin("GET", "interventions/cap"), admin("GET", f"pools/{DEAR_UPSTREAM}")
+            self._equality, self._cap, _ = await asyncio.gather(
+                admin("GET", "equality?window=day"), admin("GET", "interventions/cap"), self._seats.look()
             )
 
     # --- drawing -------------------------------------------------------------------------------------------------------------------
@@ -160,7 +161,7 @@ class Levelling:
         return [f"{line:<{width}}  {fact}".rstrip() for line, fact in zip(curve, beside, strict=False)]
 
     def _facts(self) -> list[str]:
-        screen, equality, shares, cap, pool = self._screen, self._equality, self._equality["shares"], self._cap, self._pool
+        screen, equality, shares, cap, seats = self._screen, self._equality, self._equality["shares"], self._cap, self._seats
         state = screen.paint("acts", YELLOW) if cap["active"] else "would act" if cap["proposed"] else "rests"
         masters = self._masters_share
         bar = screen.bar([(masters, "█", YELLOW), (1 - masters if self._served else 0, "▒", GREEN)], cells=BAR_CELLS)
@@ -171,7 +172,7 @@ class Levelling:
             self._fact("top tenth has", f"{shares['top10']:.0%}"),
             self._fact("lower half has", f"{shares['bottom50']:.0%}"),
             f"{'served just now':<{LABEL_CELLS}}{bar} {masters:.0%} masters",
-            self._fact("the seats", f"{pool['used']} of {DEAR_SEATS}, {pool['backlog'] + pool['spare_waiting']} wait"),
+            self._fact("the seats", f"{seats.used} of {DEAR_SEATS}, {seats.waiting} wait"),
             f"{'the cap':<{LABEL_CELLS}}{state}",
         ]
 

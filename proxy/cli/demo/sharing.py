@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from proxy.cli.demo.screen import BOLD, CYAN, GREEN, YELLOW, Screen
+from proxy.cli.demo.seats import LOOK_S, Seats
 from proxy.cli.demo.town import SCARCE_MODEL, SCARCE_SEATS, SCARCE_UPSTREAM, Person, Town, Unexpected
 
 BUDGET: Final = "2"
@@ -39,7 +40,7 @@ class Sharing:
         self._screen = screen
         self._town = town
         self._crowds: list[Crowd] = []
-        self._pool: dict[str, Any] = {"used": 0, "backlog": 0}
+        self._seats = Seats(lambda: town.admin("GET", f"pools/{SCARCE_UPSTREAM}"), SCARCE_SEATS)
         self._enough = asyncio.Event()
 
     async def open(self) -> None:
@@ -51,13 +52,15 @@ class Sharing:
     async def run(self) -> None:
         """All ask until enough is answered; what they have begun by then is still served, and no longer shown."""
         asking = [asyncio.ensure_future(self._press(crowd)) for crowd in self._crowds for _ in range(crowd.at_once)]
+        tasks = [asyncio.ensure_future(self._look_on()), *asking]
         try:
-            async with self._screen.moving(self._draw, refresh=self._refresh):
-                await asyncio.wait((asyncio.ensure_future(self._enough.wait()), *asking), return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.gather(*asking)
+            async with self._screen.moving(self._draw, refresh=self._seats.look):
+                await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.gather(*tasks)
         finally:
-            for task in asking:
+            for task in tasks:
                 task.cancel()
+        self._seats.check()
         for crowd in self._crowds:
             if abs(self.share(crowd) - self.entitlement(crowd)) > AWRY:
                 raise Unexpected(f"{crowd.person.id} got {self.share(crowd):.0%} of a scarce pool instead of {self.entitlement(crowd):.0%}")
@@ -87,8 +90,11 @@ class Sharing:
                 if sum(each.answers for each in self._crowds) >= ANSWERS:
                     self._enough.set()
 
-    async def _refresh(self) -> None:
-        self._pool = await self._town.admin("GET", f"pools/{SCARCE_UPSTREAM}")
+    async def _look_on(self) -> None:
+        """Until enough is answered, whether anybody sees it drawn or not."""
+        while not self._enough.is_set():
+            await self._seats.look()
+            await asyncio.sleep(LOOK_S)
 
     def _draw(self) -> Sequence[str]:
         screen = self._screen
@@ -102,7 +108,7 @@ class Sharing:
                 f"  {crowd.person.id:<14}{crowd.at_once:7}{crowd.weight:8}  {bar}{crowd.answers * ANSWER_WORDS:7}"
                 f"{screen.paint(f'{100 * share:5.0f} %', BOLD)}{waits_s:6.2f} s"
             )
-        taken = screen.bar([(self._pool["used"] / SCARCE_SEATS, "█", YELLOW)], cells=SCARCE_SEATS)
-        waiting = screen.paint(f"{self._pool['backlog']} requests wait", CYAN)
-        lines.append(f"  {'the seats':<14}{taken}  {self._pool['used']} of {SCARCE_SEATS} taken, {waiting}")
+        taken = screen.bar([(self._seats.used / SCARCE_SEATS, "█", YELLOW)], cells=SCARCE_SEATS)
+        waiting = screen.paint(f"{self._seats.waiting} requests wait", CYAN)
+        lines.append(f"  {'the seats':<14}{taken}  {self._seats.used} of {SCARCE_SEATS} taken, {waiting}")
         return lines
