@@ -128,12 +128,12 @@ class PoolView(View):
     name: str
     seats: int
     used: int = Field(description="With spare ones; above `seats` only after there were more, or after an outage")
-    backlog: int = Field(description="Requests that wait for a seat")
+    backlog: int = Field(description="Requests with a budget that wait for a seat")
     callers_waiting: int = Field(description="Accounts with a request that waits")
     lag: CreditsText = Field(description="By how much service per weight those who wait differ: organisations, or one's accounts")
     served: CreditsText = Field(description="What all requests with a seat have cost")
     spare_used: int = Field(description="Seats taken by accounts whose budget is used up")
-    spare_waiting: int
+    spare_waiting: int = Field(description="Requests that wait and take only seats that nobody else wants")
     draining: bool
 
     @classmethod
