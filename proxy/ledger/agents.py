@@ -22,6 +22,8 @@ from proxy.ledger.documents import Documents
 from proxy.ledger.engine import Engine
 
 ID_CHARACTERS_MAX = 128
+OPENING_MS = 60_000
+"""Longer than any call that opens an agent can take."""
 
 RaiseState = Literal["pending", "approved", "declined", "replaced"]
 
@@ -89,6 +91,8 @@ class Agents:
         settings = await self._directory.settings(person)
         parent = await self._switch(person, settings.plan) if opener == person else opener
         await self._check_new(agent, settings.path[0], operation_id)
+        opening = keys.agents_being_opened_by(person)
+        await self._engine.command("ZADD", opening, self._engine.now_ms(), agent)  # first, so that nobody takes it for one that broke off
         is_new = await self._engine.command("ZADD", index, 0, agent)
         try:
             if is_new:
@@ -99,21 +103,27 @@ class Agents:
         except Refusal:
             if is_new:
                 await self._engine.command("ZREM", index, agent)
+            await self._engine.command("ZREM", opening, agent)
             raise
+        await self._engine.command("ZREM", opening, agent)
         # Closed: meanwhile, for this is a late repeat. Else once more, for it may have been taken for one that nobody will open.
         await self._engine.command(*(("ZREM", index, agent) if account.status == "closed" else ("ZADD", index, 0, agent)))
         return account
 
     async def _check_room(self, person: AccountId, agent: AccountId, agents_max: int) -> None:
-        """Raises Conflict where a person has more agents than it may with this one; those do not count whose opening broke off."""
+        """Raises Conflict where a person has more agents than it may with this one. Those do not count whose opening broke off: without an
+        account, and not begun within the time that it can take."""
         index = keys.agents_of(person)
         if await self._engine.command("ZCARD", index) <= agents_max:
             return
+        opening = keys.agents_being_opened_by(person)
+        await self._engine.command("ZREMRANGEBYSCORE", opening, "-inf", self._engine.now_ms() - OPENING_MS)
+        under_way = {raw.decode() for raw in await self._engine.command("ZRANGE", opening, 0, -1)} | {agent}
         ids = await self._engine.command("ZRANGE", index, 0, -1)
         for start in range(0, len(ids), PAGE_MAX):
             some = [raw.decode() for raw in ids[start : start + PAGE_MAX]]
             are_there = await self._engine.commands(*(("EXISTS", keys.path_of(AccountId(name))) for name in some))
-            if broken_off := [name for name, is_there in zip(some, are_there, strict=True) if not is_there and name != agent]:
+            if broken_off := [name for name, is_there in zip(some, are_there, strict=True) if not is_there and name not in under_way]:
                 await self._engine.command("ZREM", index, *broken_off)
         if await self._engine.command("ZCARD", index) > agents_max:
             raise Conflict(f"account {person!r} has {agents_max} agents, as many as it may", hint="Close some.")

@@ -143,25 +143,22 @@ class Denials:
         shares: dict[tuple[WindowName, str], list[float]] = {}
         for window, found in amounts.items():
             for person, (amount,) in found.items():
-                if (uses := used.get(person)) is not None:
-                    use = uses.get(window, 0.0)
+                is_entitled, uses = used[person]
+                if (use := uses.get(window, 0.0)) > 0 or is_entitled:
                     served = use / (use + amount) if use > 0 else 0.0
                     shares.setdefault((window, person.rpartition(" ")[2]), []).append(served)
         self._denied = {of: Denied(sum(1 for share in there if share <= 0), min(there)) for of, there in shares.items()}
         self._read_at_s = time.monotonic()
 
-    async def _used(self, persons: set[str]) -> dict[str, Mapping[WindowName, float]]:
-        """What each used, but of those who are entitled no more and have used nothing."""
+    async def _used(self, persons: set[str]) -> dict[str, tuple[bool, Mapping[WindowName, float]]]:
+        """Whether each is entitled, and what it used."""
         ordered, now_ms = sorted(persons), self._engine.now_ms()
-        used: dict[str, Mapping[WindowName, float]] = {}
+        used: dict[str, tuple[bool, Mapping[WindowName, float]]] = {}
         for start in range(0, len(ordered), BATCH):
             batch = ordered[start : start + BATCH]
             places = [person.split(" ") for person in batch]
             rows = await self._engine.commands(*(("GET", keys.balance(root, AccountId(account))) for root, account, _ in places))
             for person, packed in zip(batch, rows, strict=True):
                 uses = read_balance(packed).uses if packed is not None else None
-                if uses is not None:
-                    found = present_uses(uses, now_ms).use_nanocredits
-                    if uses.is_entitled or any(found.values()):
-                        used[person] = found
+                used[person] = (False, {}) if uses is None else (uses.is_entitled, present_uses(uses, now_ms).use_nanocredits)
         return used

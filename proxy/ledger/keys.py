@@ -123,6 +123,10 @@ def agents_of(person: str) -> str:
     return f"cl:agents:{person}"
 
 
+def agents_being_opened_by(person: str) -> str:
+    return f"cl:agents-opening:{person}"
+
+
 def openers_of(person: str) -> str:
     """The agents of a person that may open agents of their own."""
     return f"cl:openers:{person}"

@@ -298,9 +298,12 @@ class Loans:
                 loan = await self._take(loan, loan.taking)
             levels = await self._levels(loan.borrower)
             is_closed = _closed_on(levels) is not None
+            owed = loan.outstanding_nanocredits
             if loan.state == "open" and (is_due or is_closed):
                 loan = await self._ask_for(loan, levels)
-            if loan.state == "open" and is_closed and not levels[-1].totals.held:  # what still runs may leave something
+            has_left = left_to_give(levels[-1:], self._engine.now_ms()) > owed - loan.outstanding_nanocredits and _are_active_above(levels)
+            # What still runs may leave something, and whoever is above may have something again.
+            if loan.state == "open" and is_closed and not levels[-1].totals.held and not has_left:
                 await self.forgive(loan)
                 log.info("loan %s: %d of it are forgiven, for its borrower is closed", loan.loan_id, loan.outstanding_nanocredits)
 
@@ -330,6 +333,11 @@ class Loans:
 def _closed_on(levels: tuple[Account, ...]) -> AccountId | None:
     """Who of a path is closed, and so nobody below spends anything any more."""
     return next((level.id for level in levels if level.status == "closed"), None)
+
+
+def _are_active_above(levels: tuple[Account, ...]) -> bool:
+    """Whether those who stand above the last of a path, if anybody does, go on."""
+    return all(level.status != "closed" for level in levels[:-1])
 
 
 def _new_step() -> str:

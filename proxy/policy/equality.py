@@ -259,8 +259,13 @@ def _theil_parts(groups: list[Group]) -> tuple[float, float]:
     return within, max(0.0, between)
 
 
+def is_told(group: Group, *, group_min: int = GROUP_MIN) -> bool:
+    """Whether a group has people enough, none of whom may have more than half of its use."""
+    return _people(group) >= group_min and not _may_dominate(group.tally.sound())
+
+
 def _suppressed(groups: Mapping[str, Group], group_min: int) -> set[str]:
-    suppressed = {name for name, group in groups.items() if _people(group) < group_min or _may_dominate(group.tally)}
+    suppressed = {name for name, group in groups.items() if not is_told(group, group_min=group_min)}
     people = sum(_people(groups[name]) for name in suppressed)
     for name in sorted(groups.keys() - suppressed, key=lambda name: (_people(groups[name]), name)):
         if not suppressed or (len(suppressed) > 1 and people >= group_min):

@@ -13,7 +13,7 @@ from typing import Any, Final, Protocol
 
 from proxy import config
 from proxy.domain import Path
-from proxy.policy.equality import Equality, Recount, Standing, Uses, WindowState, measure, standing
+from proxy.policy.equality import Equality, Recount, Standing, Uses, WindowState, is_told, measure, standing
 from proxy.policy.tallies import WINDOWS, WindowName
 
 KEPT_S: Final = 5.0
@@ -65,9 +65,10 @@ class EqualityFigures:
         """A window as it stands now, by one of the dimensions or by none; of those who count in a unit (None: in the commonest)."""
         return measure(await self._states.state(window, group, unit), group_min=self._section().group_min)
 
-    def are_few(self, found: Equality) -> bool:
-        """Whether those who count in a unit are too few to be told of, beside others who count in another."""
-        return found.people < self._section().group_min and found.people < sum(found.state.people_by_unit.values())
+    def may_be_told(self, found: Equality) -> bool:
+        """Whether those who count in a unit may be told of as a group may, where others count in another."""
+        are_all = found.people >= sum(found.state.people_by_unit.values())
+        return are_all or is_told(found.state.total, group_min=self._section().group_min)
 
     async def recount(self) -> Recount | None:
         """Count all use anew, or wait for the recount that is at work; None where it takes longer than a caller may wait.

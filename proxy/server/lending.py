@@ -93,7 +93,11 @@ class OwnLoans:
     async def forgive(self, asking: Asking) -> LoanView:
         """Leave the borrower what is outstanding of a loan that the caller has made."""
         body, author = await asking.body(LoanAnswer)
-        loan = await self.giving.loans.forgive(await self._own(asking, only="lender"))
+        loan = await self._own(asking, only="lender")
+        if not asking.caller.plan.transfers:  # else lending would be a way to give for those who cannot
+            message = f"Accounts of the plan {asking.caller.plan.name!r} cannot give credits away, also by forgiving a loan."
+            raise Refusal("transfers_not_allowed", message, hint="Ask whoever runs this proxy, who can forgive it.")
+        loan = await self.giving.loans.forgive(loan)
         return await record(self.desk, author, "loan.forgive", loan, reason=body.reason)
 
     async def _own(self, asking: Asking, *, only: Literal["lender", "borrower"] | None = None) -> Loan:

@@ -83,12 +83,20 @@ async def test_half_served_stays_half_served_while_both_grow_old(world: World, m
 
 
 async def test_whoever_is_gone_was_not_denied(world: World) -> None:
-    """Its account was closed: it is neither among the people nor among those of them who got nothing."""
-    world.stores[0].equality.denials.note(world.paths["idle"], "queue_full", 5)
-    await world.stores[0].directory.update_account(AccountId("idle"), status="closed", operation_id="close")
+    """Its account was closed: in a window in which it used nothing it is neither among the people nor among those who got nothing."""
+    await world.spend("solo", 50)
+    await world.flush()
+    world.clock.pass_s(DAY_S)
+    for name in ("idle", "solo"):
+        world.stores[0].equality.denials.note(world.paths[name], "queue_full", 5)
+        await world.stores[0].directory.update_account(AccountId(name), status="closed", operation_id=f"close-{name}")
+    await world.spend("ann", 10)
     await world.flush()
     found = measure(await world.stores[1].equality.state("day"))
-    assert (found.people, found.denied, found.idle) == (3, 0, 3)
+    assert (found.people, found.denied, found.idle, found.least_served_of_demand) == (2, 0, 1, 1.0)
+    of_month = measure(await world.stores[1].equality.state("month"))
+    assert (of_month.people, of_month.denied, of_month.active) == (3, 0, 2)
+    assert of_month.least_served_of_demand == pytest.approx(50 / 55)
 
 
 async def test_an_agents_refusals_are_its_persons(world: World) -> None:

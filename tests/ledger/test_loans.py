@@ -423,6 +423,24 @@ async def test_who_is_suspended_owes_what_it_owes(store: Store, loans: Loans, cl
     assert (await loans.find("l2")).state == "repaid"
 
 
+async def test_what_who_is_closed_still_has_is_not_forgiven_while_its_organisation_lacks(store: Store, loans: Loans, clock: Clock) -> None:
+    """Its organisation's day is used up by others: nothing can come back by now, but tomorrow."""
+    await store.directory.create_account(AccountId("org"), limits=(Limit(100, "day"),), operation_id="org")
+    kim, lee = AccountId("kim"), AccountId("lee")
+    for name in (kim, lee):
+        await store.directory.create_account(name, parent=AccountId("org"), limits=(Limit(500, "ever"),), operation_id=name)
+    due_at_ms = clock.now_ms + 90 * DAY_S * 1000
+    await loans.offer("l1", ANN, kim, credits_nanocredits=60, due_at_ms=due_at_ms, reason="", accepted=True)
+    left = await available(store, AccountId("org"))
+    await store.ledger.hold((AccountId("org"), lee), "h", want_nanocredits=left, least_nanocredits=left)
+    await store.ledger.settle((AccountId("org"), lee), "h", spent_nanocredits=left)
+    await close(store, kim)
+    await pass_to_due(loans, clock, HOUR_S)
+    assert ((await loans.find("l1")).state, (await loans.find("l1")).repaid_nanocredits) == ("open", 0)
+    await pass_to_due(loans, clock, DAY_S)
+    assert (await loans.find("l1")).state == "repaid"
+
+
 async def test_who_stands_below_a_closed_organisation_is_closed_too(store: Store, loans: Loans, clock: Clock) -> None:
     """Also where it is suspended itself: what the organisation has left bounds what comes back, the rest is forgiven."""
     await store.directory.create_account(AccountId("org"), limits=(Limit(50, "day"),), operation_id="org")

@@ -17,8 +17,9 @@ async def equality(desk: Desk, ask: Ask[NoBody, EqualityQuery]) -> EqualityView:
     if group is not None and group not in figures.dimensions:
         raise Mistakes((Mistake(place="?group", message=f"must be one of {', '.join(figures.dimensions)}"),))
     found, unit = await figures.of(ask.query.window, group, ask.query.unit), ask.query.unit
-    if unit is not None and figures.are_few(found):
-        message = f"too few people count in {unit!r} to be told of; there are {', '.join(sorted(found.state.people_by_unit)) or 'none yet'}"
+    if unit is not None and not figures.may_be_told(found):
+        units = ", ".join(sorted(found.state.people_by_unit)) or "none yet"
+        message = f"too few people count in {unit!r} to be told of, or one of them may have more than half of its use; there are {units}"
         raise Mistakes((Mistake(place="?unit", message=message),))
     return EqualityView.of(found, group)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from proxy.domain import AccountId
 from proxy.ledger import Store, keys
+from proxy.ledger.agents import OPENING_MS
 from tests.server.admin.bench import CREDIT, Client
 from tests.server.admin.own_pages import Pages, serve
 
@@ -117,6 +119,24 @@ async def test_an_agent_whose_opening_broke_off_takes_nobodys_place(ann: Pages, 
         await ann.done("POST", "/agents", {"name": f"ghost{n}" if n < 2 else f"a{n}", "cap": "1"})
     assert await ann.refused("POST", "/agents", {"name": "more", "cap": "1"}) == (409, "conflict")
     assert [item["id"][-6:] for item in (await ann.done("GET", "/agents"))["items"]] == ["ent:a2", "ent:a3", "ghost0", "ghost1"]
+
+
+async def test_openings_at_once_are_no_more_than_there_is_room_for(ann: Pages, store: Store) -> None:
+    """None takes another that is under way for one that broke off; what did break off counts again only after longer than any can take."""
+    for n in range(AGENTS_MAX - 1):
+        await ann.done("POST", "/agents", {"name": f"x{n}", "cap": "1"})
+    replies = await asyncio.gather(*(ann("POST", "/ledger/v1/agents", {"name": f"a{n}", "cap": "1"}) for n in range(20)))
+    opened = [reply.status for reply in replies if reply.status != 409]
+    assert opened in ([], [201]), opened
+    assert len((await ann.done("GET", "/agents"))["items"]) == AGENTS_MAX - 1 + len(opened)
+    if opened:
+        await ann.done("DELETE", f"/agents/{(await ann.done('GET', '/agents'))['items'][0]['id']}")
+    ghost, opening = "user:ann:agent:ghost", keys.agents_being_opened_by(ANN)
+    await store.engine.command("ZADD", keys.agents_of(ANN), 0, ghost)
+    await store.engine.command("ZADD", opening, store.engine.now_ms(), ghost)
+    assert await ann.refused("POST", "/agents", {"name": "more", "cap": "1"}) == (409, "conflict")
+    await store.engine.command("ZADD", opening, store.engine.now_ms() - OPENING_MS, ghost)
+    await ann.done("POST", "/agents", {"name": "more", "cap": "1"})
 
 
 async def test_a_person_whose_id_leaves_no_room_for_a_name_is_told_so(store: Store, base: str, session: aiohttp.ClientSession) -> None:
