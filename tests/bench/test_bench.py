@@ -34,6 +34,7 @@ def test_sharing_seats_costs_no_throughput() -> None:
         assert most == 8
 
 
+@pytest.mark.long
 @pytest.mark.timeout(150)
 def test_a_ledger_with_many_accounts_is_measured() -> None:
     """`python -m tests.bench.million`, with a few hundred: everybody is opened, counted and in balance."""

@@ -7,6 +7,7 @@ instead, where no bill comes, is worked out in `test_conformance`.
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Iterator, Mapping
 
 import httpx2
@@ -171,6 +172,8 @@ async def test_hanging_up_mid_stream(upstream: ScriptedUpstream, caller: Caller,
         if received == 3:
             break
     await stream.close()
+    del stream
+    gc.collect()  # what the client iterates with ends here, and not in the midst of another test
     await exchange.client_gone()
     assert (await caller.settled()).spent_nanocredits == 27 + 3 * 7
 

@@ -405,7 +405,7 @@ CHECKS = settings(deadline=None, print_blob=True, suppress_health_check=list(Hea
 @pytest.mark.timeout(300)
 def test_the_ledger_and_the_model_never_differ(ledger_server: LedgerServer) -> None:
     """Whatever is done, in whatever order, however often: same answers, same balances, and the promises hold."""
-    run_state_machine_as_test(lambda: Comparison(ledger_server), settings=settings(CHECKS, max_examples=80, stateful_step_count=40))
+    run_state_machine_as_test(lambda: Comparison(ledger_server), settings=settings(CHECKS, max_examples=50, stateful_step_count=40))
 
 
 @pytest.mark.long
