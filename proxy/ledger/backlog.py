@@ -183,13 +183,15 @@ class _Journal:
 
     @classmethod
     def create(cls, directory: File) -> Self:
-        file = directory / f"backlog-{secrets.token_hex(8)}.journal"
+        name = f"backlog-{secrets.token_hex(8)}"
+        file, unnamed = directory / f"{name}.journal", directory / f"{name}.new"
         try:
             directory.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(unnamed, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             journal = cls(file, descriptor)
             journal.append(HEADER)
+            unnamed.rename(file)  # now that it is locked: whoever adopts would take it for one of the dead
             _sync_directory(directory)
         except OSError as error:
             raise SetupError(f"cannot keep a journal in {directory}: {error.strerror}") from error

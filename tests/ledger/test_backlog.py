@@ -241,3 +241,13 @@ async def test_directory_that_cannot_be_written_is_a_setup_error(tmp_path: Path)
     (tmp_path / "file").write_text("")
     with pytest.raises(SetupError):
         await Backlog(tmp_path / "file" / "data").__aenter__()
+
+
+async def test_who_begins_is_not_taken_for_one_of_the_dead(tmp_path: Path) -> None:
+    """However many begin at once, each of them adopting whatever it finds without an owner."""
+    for _ in range(20):
+        backlogs = [Backlog(tmp_path) for _ in range(20)]
+        await asyncio.gather(*(each.__aenter__() for each in backlogs))
+        assert len(journals(tmp_path)) == len(backlogs)
+        await asyncio.gather(*(each.__aexit__() for each in backlogs))
+        assert list(tmp_path.iterdir()) == []
