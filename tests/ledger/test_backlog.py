@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import multiprocessing
 import os
 from pathlib import Path
@@ -243,11 +244,22 @@ async def test_directory_that_cannot_be_written_is_a_setup_error(tmp_path: Path)
         await Backlog(tmp_path / "file" / "data").__aenter__()
 
 
-async def test_who_begins_is_not_taken_for_one_of_the_dead(tmp_path: Path) -> None:
-    """However many begin at once, each of them adopting whatever it finds without an owner."""
-    for _ in range(20):
+async def test_who_begins_is_not_taken_for_one_of_the_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is nothing to adopt before it is locked; so however many begin at once, none takes or hinders another."""
+    unlocked: list[list[Path]] = []
+
+    def locking(descriptor: int, how: int) -> None:
+        unlocked.append(journals(tmp_path))
+        flock(descriptor, how)
+
+    flock = fcntl.flock
+    with monkeypatch.context() as patched:
+        patched.setattr(backlog.fcntl, "flock", locking)
+        async with Backlog(tmp_path):
+            assert unlocked[0] == []
+    for _ in range(10):
         backlogs = [Backlog(tmp_path) for _ in range(20)]
         await asyncio.gather(*(each.__aenter__() for each in backlogs))
         assert len(journals(tmp_path)) == len(backlogs)
         await asyncio.gather(*(each.__aexit__() for each in backlogs))
-        assert list(tmp_path.iterdir()) == []
+        assert journals(tmp_path) == []
