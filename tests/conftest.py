@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, settings
 from tests.support.ledger_cluster import LedgerCluster, running_cluster
 from tests.support.ledger_server import LedgerServer, ledger_binaries, running
 
-settings.register_profile("default", deadline=None, print_blob=True, max_examples=50, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", deadline=None, print_blob=True, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("long", settings.get_profile("default"), max_examples=1000)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -299,7 +299,7 @@ CHECKS = settings(deadline=None, print_blob=True, suppress_health_check=list(Hea
 @pytest.mark.timeout(300)
 def test_redistribution_makes_and_loses_nothing(ledger_server: LedgerServer) -> None:
     """Whatever is given, lent, collected and handed out, and whoever dies meanwhile: the books balance after every step."""
-    run_state_machine_as_test(lambda: Redistribution(ledger_server), settings=settings(CHECKS, max_examples=30, stateful_step_count=40))
+    run_state_machine_as_test(lambda: Redistribution(ledger_server), settings=settings(CHECKS, max_examples=20, stateful_step_count=40))
 
 
 @pytest.mark.long

@@ -366,7 +366,7 @@ CHECKS = settings(deadline=None, print_blob=True, suppress_health_check=list(Hea
 def test_pools_and_the_rule_never_differ(ledger_servers: Callable[[str], LedgerServer], name: str) -> None:
     """Whatever is done, in whatever order, however often: the same tickets have seats, and everybody was served the same."""
     server = ledger_servers(name)
-    run_state_machine_as_test(lambda: Comparison(server), settings=settings(CHECKS, max_examples=40, stateful_step_count=40))
+    run_state_machine_as_test(lambda: Comparison(server), settings=settings(CHECKS, max_examples=25, stateful_step_count=40))
 
 
 def test_numbers_that_grow_too_large_are_counted_from_a_new_base(ledger_server: LedgerServer) -> None:
