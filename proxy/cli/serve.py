@@ -34,7 +34,7 @@ Account "me" has an API key, shown this once:
 LATER_KEY = """
 Account "me" has its API key since the first start. Another:  {environment}compute-ledger key create me
 """
-OWN_TOKEN = "The admin token is in {file}\n"  # noqa: S105 - where it is, not what it is
+OWN_TOKEN = "The admin token is in {file}\n"  # noqa: S105  # where it is, not what it is
 
 
 def run(args: argparse.Namespace) -> int:

@@ -71,7 +71,7 @@ def end_after(act: Callable[[], int]) -> NoReturn:
     code = 1
     try:
         code = act()
-    except BaseException:  # noqa: BLE001 - the outermost edge of this process
+    except BaseException:  # noqa: BLE001  # the outermost edge of this process
         traceback.print_exc()
     finally:
         for stream in (sys.stdout, sys.stderr):

@@ -4,6 +4,6 @@ The way of a model request stands in `handler`, top to bottom, and goes on in `f
 read at all), `identity` (whose key), `routing` (which upstream), `catalogue` (which models, at what price), `holding` (a hold's one life;
 `holds`: what they share), `exchange` (time limits), `upstream` and `connections`, `estimating` (what to hold), `metering` (what may pass
 and what it cost), `headers` (what passes either way), `answers` (every no, and the budget's headers), `whole` (an answer in one write).
-`listener` is the port; `selfservice` and `admin` stand beside, and so do `batching` and `batch_settling`, for files and batches outlive
-their requests.
+`open_requests` are counted, so that a worker can end. `listener` is the port; `selfservice` and `admin` stand beside, and so do `batching`
+(what a file asks for: `batch_input`) and `batch_settling`, for files and batches outlive their requests.
 """

@@ -16,15 +16,15 @@ import msgspec
 from aiohttp import HttpVersion11, web
 
 from proxy.dialects import Request, openai_batches
-from proxy.domain import AMOUNT_MAX_NANOCREDITS, Caller, Hold, Path
+from proxy.domain import Caller, Hold, Path
 from proxy.errors import BUDGET_CODES, Conflict, Expected, Failure, LedgerUnavailable, Refusal, UpstreamError, UpstreamTimeout
 from proxy.ledger.batches import BatchInput, BatchRecords, KeptBatch, KeptFile
 from proxy.policy.orders import NEUTRAL, Treatment
-from proxy.policy.pricing import BatchBill
 from proxy.policy.units import name_unit, nominal_nanocredits
 from proxy.server import answers, fetching
-from proxy.server.admission import Admission, Asked
-from proxy.server.batch_settling import OPERATIONS, BatchSettler
+from proxy.server.admission import Admission
+from proxy.server.batch_input import read_input
+from proxy.server.batch_settling import BatchSettler
 from proxy.server.catalogue import check_allowed
 from proxy.server.errand import Visit, broken_off
 from proxy.server.fetching import Fetched
@@ -34,8 +34,6 @@ from proxy.server.upstream import JSON, Endpoint
 
 CREATION_TIMEOUT_S = 60.0
 """Well below the age at which a creation counts as lost (`batch_settling`)."""
-LINES_AT_ONCE = 32
-"""Lines of a file that are read before others have their turn."""
 _UNCERTAIN_STATUS = 408
 """With this one, as with any from 500 on, a batch may have begun all the same."""
 
@@ -104,7 +102,7 @@ class Batching:
         content = openai_batches.read_upload(concern.asked.body, concern.asked.headers)
         await self._check_active(path)
         await self._records.check_room(path)
-        asked, endpoint = await self._read_input(concern.caller, content)
+        asked, endpoint = await read_input(self._admission(), concern.caller, content)
         concern.visit.model = asked.model
         answer = await self._forward(concern, endpoint)
         if answer.status < 400:
@@ -113,38 +111,6 @@ class Batching:
                 raise UpstreamError(f"The upstream {endpoint.name} took the file and did not name it.")
             await self._records.keep_file(path, file_id, KeptFile(endpoint.name, self._now_ms(), asked))
         return self._shown(concern, answer)
-
-    async def _read_input(self, caller: Caller, content: bytes) -> tuple[BatchInput, Endpoint]:
-        """What the requests of a file ask for together, and the one upstream for them.
-
-        Raises Refusal: invalid_request, model_not_allowed, model_not_found, model_not_priced.
-        """
-        admission = self._admission()
-        first: Asked | None = None
-        lines = counted = 0
-        for line in openai_batches.read_lines(content):
-            inquiry = Request(OPERATIONS[line.url], line.body)
-            try:
-                if first is None:
-                    first = admission.read(fetching.DIALECT, inquiry)
-                    endpoint, price = first.endpoints[0], admission.price_in_batch(caller, first)
-                    bill = BatchBill(price)
-                call = fetching.DIALECT.parse_request(inquiry, endpoint.media)
-                openai_batches.check_in_batch(call)
-                _check_model(call.model, first, endpoint)
-            except Refusal as refusal:
-                raise Refusal(refusal.code, f"Line {line.number} of the file: {refusal.message}", hint=refusal.hint) from None
-            maximum = endpoint.section.output_tokens_max if call.output_tokens_max is None else call.output_tokens_max
-            bill.add_at_most(input_tokens=call.input_tokens_bound, output_tokens=maximum * call.choices)
-            counted += call.input_tokens_counted
-            lines += 1
-            if lines % LINES_AT_ONCE == 0:
-                await asyncio.sleep(0)
-        assert first is not None, "a file without a line is refused"
-        bound = bill.nanocredits
-        if bound > AMOUNT_MAX_NANOCREDITS:
-            raise Refusal("invalid_request", "The file may cost more than any account can hold.", hint="Divide it, or lower the maxima.")
-        return BatchInput(line.url, first.call.model, lines, counted, bound, price), endpoint
 
     async def _show_file(self, concern: Concern) -> web.StreamResponse:
         return self._shown(concern, await self._forward(concern, await self._own_file(concern)))
@@ -339,15 +305,6 @@ class Batching:
             answers.spare_waiting(answer.headers)
         answers.add_budget(answer.headers, None, request_id=concern.visit.request_id, now_ms=self._now_ms())
         return web.Response(status=answer.status, headers=answer.headers, body=answer.body)
-
-
-def _check_model(model: str, first: Asked, endpoint: Endpoint) -> None:
-    """See that a line means the one model of its file, by the upstream's own name. Raises Refusal invalid_request."""
-    if model != first.call.model:
-        raise Refusal("invalid_request", f"it asks for {model!r}, others for {first.call.model!r}.", hint="Make a file for each model.")
-    if endpoint.aliases.get(model, model) != model:
-        own_name = endpoint.aliases[model]
-        raise Refusal("invalid_request", f"{model!r} is an alias, which files cannot use.", hint=f"Name the model {own_name}.")
 
 
 def _not_yours(kind: str, name: str) -> Refusal:

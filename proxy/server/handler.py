@@ -7,7 +7,6 @@ answer (`upstream`). Whatever happens inside, leaving them ends them. What is de
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 import logging
 import secrets
@@ -43,6 +42,7 @@ from proxy.server.holds import Holds
 from proxy.server.identity import KeyLookup, identify
 from proxy.server.interventions import Interventions
 from proxy.server.metering import Meter
+from proxy.server.open_requests import OpenRequests
 from proxy.server.reading import KEY_PARAMETER, check_framing, joined_query, read_body, read_priority, read_query, split_target
 from proxy.server.seat import Turn
 from proxy.server.seating import Pools, Seating
@@ -123,9 +123,7 @@ class Proxy:
             now_ms=now_ms,
         )
         self._ids_begin, self._numbers = secrets.token_hex(10), itertools.count()  # unique over all processes, and cheap
-        self._open_requests = 0
-        self._draining = False
-        self._idle = asyncio.Event()
+        self._requests = OpenRequests()
         self.configure(settings, endpoints=endpoints)
 
     def configure(self, settings: config.Config, *, endpoints: Iterable[Endpoint]) -> None:
@@ -148,7 +146,7 @@ class Proxy:
     async def handle(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request; whatever happens, it is counted once and its hold ends."""
         visit = Visit(f"{self._ids_begin}{next(self._numbers):012x}", time.monotonic())
-        self._open_requests += 1
+        self._requests.begun()
         self._metrics.request_started()
         try:
             return await self._serve(request, visit)
@@ -168,9 +166,7 @@ class Proxy:
             log.error("request %s failed with %s at\n%s", visit.request_id, type(error).__name__, places)
             return self._refuse(request, visit, Failure("internal_error", "Something went wrong in the proxy; it was logged."))
         finally:
-            self._open_requests -= 1
-            if self._draining and self._open_requests == 0:
-                self._idle.set()
+            self._requests.ended()
             if visit.caller is not None:
                 self.seating.count(visit.caller, visit.pool, visit.outcome, visit.most_nanocredits, visit.spent_nanocredits)
                 if self.interventions is not None and visit.treatment.tithe_share:
@@ -194,7 +190,7 @@ class Proxy:
         )
         answers.add_factor(response.headers, visit.treatment.price_percent)
         answers.add_interventions(response.headers, visit.treatment.applied)
-        if self._draining or not request.content.is_eof():
+        if self._requests.are_last or not request.content.is_eof():
             response.force_close()
         return response
 
@@ -210,7 +206,7 @@ class Proxy:
         visit.dialect = dialect
         parameters = read_query(query, operation.query) if query else {}
         check_framing(request, body_max_bytes=self._listen.body_max_bytes)
-        if self._draining:
+        if self._requests.are_last:
             raise Failure("draining", "This proxy is about to stop.", hint="Try again; another will answer.", retry_after_s=1.0)
         elsewhere = parameters.get(KEY_PARAMETER)
         if operation.socket:
@@ -358,11 +354,11 @@ class Proxy:
 
     @property
     def open_requests(self) -> int:
-        return self._open_requests
+        return self._requests.count
 
     def stop_admitting(self) -> None:
         """From now on refuse what is new; what runs goes on."""
-        self._draining = True
+        self._requests.are_last = True
 
     async def drain(self, *, timeout_s: float) -> None:
         """Refuse what is new, let what runs finish within `timeout_s`, then cut it and settle. `pulse` must go on meanwhile.
@@ -370,23 +366,16 @@ class Proxy:
         Close the connections afterwards and call `finish`: a client that never ends its request is not waited for.
         """
         self.stop_admitting()
-        await self._until_idle(timeout_s)
+        await self._requests.until_none(timeout_s)
         self._exchanges.interrupt_all(
             Failure("draining", "This proxy had to stop.", hint="Try again; another will answer.", retry_after_s=1.0)
         )
-        await self._until_idle(FAREWELL_S + self._holds.deadline_s)
+        await self._requests.until_none(FAREWELL_S + self._holds.deadline_s)
         await self.finish()
 
     async def finish(self) -> None:
         """Wait until every end of a hold that is under way has landed, in the ledger or in the backlog."""
         await self._holds.finish()
-
-    async def _until_idle(self, timeout_s: float) -> None:
-        self._idle.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout_s):
-                while self._open_requests:
-                    await self._idle.wait()
 
 
 def _letter(dialect: Dialect, inquiry: Request, asked: Asked, came: CIMultiDictProxy[str], *, caller_key: str) -> Letter:

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 URL_VARIABLE = "COMPUTE_LEDGER_ADMIN_URL"
-TOKEN_VARIABLE = "COMPUTE_LEDGER_ADMIN_TOKEN"  # noqa: S105 - a name
+TOKEN_VARIABLE = "COMPUTE_LEDGER_ADMIN_TOKEN"  # noqa: S105  # a name
 DEFAULT_URL = "http://127.0.0.1:8081"
 TOKEN_FILE = Path("ledger-data/admin-token")
 TIMEOUT_S = 30.0

@@ -30,6 +30,12 @@ async def address(store: Store, health: Health) -> AsyncIterator[str]:
 
 
 @pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession() as session:
+        yield session
+
+
+@pytest.fixture
 async def client_of(address: str) -> AsyncIterator[ClientOf]:
     """A client for each role, or (None) without a token."""
     async with aiohttp.ClientSession() as session:

@@ -14,6 +14,7 @@ from aiohttp import web
 from proxy import config
 from proxy.config import Upstream
 from proxy.dialects import DIALECTS
+from proxy.domain import AccountId
 from proxy.errors import Expected
 from proxy.ledger import Store
 from proxy.metrics import Metrics
@@ -66,6 +67,14 @@ class Pages:
 
     def with_key(self, key: str) -> Pages:
         return Pages(self.session, self.base, key)
+
+
+async def person(store: Store, base: str, session: aiohttp.ClientSession, name: str, **settings: Any) -> Pages:
+    """Somebody with a new account, and its key."""
+    account = await store.directory.create_account(AccountId(name), operation_id=f"a{name}", **settings)
+    _, key = await store.directory.create_key(account.id, operation_id=f"k{name}")
+    assert key is not None
+    return Pages(session, base, key)
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ from proxy.domain import AccountId, Limit, Path, Plan
 from proxy.errors import Refusal
 from proxy.ledger import Store
 from tests.server.admin.bench import CREDIT, Client
-from tests.server.admin.own_pages import Pages, serve
+from tests.server.admin.own_pages import Pages, person, serve
 
 ORG, ANN, BOB = AccountId("org"), AccountId("user:ann"), AccountId("user:bob")
 AGENTS_MAX = 5
@@ -26,28 +26,15 @@ async def base(store: Store) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
-async def person(store: Store, base: str, session: aiohttp.ClientSession, name: AccountId) -> Pages:
-    await store.directory.create_account(name, parent=ORG, operation_id=f"a{name}")
-    _, key = await store.directory.create_key(name, operation_id=f"k{name}")
-    assert key is not None
-    return Pages(session, base, key)
-
-
-@pytest.fixture
 async def ann(store: Store, base: str, session: aiohttp.ClientSession) -> Pages:
     """A person with 5 credits a day."""
     await store.directory.create_account(ORG, limits=(), operation_id="org")
-    return await person(store, base, session, ANN)
+    return await person(store, base, session, ANN, parent=ORG)
 
 
 @pytest.fixture
 async def bob(store: Store, ann: Pages, base: str, session: aiohttp.ClientSession) -> Pages:
-    return await person(store, base, session, BOB)
+    return await person(store, base, session, BOB, parent=ORG)
 
 
 async def spend(store: Store, agent: str, credits: int, hold_id: str = "h") -> None:

@@ -13,7 +13,7 @@ from proxy.domain import AccountId
 from proxy.ledger import Store, keys
 from proxy.ledger.agents import OPENING_MS
 from tests.server.admin.bench import CREDIT, Client
-from tests.server.admin.own_pages import Pages, serve
+from tests.server.admin.own_pages import Pages, person, serve
 
 ANN = AccountId("user:ann")
 AGENTS_MAX = 4
@@ -23,19 +23,6 @@ AGENTS_MAX = 4
 async def base(store: Store) -> AsyncIterator[str]:
     async with serve(store, agents_max=lambda: AGENTS_MAX) as base:
         yield base
-
-
-@pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
-async def person(store: Store, base: str, session: aiohttp.ClientSession, name: str) -> Pages:
-    account = await store.directory.create_account(AccountId(name), operation_id=f"a{name}")
-    _, key = await store.directory.create_key(account.id, operation_id=f"k{name}")
-    assert key is not None
-    return Pages(session, base, key)
 
 
 @pytest.fixture

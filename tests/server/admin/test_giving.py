@@ -12,7 +12,7 @@ import pytest
 from proxy.domain import AccountId, Limit, Plan
 from proxy.ledger import Store
 from tests.server.admin.bench import COMMONS, CREDIT, Client, giving_of
-from tests.server.admin.own_pages import Pages, serve
+from tests.server.admin.own_pages import Pages, person, serve
 
 ANN, BOB = AccountId("user:ann"), AccountId("user:bob")
 FAR = (dt.datetime.now(dt.UTC) + dt.timedelta(days=300)).strftime("%Y-%m-%dT00:00:00Z")
@@ -25,29 +25,16 @@ async def base(store: Store) -> AsyncIterator[str]:
 
 
 @pytest.fixture
-async def session() -> AsyncIterator[aiohttp.ClientSession]:
-    async with aiohttp.ClientSession() as session:
-        yield session
-
-
-async def person(store: Store, base: str, session: aiohttp.ClientSession, name: AccountId, plan: str) -> Pages:
-    await store.directory.create_account(name, plan=plan, operation_id=f"a{name}")
-    _, key = await store.directory.create_key(name, operation_id=f"k{name}")
-    assert key is not None
-    return Pages(session, base, key)
-
-
-@pytest.fixture
 async def ann(store: Store, base: str, session: aiohttp.ClientSession) -> Pages:
     """A person with 10 credits a day who may lend, though not give away."""
     await store.directory.put_plan(Plan("lender", (Limit(10 * CREDIT, "day"),), loans=True), operation_id="p1")
-    return await person(store, base, session, ANN, "lender")
+    return await person(store, base, session, ANN, plan="lender")
 
 
 @pytest.fixture
 async def bob(store: Store, base: str, session: aiohttp.ClientSession) -> Pages:
     """A person with 5 credits a day who may neither."""
-    return await person(store, base, session, BOB, "everyone")
+    return await person(store, base, session, BOB, plan="everyone")
 
 
 async def test_a_loan_from_offer_to_repayment(ann: Pages, bob: Pages, store: Store, call: Client) -> None:
@@ -92,7 +79,7 @@ async def test_who_may_not_lend(ann: Pages, bob: Pages) -> None:
 async def test_a_loan_is_nobody_elses(ann: Pages, bob: Pages, store: Store, base: str, session: aiohttp.ClientSession) -> None:
     """Others are not told that there is one."""
     loan = await ann.done("POST", "/loans", {"to": "user:bob", "credits": "1", "due_at": FAR})
-    eve = await person(store, base, session, AccountId("user:eve"), "everyone")
+    eve = await person(store, base, session, AccountId("user:eve"), plan="everyone")
     for verb in ("accept", "decline", "repay"):
         assert await eve.refused("POST", f"/loans/{loan['loan_id']}/{verb}") == (404, "not_found")
     assert (await eve.done("GET", "/loans"))["items"] == []
