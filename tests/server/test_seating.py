@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proxy.domain import AccountId, Caller, Limit, Plan
+from proxy.domain import AccountId, AccountStatus, Caller, Limit, Plan
 from tests.server.conftest import Start
 from tests.support import openai_answers
 from tests.support.proxied import ACCOUNT, KEY, RATE_INPUT, RATE_OUTPUT, Proxied, chat
@@ -46,6 +46,28 @@ async def until_waiting(proxied: Proxied, count: int) -> None:
         return proxied.pools.pool("up").waiting == count
 
     await proxied.until(waiting)
+
+
+@pytest.mark.parametrize(
+    ("status", "ledger", "answered"), [("active", "there", 200), ("suspended", "there", 403), ("suspended", "away", 200)]
+)
+async def test_whoever_has_waited_is_looked_at_again_where_an_account_has_changed(
+    upstream: ScriptedUpstream, start: Start, status: AccountStatus, ledger: str, answered: int
+) -> None:
+    """Who was paused meanwhile is refused, at no cost; while the ledger is away what has a hold goes on inside it."""
+    async with start(upstream=ONE_SEAT) as proxied:
+        keys = await people(proxied, "waiting")
+        first = asyncio.create_task(ask(proxied))
+        exchange = await upstream.next_request()
+        second = asyncio.create_task(ask(proxied, keys["waiting"]))
+        await until_waiting(proxied, 1)
+        proxied.book.generation += 1
+        await proxied.model.update_account(AccountId("waiting"), operation_id="p", status=status)
+        proxied.book.is_away = ledger == "away"
+        await exchange.answer(ANSWER)
+        if answered == 200:
+            await (await upstream.next_request()).answer(ANSWER)
+        assert ((await first)[0], (await second)[0]) == (200, answered)
 
 
 async def test_a_request_waits_for_its_seat(upstream: ScriptedUpstream, start: Start) -> None:

@@ -55,6 +55,7 @@ class Book:
         self.price_book = price_book
         self.generation = 0
         """To be raised where an account changes while a request waits."""
+        self.is_away = False
         self._ledger = ledger
         self.configured_levels: tuple[Level, ...] = ()
         self.units: dict[AccountId, str] = {}
@@ -79,6 +80,8 @@ class Book:
         return self.units.get(account_id, domain.CREDITS)
 
     async def check_active(self, path: domain.Path) -> None:
+        if self.is_away:
+            raise LedgerUnavailable
         for account_id in path:
             if (status := (await self._ledger.account(account_id)).status) != "active":
                 raise Refusal("account_suspended", f"account {account_id!r} is {status}", account=account_id)
