@@ -105,9 +105,9 @@ class Agents:
                 await self._engine.command("ZREM", index, agent)
             await self._engine.command("ZREM", opening, agent)
             raise
-        await self._engine.command("ZREM", opening, agent)
         # Closed: meanwhile, for this is a late repeat. Else once more, for it may have been taken for one that nobody will open.
-        await self._engine.command(*(("ZREM", index, agent) if account.status == "closed" else ("ZADD", index, 0, agent)))
+        listed = ("ZREM", index, agent) if account.status == "closed" else ("ZADD", index, 0, agent)
+        await self._engine.commands(("ZREM", opening, agent), listed)
         return account
 
     async def _check_room(self, person: AccountId, agent: AccountId, agents_max: int) -> None:
